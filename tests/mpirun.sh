@@ -1,0 +1,13 @@
+#!/bin/sh
+# Runs a program on N oversubscribed ranks of this machine: tests/mpirun.sh N PROGRAM [ARG ...]
+# One thread a rank unless OMP_NUM_THREADS says otherwise; loopback only, so that no firewall or
+# interface list decides a test.
+n=$1
+shift
+if [ "$(id -u)" = 0 ]; then
+    export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
+fi
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
+export OMPI_MCA_rmaps_base_oversubscribe=1 OMPI_MCA_mpi_yield_when_idle=1
+export OMPI_MCA_btl_vader_single_copy_mechanism=none
+exec mpirun --oversubscribe --bind-to none -n "$n" "$@"
