@@ -48,10 +48,12 @@ typedef struct tt_error {
     char text[TT_ERROR_TEXT_BYTES];
 } tt_error;
 
-/* Fills err (if not NULL) and returns status, so that one line reports and returns. */
-#define tt_fail(err, status, ...) tt_fail_at(err, status, __FILE__, __LINE__, __VA_ARGS__)
-tt_status tt_fail_at(tt_error *err, tt_status status, const char *file, int line,
-                     const char *format, ...) TT_PRINTF(5, 6);
+/* Fills err (if not NULL) and is the status, so that one line reports and returns. (The macro,
+ * not the function, yields the status: compilers then see that it is not OK.) */
+#define tt_fail(err, status, ...)                                                                  \
+    (tt_fail_at(err, status, __FILE__, __LINE__, __VA_ARGS__), (status))
+void tt_fail_at(tt_error *err, tt_status status, const char *file, int line, const char *format,
+                ...) TT_PRINTF(5, 6);
 
 /* Puts "prefix: " before err's text; does nothing when err is NULL or holds no error. Returns
  * err's status. */

@@ -4,9 +4,9 @@
 #include <stdio.h>
 #include <string.h>
 
-tt_status tt_fail_at(tt_error *err, tt_status status, const char *file, int line,
-                     const char *format, ...) {
-    if (!err) return status;
+void tt_fail_at(tt_error *err, tt_status status, const char *file, int line, const char *format,
+                ...) {
+    if (!err) return;
     err->status = status;
     err->origin_file = file;
     err->origin_line = line;
@@ -14,7 +14,6 @@ tt_status tt_fail_at(tt_error *err, tt_status status, const char *file, int line
     va_start(args, format);
     vsnprintf(err->text, sizeof err->text, format, args);
     va_end(args);
-    return status;
 }
 
 tt_status tt_error_prefix(tt_error *err, const char *format, ...) {
