@@ -21,8 +21,8 @@ enum { TT_PATH_BYTES = 1024, TT_NAME_BYTES = 64, TT_TEXT_BYTES = 256 };
 typedef enum tt_steer_form {
     TT_STEER_NONE,      /* frozen model (eval of the base) */
     TT_STEER_VECTOR,    /* h + v */
-    TT_STEER_LINEAR,    /* h + scale * U (D h + b) */
-    TT_STEER_NONLINEAR  /* h + scale * U act(D h + b) */
+    TT_STEER_LINEAR,    /* h + scale * U D h (+ b) */
+    TT_STEER_NONLINEAR  /* h + scale * U act(D h) (+ b) */
 } tt_steer_form;
 
 typedef enum tt_activation { TT_ACT_SILU, TT_ACT_GELU, TT_ACT_RELU, TT_ACT_TANH } tt_activation;
