@@ -1,0 +1,64 @@
+/* gemm: the one door to BLIS. Products of fp32 activations with frozen matrices as they lie on
+ * disk (F32, BF16, F16), and plain fp32 products.
+ *
+ * Arithmetic is fp32 with fp32 accumulation. A stored 16-bit matrix is never copied whole: panels
+ * of its rows are widened into a cache-sized workspace and multiplied from there, so each weight is
+ * converted once per call, not once per token. Few tokens (decoding) take a dot-product path that
+ * reads the stored bytes directly.
+ *
+ * Deterministic: the same arguments and thread count give the same bits. All arrays row-major and
+ * contiguous unless a leading dimension is given.
+ *
+ * BLIS 0.9 does not know every AVX-512 machine and then falls back to AVX2 kernels at half the
+ * speed: tt_gemm_create picks the kernel set that fits the CPU's features unless the user set
+ * BLIS_ARCH_TYPE. It must therefore run before any other BLIS call of the process. */
+#ifndef TRIMTAB_GEMM_H
+#define TRIMTAB_GEMM_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+#include "trimtab/safetensors.h"
+#include "trimtab/status.h"
+
+/* A frozen matrix as it lies in a mapped file: [rows = outputs x cols = inputs]. Borrowed bytes. */
+typedef struct tt_matrix {
+    const void *data;
+    tt_dtype dtype; /* F32, BF16 or F16 */
+    int rows, cols;
+} tt_matrix;
+
+typedef struct tt_gemm tt_gemm;
+
+/* n_threads: of every product and of the OpenMP regions in ops. max_cols: widest matrix that will
+ * be multiplied (sizes the panel workspace). Freed by tt_gemm_destroy. Errors: ERR_MEMORY. */
+tt_status tt_gemm_create(int n_threads, int max_cols, tt_gemm **out, tt_error *err) TT_MUST_CHECK;
+void tt_gemm_destroy(tt_gemm *gemm);
+int tt_gemm_n_threads(const tt_gemm *gemm);
+
+/* Bytes tt_gemm_create allocates (BLIS's own packing buffers included, as an estimate). */
+size_t tt_gemm_bytes(int n_threads, int max_cols);
+
+/* Name of the kernel set BLIS runs ("skx", "haswell", "zen3", ...) and BLIS's version. */
+const char *tt_gemm_kernel_name(void);
+const char *tt_gemm_version(void);
+
+/* y [n_tokens x w.rows] = x [n_tokens x w.cols] * w^T (+ bias [w.rows] unless NULL)
+ * (+ y when accumulate). */
+void tt_gemm_forward(tt_gemm *gemm, int n_tokens, const float *x, const tt_matrix *w,
+                     const float *bias, bool accumulate, float *y);
+
+/* dx [n_tokens x w.cols] = dy [n_tokens x w.rows] * w  (+ dx when accumulate). */
+void tt_gemm_backward(tt_gemm *gemm, int n_tokens, const float *dy, const tt_matrix *w,
+                      bool accumulate, float *dx);
+
+/* c [m x n, ldc] = alpha * op(a) op(b) + beta * c; op(a) is [m x k], op(b) is [k x n]; a is stored
+ * [m x k] (or [k x m] when trans_a) with row stride lda, b likewise. beta == 0 does not read c.
+ * n_threads threads (1: safe to call from inside an OpenMP region). */
+void tt_gemm_f32(int n_threads, bool trans_a, bool trans_b, int m, int n, int k, float alpha,
+                 const float *a, int lda, const float *b, int ldb, float beta, float *c, int ldc);
+
+/* Rows [first, first + n_rows) of w widened to fp32 into out [n_rows x w.cols]. */
+void tt_gemm_widen_rows(const tt_matrix *w, int first, int n_rows, float *out);
+
+#endif

@@ -1,0 +1,98 @@
+/* ops: the formulas of a decoder block, forward and backward side by side. Pure numerics on
+ * fp32 arrays; no allocation; OpenMP inside, deterministic for a fixed thread count.
+ *
+ * A micro-batch is packed tokens: [n_tokens x hidden] without padding, sequences back to back.
+ * Gradients of x are written d_x. "Added to" is said where a gradient accumulates. */
+#ifndef TRIMTAB_OPS_H
+#define TRIMTAB_OPS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "trimtab/gemm.h"
+
+/* y = w * x * rstd, rstd [n_tokens] = 1 / sqrt(mean(x^2) + eps). x, y [n_tokens x hidden].
+ * Source: Zhang & Sennrich 2019; transformers LlamaRMSNorm. rstd may be NULL. */
+void tt_ops_rmsnorm_forward(int n_tokens, int hidden, double eps, const float *x, const float *w,
+                            float *y, float *rstd);
+
+/* d_x += rstd * (w d_y - x * rstd^2 * mean(w d_y x)). x is the norm's input. */
+void tt_ops_rmsnorm_backward(int n_tokens, int hidden, const float *x, const float *w,
+                             const float *rstd, const float *d_y, float *d_x);
+
+/* cos, sin [n_positions x head_dim/2] of position * inv_freq, computed in double. */
+void tt_ops_rope_table(int n_positions, int head_dim, const double *inv_freq, float *cos_table,
+                       float *sin_table);
+
+/* Rotates x [n_tokens x n_heads*head_dim] in place, pairs (i, i + head_dim/2) ("rotate half");
+ * inverse = true applies the transposed rotation, which is the backward pass. */
+void tt_ops_rope(int n_tokens, int n_heads, int head_dim, const int32_t *positions,
+                 const float *cos_table, const float *sin_table, bool inverse, float *x);
+
+/* One sequence of an attention call: queries are rows [q_start, q_start + n_q) of q; keys and
+ * values are rows [kv_start, kv_start + n_kv) of k and v. Query i sees keys 0 .. n_kv - n_q + i.
+ * In training n_kv == n_q and kv_start == q_start; with a KV cache k and v are the cache. */
+typedef struct tt_attention_seq {
+    int q_start, n_q, n_kv;
+    size_t kv_start;
+} tt_attention_seq;
+
+typedef struct tt_attention {
+    int n_heads, n_kv_heads, head_dim; /* query head h reads kv head h / (n_heads / n_kv_heads) */
+    float scale;                       /* 1 / sqrt(head_dim) */
+    int n_seqs;
+    const tt_attention_seq *seqs;
+} tt_attention;
+
+/* Bytes of scratch the two calls below need for sequences of at most max_kv keys. */
+size_t tt_ops_attention_scratch_bytes(int max_kv, int head_dim, int n_threads);
+
+/* out [rows x n_heads*head_dim] = softmax(scale q k^T, causal) v, blocked over queries: memory is
+ * O(tokens), masked blocks cost nothing. lse [rows x n_heads]: log-sum-exp for the backward pass
+ * (may be NULL). q, out [rows x n_heads*head_dim]; k, v [kv rows x n_kv_heads*head_dim]. */
+void tt_ops_attention_forward(tt_gemm *gemm, const tt_attention *att, const float *q,
+                              const float *k, const float *v, float *out, float *lse,
+                              void *scratch);
+
+/* d_q, d_k, d_v are overwritten. Training layout only (n_kv == n_q). Probabilities are recomputed
+ * from lse. */
+void tt_ops_attention_backward(tt_gemm *gemm, const tt_attention *att, const float *q,
+                               const float *k, const float *v, const float *out, const float *lse,
+                               const float *d_out, float *d_q, float *d_k, float *d_v,
+                               void *scratch);
+
+/* y = silu(gate) * up, elementwise over n values; y may be gate or up. */
+void tt_ops_swiglu_forward(size_t n, const float *gate, const float *up, float *y);
+
+/* d_gate, d_up from d_y; d_gate may be gate's own storage, d_up may be d_y's. */
+void tt_ops_swiglu_backward(size_t n, const float *gate, const float *up, const float *d_y,
+                            float *d_gate, float *d_up);
+
+/* out [n_tokens x table.cols] = rows ids[] of the table, widened. ids are valid. */
+void tt_ops_embed(int n_tokens, const int32_t *ids, const tt_matrix *table, float *out);
+
+/* y[i] += x[i], n values. */
+void tt_ops_add(size_t n, const float *x, float *y);
+
+/* Language-model head and cross-entropy at n_rows supervised rows, in vocabulary chunks: the full
+ * logits matrix never exists. One pass: running maximum and sum as in online softmax, and with
+ * d_x != NULL the gradient is accumulated alongside and rescaled.
+ * x [n_rows x hidden] after the final norm; target [n_rows] ids.
+ * loss [n_rows] (double): -log softmax(x head^T)[target];  d_x [n_rows x hidden] = scale * d loss.
+ * correct (may be NULL) [n_rows]: is the target the arg-max (ties: lowest id)?
+ * scratch: tt_ops_head_scratch_bytes. */
+size_t tt_ops_head_scratch_bytes(int n_rows, int hidden);
+void tt_ops_head_loss(tt_gemm *gemm, int n_rows, const float *x, const tt_matrix *head,
+                      const int32_t *target, float scale, double *loss, uint8_t *correct,
+                      float *d_x, void *scratch);
+
+/* best [n_rows]: id of the largest logit (ties: lowest id); same scratch. */
+void tt_ops_head_argmax(tt_gemm *gemm, int n_rows, const float *x, const tt_matrix *head,
+                        int32_t *best, void *scratch);
+
+/* logits [n_rows x head.rows], for inspection and tests. */
+void tt_ops_head_logits(tt_gemm *gemm, int n_rows, const float *x, const tt_matrix *head,
+                        float *logits);
+
+#endif
