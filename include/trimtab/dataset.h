@@ -1,0 +1,100 @@
+/* dataset: a JSONL file, a task and a tokenizer -> flat token ids with a known supervised part.
+ *
+ * One example is   prefix (BOS, if the tokenizer adds one) | prompt | completion | EOS if asked.
+ * Prompt + completion are tokenised as ONE text; the prompt's length is that of the prompt
+ * tokenised alone (as the paper's code does), and every token after it is supervised. Where a
+ * merge crosses the border the two tokenisations differ: the audit counts such examples, and
+ * generation always starts from the prompt tokenised alone (prompt_ids), so that nothing of the
+ * answer leaks into it. EOS a tokenizer's post-processor appends is dropped: append_eos decides.
+ *
+ * The dataset is one relocatable block of bytes: rank 0 builds it, the others unpack a broadcast.
+ *
+ *     TT_TRY(tt_dataset_build(path, task, tokenizer, &options, &dataset, &audit, err));
+ *     const void *bytes;
+ *     size_t n_bytes = tt_dataset_pack(dataset, &bytes);          rank 0: broadcast these
+ *     TT_TRY(tt_dataset_unpack(bytes, n_bytes, &dataset, err));   the others
+ */
+#ifndef TRIMTAB_DATASET_H
+#define TRIMTAB_DATASET_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "trimtab/status.h"
+#include "trimtab/task.h"
+#include "trimtab/tokenizer.h"
+
+/* All arrays lie in one block owned by the dataset. */
+typedef struct tt_dataset {
+    int64_t n;                    /* examples */
+    const int64_t *offset;        /* [n + 1] into ids */
+    const int32_t *ids;           /* prefix + prompt + completion (+ EOS) of all examples */
+    const int32_t *n_prompt;      /* [n] tokens of prefix + prompt: tokens n_prompt .. len-1 are
+                                     targets, predicted from rows n_prompt-1 .. len-2 (a target
+                                     at token 0 is not: nothing predicts it) */
+    const int64_t *prompt_offset; /* [n + 1] into prompt_ids */
+    const int32_t *prompt_ids;    /* prefix + prompt tokenised alone: where generation starts */
+    const int64_t *line;          /* [n] line in the JSONL file, 1-based */
+    const int64_t *label_offset;  /* [n + 1] into label_text */
+    const char *label_text;       /* gold labels, each zero-terminated */
+    int32_t longest;              /* tokens of the longest example; 0 when n is 0 */
+    int32_t longest_prompt;       /* tokens of the longest of prompt_ids */
+    int64_t n_supervised;         /* targets of all examples */
+    uint64_t fingerprint;         /* XXH3-64 of n, offset, ids, n_prompt: goes into checkpoints */
+    void *block;                  /* owned */
+    size_t block_bytes;
+} tt_dataset;
+
+typedef struct tt_dataset_options {
+    tt_task_settings settings; /* the task's, after the job's overrides */
+    int eos_id;                /* appended when settings.append_eos; -1: the model has none */
+    bool skip_bad;             /* count bad records and go on; else the first one is an error */
+    bool allow_unsupervised;   /* drop and count examples without a target; else an error */
+    int64_t limit;             /* stop after that many records; 0: all */
+} tt_dataset_options;
+
+enum { TT_AUDIT_TEXT_BYTES = 512 };
+
+/* What was read, for a person to look at before the first step. */
+typedef struct tt_audit {
+    int64_t n_records;      /* non-blank lines read */
+    int64_t n_bad;          /* records skipped: not JSON, missing field, ... */
+    int64_t n_examples;     /* kept */
+    int64_t n_tokens;       /* of the examples kept, prompts included */
+    int64_t n_supervised;   /* targets among them */
+    int64_t n_truncated;    /* examples (kept or not) that lost tokens to max_length */
+    int64_t n_unsupervised; /* records dropped because no target was left */
+    int64_t n_border;       /* kept examples where a token crosses from prompt into completion */
+    int longest, shortest;  /* tokens of the examples kept */
+    char first_bad[TT_AUDIT_TEXT_BYTES];     /* "file:line: reason" of the first bad record */
+    char sample_prompt[TT_AUDIT_TEXT_BYTES]; /* the first example kept: end of its prompt, and */
+    char sample_target[TT_AUDIT_TEXT_BYTES]; /* its supervised tokens, decoded */
+} tt_audit;
+
+/* Reads path (UTF-8 JSONL; CRLF, blank lines, a leading BOM and a missing last newline are fine;
+ * NUL bytes, invalid UTF-8 and lines over 16 MiB are bad records). Not collective.
+ * out: destroyed by tt_dataset_destroy. audit is filled in on failure too, as far as it came.
+ * Errors: ERR_MISSING, ERR_IO, ERR_FORMAT ("file:line: reason"; no example at all), ERR_CONFIG
+ * (max_length; append_eos without an EOS), ERR_MEMORY. */
+tt_status tt_dataset_build(const char *path, const tt_task *task, const tt_tokenizer *tokenizer,
+                           const tt_dataset_options *options, tt_dataset **out, tt_audit *audit,
+                           tt_error *err) TT_MUST_CHECK;
+void tt_dataset_destroy(tt_dataset *dataset);
+
+/* The block's bytes (borrowed from the dataset); returns their number. */
+size_t tt_dataset_pack(const tt_dataset *dataset, const void **bytes);
+
+/* A dataset from such bytes, which are copied and checked. Errors: ERR_FORMAT, ERR_MEMORY. */
+tt_status tt_dataset_unpack(const void *bytes, size_t n_bytes, tt_dataset **out,
+                            tt_error *err) TT_MUST_CHECK;
+
+/* Tokens of example i and, in *n, their number; likewise its generation prompt and its label. */
+const int32_t *tt_dataset_example(const tt_dataset *dataset, int64_t i, int *n);
+const int32_t *tt_dataset_prompt(const tt_dataset *dataset, int64_t i, int *n);
+const char *tt_dataset_label(const tt_dataset *dataset, int64_t i);
+
+/* Targets of example i: its tokens from max(n_prompt, 1) on. */
+int tt_dataset_n_targets(const tt_dataset *dataset, int64_t i);
+
+#endif
