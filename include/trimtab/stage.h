@@ -1,0 +1,103 @@
+/* stage: one rank's contiguous layers (+ embedding on the first, final norm, head and loss on the
+ * last): one micro-batch forward, one backward, and KV-cached generation. Knows no MPI.
+ *
+ * Training keeps each micro-batch's activations in a slot from forward to backward; the number of
+ * slots is what the schedule has in flight at most. Layers below the first steered layer keep
+ * nothing, and backward stops at the first steered layer. The base is frozen: only input
+ * gradients are computed. All memory is one arena whose size tt_stage_bytes predicts exactly;
+ * nothing is allocated after create.
+ *
+ *     tt_stage_forward(stage, slot, &mb, adapter, x_in, x_out, losses);
+ *     ...
+ *     tt_stage_backward(stage, slot, &mb, adapter, d_out, d_in, on_layer, context);
+ *
+ * The residual stream of a block (Llama): x -> x + attn(norm(x)) -> h = that + mlp(norm(that)) ->
+ * h' = adapter(h), the post-block site. */
+#ifndef TRIMTAB_STAGE_H
+#define TRIMTAB_STAGE_H
+
+#include "trimtab/adapter.h"
+#include "trimtab/batch.h"
+#include "trimtab/gemm.h"
+#include "trimtab/spec.h"
+#include "trimtab/status.h"
+#include "trimtab/weights.h"
+
+/* What decides a stage's memory; pure numbers, so a planner can ask before anything is loaded. */
+typedef struct tt_stage_shape {
+    const tt_spec *spec;      /* borrowed; must outlive the stage */
+    const tt_method *method;  /* borrowed: the member with the largest scratch */
+    int first_layer, n_layers;
+    bool is_first, is_last;
+    int first_steered;        /* lowest steered layer of the whole model; spec->n_layers: none */
+    int max_tokens, max_seqs, max_targets; /* of one micro-batch */
+    int max_seq_length;       /* tokens of the longest sequence */
+    int n_slots;              /* training micro-batches in flight; 0: forward only (one call) */
+    int cache_seqs, cache_length; /* KV cache: sequences x positions; 0: no generation */
+    int n_threads;
+} tt_stage_shape;
+
+typedef struct tt_stage tt_stage;
+
+/* Bytes by purpose; total is what tt_stage_create reserves. */
+typedef struct tt_stage_memory {
+    size_t activations; /* all slots */
+    size_t workspace;   /* shared by all micro-batches */
+    size_t cache;       /* KV */
+    size_t total;
+} tt_stage_memory;
+void tt_stage_bytes(const tt_stage_shape *shape, tt_stage_memory *out);
+
+/* Borrows shape->spec, weights and gemm; they must outlive the stage. Freed by tt_stage_destroy.
+ * Errors: ERR_MEMORY. */
+tt_status tt_stage_create(const tt_stage_shape *shape, const tt_weights *weights, tt_gemm *gemm,
+                          tt_stage **out, tt_error *err) TT_MUST_CHECK;
+void tt_stage_destroy(tt_stage *stage);
+
+/* Does this stage take part in backward (holds, or lies above, a steered layer), and must it hand
+ * a gradient down (a steered layer lies below its first)? */
+bool tt_stage_has_backward(const tt_stage *stage);
+bool tt_stage_sends_gradient(const tt_stage *stage);
+
+/* Forward of one micro-batch. adapter NULL: the frozen model. slot in [0, n_slots) keeps the
+ * activations for backward; -1: nothing is kept.
+ * x_in [n_tokens x hidden] (ignored on the first stage), x_out likewise (ignored on the last).
+ * Last stage: losses [n_targets] (double) receives -log p of each target, correct [n_targets] (may
+ * be NULL) whether it is the arg-max; with slot >= 0 the gradient of loss_scale * sum(losses) is
+ * kept for backward. */
+void tt_stage_forward(tt_stage *stage, int slot, const tt_micro_batch *mb,
+                      const tt_adapter *adapter, const float *x_in, float *x_out, double *losses,
+                      uint8_t *correct);
+
+/* Called when a layer's parameter gradient of this micro-batch has been added. */
+typedef void (*tt_stage_layer_done)(void *context, int layer);
+
+/* Backward of the micro-batch kept in slot; adds to adapter->grads. d_out [n_tokens x hidden]:
+ * gradient of x_out (ignored on the last stage). d_in: gradient of x_in, written when
+ * tt_stage_sends_gradient. on_layer may be NULL; layers are reported from the highest down. */
+void tt_stage_backward(tt_stage *stage, int slot, const tt_micro_batch *mb, tt_adapter *adapter,
+                       const float *d_out, float *d_in, tt_stage_layer_done on_layer,
+                       void *context);
+
+/* New tokens of some cached sequences: prompts (n_new = length) or single decoded tokens. */
+typedef struct tt_extend {
+    int n_tokens, n_seqs;
+    const int32_t *ids;        /* [n_tokens]; used by the first stage */
+    const int32_t *positions;  /* [n_tokens] */
+    const int32_t *seq_start;  /* [n_seqs + 1] */
+    const int32_t *slot;       /* [n_seqs] cache sequence, in [0, cache_seqs) */
+    const int32_t *past;       /* [n_seqs] tokens already in the cache */
+    const int32_t *prompt_len; /* [n_seqs] */
+} tt_extend;
+
+/* Runs the new tokens through this stage with the KV cache. x_in, x_out as in forward. Last stage:
+ * next [n_seqs] receives the arg-max id after each sequence's last new token, and logits [n_seqs x
+ * vocab] (NULL: not wanted) the scores. n_tokens <= max_tokens, n_seqs <= max_seqs. */
+void tt_stage_extend(tt_stage *stage, const tt_extend *extend, const tt_adapter *adapter,
+                     const float *x_in, float *x_out, int32_t *next, float *logits);
+
+/* Logits of every token of a micro-batch, last stage only: for tests and inspection.
+ * x [n_tokens x hidden] before the final norm; logits [n_tokens x vocab]. */
+void tt_stage_logits(tt_stage *stage, int n_tokens, const float *x, float *logits);
+
+#endif
