@@ -1,0 +1,38 @@
+/* rundir: a run's directory and which life of the run owns it.
+ *
+ *     DIR/job.cfg                         resolved job of the newest life
+ *     DIR/run.json                        versions, host layout, git revision, one object a life
+ *     DIR/metrics.jsonl                   one JSON object a line
+ *     DIR/generations/000007              one file a life, created exclusively: the claim
+ *     DIR/checkpoints/step-0000000100.g000007/    see checkpoint.h
+ *
+ * A scheduler may start a job's next life while a rank of the old one still runs on a cut-off
+ * node. Every life claims a generation higher than all before it when it opens the directory.
+ * Writers verify that they are still the newest before they commit; and since the generation is
+ * part of a checkpoint's name and readers order by (generation, step), even a commit that slips
+ * through between check and rename can never replace or outrank a newer life's. */
+#ifndef TRIMTAB_RUNDIR_H
+#define TRIMTAB_RUNDIR_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "trimtab/job.h"
+#include "trimtab/status.h"
+#include "trimtab/world.h"
+
+typedef struct tt_rundir {
+    char path[TT_PATH_BYTES];
+    int64_t generation;
+} tt_rundir;
+
+/* Creates the directory if need be and claims the next generation (rank 0, broadcast).
+ * Collective. Errors: ERR_IO, the same on all ranks. */
+tt_status tt_rundir_open(const tt_world *world, const char *path, tt_rundir *out,
+                         tt_error *err) TT_MUST_CHECK;
+
+/* Rank-local look at the claims: ERR_FENCED, naming the newer generation, when this life is no
+ * longer the newest. Not collective. */
+tt_status tt_rundir_check_fence(const tt_rundir *rundir, tt_error *err) TT_MUST_CHECK;
+
+#endif
