@@ -1,0 +1,72 @@
+/* engine: the resident frozen model of this rank and what runs on it: description, data, plan,
+ * weights, stage, pipeline. Everything that can fail for outside reasons happens here, before a
+ * step is made.
+ *
+ *     tt_engine_prepare    spec, tokenizer, task, data, audit, plan       (trimtab check ends here)
+ *     tt_engine_load       grid, weights, stage, pipeline
+ *     tt_engine_close
+ *
+ * Rank 0 reads configuration, tokenizer and data and broadcasts the results; each rank maps only
+ * the weights of its layers. */
+#ifndef TRIMTAB_ENGINE_H
+#define TRIMTAB_ENGINE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "trimtab/dataset.h"
+#include "trimtab/gemm.h"
+#include "trimtab/job.h"
+#include "trimtab/pipeline.h"
+#include "trimtab/plan.h"
+#include "trimtab/spec.h"
+#include "trimtab/stage.h"
+#include "trimtab/status.h"
+#include "trimtab/task.h"
+#include "trimtab/tokenizer.h"
+#include "trimtab/weights.h"
+#include "trimtab/world.h"
+
+typedef enum tt_purpose { TT_PURPOSE_TRAIN, TT_PURPOSE_EVAL, TT_PURPOSE_GENERATE } tt_purpose;
+
+typedef struct tt_engine {
+    tt_world *world;    /* borrowed; load makes its grid */
+    const tt_job *job;  /* borrowed */
+    tt_purpose purpose;
+    tt_spec spec;
+    tt_task_settings settings; /* the task's after the job's overrides */
+    uint64_t model_fingerprint;
+    tt_tokenizer *tokenizer; /* rank 0 only */
+    tt_task *task;           /* rank 0 only */
+    tt_dataset *train, *eval;            /* NULL when the job names none or does not need it */
+    tt_audit train_audit, eval_audit;    /* the same on all ranks */
+    tt_plan *plan;
+    tt_gemm *gemm;
+    tt_weights *weights;
+    tt_stage *stage;
+    tt_pipeline *pipeline;
+} tt_engine;
+
+/* For tt_purpose GENERATE, prompts are not in a file: the longest prompt is given. */
+typedef struct tt_engine_options {
+    tt_purpose purpose;
+    int n_plan_ranks;   /* plan for that many ranks instead of the world's (check); 0: the world's */
+    int longest_prompt; /* GENERATE: tokens; 0 otherwise */
+    int max_new_tokens; /* GENERATE; 0: the task's or the job's */
+} tt_engine_options;
+
+/* Zero-initialises and fills *engine up to the plan. Collective; the same status on all ranks.
+ * engine must be closed also after a failure. Errors: those of the modules it calls. */
+tt_status tt_engine_prepare(tt_engine *engine, tt_world *world, const tt_job *job,
+                            const tt_engine_options *options, tt_error *err) TT_MUST_CHECK;
+
+/* Splits the world into the plan's grid and loads this rank's share. Collective. */
+tt_status tt_engine_load(tt_engine *engine, tt_error *err) TT_MUST_CHECK;
+
+void tt_engine_close(tt_engine *engine);
+
+/* The text of ids (rank 0). */
+tt_status tt_engine_decode(const tt_engine *engine, const int32_t *ids, int n, tt_text *out,
+                           tt_error *err) TT_MUST_CHECK;
+
+#endif

@@ -1,0 +1,42 @@
+/* eval: held-out loss and exact match, every example scored exactly once at any rank count.
+ *
+ * Loss: forward only over packed completions, sum over supervised tokens / their count. Exact
+ * match: greedy generation from the prompt through the pipeline with a KV cache, the answer
+ * extracted and compared by the task's rule. Examples are dealt to replicas in contiguous ranges;
+ * results are gathered on rank 0 and written in the order of the data. */
+#ifndef TRIMTAB_EVAL_H
+#define TRIMTAB_EVAL_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+
+#include "trimtab/engine.h"
+#include "trimtab/status.h"
+
+typedef struct tt_eval_result {
+    double loss, perplexity; /* mean -log p over supervised tokens, and its exponential */
+    double token_accuracy;   /* supervised tokens that are the arg-max given their prefix */
+    int64_t n_examples, n_targets;
+    bool generated;
+    int64_t n_correct; /* exact matches, when generated */
+    double exact_match;
+    double seconds;
+} tt_eval_result;
+
+/* Progress of the generation: examples done of those of this rank's replica. */
+typedef void (*tt_eval_progress)(void *context, int64_t done, int64_t total);
+
+typedef struct tt_eval_options {
+    bool generate;
+    const char *jsonl_path;    /* per-example rows (rank 0); NULL: none */
+    tt_eval_progress progress; /* may be NULL */
+    void *context;
+} tt_eval_options;
+
+/* Evaluates adapter (NULL: the frozen model) on engine->eval. The result is the same on all ranks.
+ * Collective over the world. Errors: ERR_MEMORY, ERR_IO (JSONL), ERR_FORMAT (match limits). */
+tt_status tt_eval_run(tt_engine *engine, const tt_adapter *adapter, const tt_eval_options *options,
+                      tt_eval_result *out, tt_error *err) TT_MUST_CHECK;
+
+#endif

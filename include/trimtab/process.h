@@ -1,0 +1,15 @@
+/* process: what this process knows of itself: time and memory. */
+#ifndef TRIMTAB_PROCESS_H
+#define TRIMTAB_PROCESS_H
+
+#include <stdint.h>
+
+/* Seconds of a monotonic clock with an arbitrary zero. */
+double tt_process_seconds(void);
+
+/* Resident bytes now, and at most so far (VmRSS and VmHWM of /proc/self/status); 0 when the
+ * system does not tell. Mapped files count as far as their pages were touched. */
+int64_t tt_process_resident_bytes(void);
+int64_t tt_process_peak_bytes(void);
+
+#endif

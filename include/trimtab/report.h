@@ -1,0 +1,52 @@
+/* report: what a run tells: metrics as JSON lines, a progress line with an ETA, notes.
+ *
+ * Rank 0 speaks, into the streams the door handed over; on other ranks every call does nothing.
+ * On a terminal the progress line rewrites itself; elsewhere (a SLURM log) each is a line. quiet
+ * silences notes and progress; metrics are always written.
+ *
+ * metrics.jsonl: one object a line, always with "kind" and "step":
+ *     {"kind":"train","step":20,"loss":..,"lr":..,"grad_norm":..,"tokens":..,"tokens_per_s":..,
+ *      "elapsed_s":..,"peak_rss_bytes":..}
+ *     {"kind":"eval","step":20,"loss":..,"perplexity":..,"token_accuracy":..,"exact_match":..,...}
+ * Lines are appended; a resumed run goes on in the same file, with rows of steps it repeats. */
+#ifndef TRIMTAB_REPORT_H
+#define TRIMTAB_REPORT_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+
+#include "trimtab/eval.h"
+#include "trimtab/status.h"
+
+typedef struct tt_report tt_report;
+
+/* One row of the training log: totals since the last row unless said otherwise. */
+typedef struct tt_report_step {
+    int64_t step, n_steps;
+    double loss, lr, grad_norm; /* of this step */
+    int64_t n_tokens;           /* all replicas */
+} tt_report_step;
+
+/* talk: stream for notes and progress (NULL: none). is_terminal: may lines be rewritten.
+ * metrics_path: NULL for none. Not collective; call it on every rank with is_speaker set on one.
+ * Errors: ERR_IO, ERR_MEMORY. */
+tt_status tt_report_create(bool is_speaker, FILE *talk, bool is_terminal, bool quiet,
+                           const char *metrics_path, tt_report **out, tt_error *err) TT_MUST_CHECK;
+void tt_report_destroy(tt_report *report);
+
+/* The clock of rates and ETA starts (again), at this step. */
+void tt_report_begin(tt_report *report, int64_t step);
+
+/* A line for a person. */
+void tt_report_note(tt_report *report, const char *format, ...) TT_PRINTF(2, 3);
+
+/* Errors: ERR_IO when metrics cannot be written. */
+tt_status tt_report_train(tt_report *report, const tt_report_step *row, tt_error *err) TT_MUST_CHECK;
+tt_status tt_report_eval(tt_report *report, int64_t step, const char *what,
+                         const tt_eval_result *result, tt_error *err) TT_MUST_CHECK;
+
+/* Rewrites the progress line of a long evaluation: done of total. */
+void tt_report_progress(tt_report *report, const char *what, int64_t done, int64_t total);
+
+#endif

@@ -1,0 +1,33 @@
+#include "trimtab/process.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+double tt_process_seconds(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
+}
+
+/* A "Vm...: n kB" line of /proc/self/status, in bytes; 0 where there is none. */
+static int64_t status_bytes(const char *key) {
+    FILE *status = fopen("/proc/self/status", "r");
+    if (!status) return 0;
+    char line[256];
+    int64_t kb = 0;
+    size_t n = strlen(key);
+    while (fgets(line, sizeof line, status))
+        if (strncmp(line, key, n) == 0) kb = strtoll(line + n, NULL, 10);
+    fclose(status);
+    return kb * 1024;
+}
+
+int64_t tt_process_resident_bytes(void) {
+    return status_bytes("VmRSS:");
+}
+
+int64_t tt_process_peak_bytes(void) {
+    return status_bytes("VmHWM:");
+}

@@ -1,0 +1,253 @@
+#include "trimtab/eval.h"
+
+#include <jansson.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "trimtab/generate.h"
+#include "trimtab/process.h"
+
+/* What one replica finds out about its examples [begin, end). Rows are sent to rank 0 as bytes. */
+typedef struct example_row {
+    int64_t example;
+    double loss; /* summed over its targets */
+    int32_t n_targets, n_right, n_new;
+} example_row;
+
+typedef struct evaluation {
+    tt_engine *engine;
+    const tt_adapter *adapter;
+    const tt_eval_options *options;
+    int64_t begin, end;
+    int max_new;
+    example_row *rows;  /* [end - begin] */
+    int32_t *generated; /* [(end - begin) x max_new] */
+    int64_t n_done;
+} evaluation;
+
+/* --- Loss -------------------------------------------------------------------------------------- */
+
+/* Sequence of a packed row: target rows and sequences both ascend. */
+static void take_losses(void *context, int i_mb, const tt_micro_batch *mb, const double *losses,
+                        const uint8_t *correct) {
+    (void)i_mb;
+    evaluation *e = context;
+    int seq = 0;
+    for (int t = 0; t < mb->n_targets; t++) {
+        while (mb->target_row[t] >= mb->seq_start[seq + 1]) seq++;
+        example_row *row = &e->rows[mb->example[seq] - e->begin];
+        row->loss += losses[t];
+        row->n_right += correct[t];
+        row->n_targets++;
+    }
+}
+
+static tt_status score_losses(evaluation *e, tt_error *err) {
+    const tt_world *world = e->engine->world;
+    tt_eval_batches *batches;
+    tt_status status =
+        tt_eval_batches_create(e->engine->eval, world->n_replicas, world->replica,
+                               e->engine->plan->max_tokens, &batches, err);
+    TT_TRY(tt_world_agree(world, status, err));
+    tt_micro_batch mb;
+    while (tt_eval_batches_next(batches, &mb))
+        tt_pipeline_score(e->engine->pipeline, &mb, 1, e->adapter, take_losses, e);
+    tt_eval_batches_destroy(batches);
+    return TT_OK;
+}
+
+/* --- Generation -------------------------------------------------------------------------------- */
+
+static const int32_t *prompt_of(const void *context, int64_t i, int *n) {
+    const evaluation *e = context;
+    return tt_dataset_prompt(e->engine->eval, e->begin + i, n);
+}
+
+static void keep_generated(void *context, int64_t i, const int32_t *ids, int n) {
+    evaluation *e = context;
+    memcpy(e->generated + (size_t)i * (size_t)e->max_new, ids, (size_t)n * sizeof *ids);
+    e->rows[i].n_new = n;
+    e->n_done++;
+    if (e->options->progress) e->options->progress(e->options->context, e->n_done, e->end - e->begin);
+}
+
+static tt_status generate_answers(evaluation *e, tt_error *err) {
+    tt_generate_request request = {.n_prompts = e->end - e->begin,
+                                   .prompt = prompt_of,
+                                   .prompt_context = e,
+                                   .max_new_tokens = e->max_new,
+                                   .done = keep_generated,
+                                   .done_context = e};
+    return tt_generate_run(e->engine, e->adapter, &request, err);
+}
+
+/* --- Scoring and rows on rank 0 ---------------------------------------------------------------- */
+
+typedef struct scoring {
+    evaluation *e;
+    FILE *jsonl; /* NULL: no rows wanted */
+    tt_eval_result *result;
+    double loss;
+    int64_t n_right;
+} scoring;
+
+static tt_status write_example(const scoring *s, const example_row *row, const char *output,
+                               const char *answer, bool is_correct, tt_error *err) {
+    json_t *json = json_object();
+    json_object_set_new(json, "example", json_integer(row->example));
+    json_object_set_new(json, "line", json_integer(s->e->engine->eval->line[row->example]));
+    json_object_set_new(json, "loss",
+                        json_real(row->n_targets ? row->loss / row->n_targets : 0.0));
+    json_object_set_new(json, "n_targets", json_integer(row->n_targets));
+    json_object_set_new(json, "n_targets_right", json_integer(row->n_right));
+    if (s->e->options->generate) {
+        json_object_set_new(json, "output", json_string(output));
+        json_object_set_new(json, "answer", answer ? json_string(answer) : json_null());
+        json_object_set_new(json, "label",
+                            json_string(tt_dataset_label(s->e->engine->eval, row->example)));
+        json_object_set_new(json, "correct", json_boolean(is_correct));
+    }
+    bool ok = json_dumpf(json, s->jsonl, JSON_COMPACT) == 0 && fputc('\n', s->jsonl) != EOF;
+    json_decref(json);
+    if (!ok) return tt_fail(err, TT_ERR_IO, "%s: cannot write", s->e->options->jsonl_path);
+    return TT_OK;
+}
+
+/* The generated text of a row, its answer, and whether it is right. */
+static tt_status score_answer(const scoring *s, const example_row *row, const int32_t *ids,
+                              tt_text *output, char **answer, bool *is_correct, tt_error *err) {
+    const tt_engine *engine = s->e->engine;
+    TT_TRY(tt_text_append(output, "", 0, err));
+    TT_TRY(tt_tokenizer_decode(engine->tokenizer, ids, (size_t)row->n_new, true, output, err));
+    TT_TRY(tt_task_extract(engine->task, output->bytes, answer, err));
+    *is_correct = *answer && tt_task_equal(engine->task, *answer,
+                                           tt_dataset_label(engine->eval, row->example));
+    return TT_OK;
+}
+
+static tt_status score_row(scoring *s, const example_row *row, const int32_t *ids, tt_error *err) {
+    tt_text output = {0};
+    char *answer = NULL;
+    bool is_correct = false;
+    tt_status status = TT_OK;
+    if (s->e->options->generate)
+        status = score_answer(s, row, ids, &output, &answer, &is_correct, err);
+    if (status == TT_OK && s->jsonl)
+        status = write_example(s, row, output.bytes, answer, is_correct, err);
+    s->loss += row->loss;
+    s->n_right += row->n_right;
+    s->result->n_targets += row->n_targets;
+    s->result->n_correct += is_correct;
+    s->result->n_examples++;
+    tt_text_free(&output);
+    free(answer);
+    return status;
+}
+
+/* rows: those of all first... last stages, in world-rank order; replicas are in data order. */
+static tt_status score_rows(scoring *s, const unsigned char *bytes, size_t n_bytes,
+                            tt_error *err) {
+    for (size_t at = 0; at < n_bytes;) {
+        example_row row;
+        memcpy(&row, bytes + at, sizeof row);
+        at += sizeof row;
+        int32_t *ids = malloc(((size_t)row.n_new + 1) * sizeof *ids);
+        if (!ids) return tt_fail(err, TT_ERR_MEMORY, "no memory for %d tokens", row.n_new);
+        memcpy(ids, bytes + at, (size_t)row.n_new * sizeof *ids);
+        at += (size_t)row.n_new * sizeof *ids;
+        tt_status status = score_row(s, &row, ids, err);
+        free(ids);
+        TT_TRY(status);
+    }
+    return TT_OK;
+}
+
+static tt_status score_on_rank_0(scoring *s, const unsigned char *bytes, size_t n_bytes,
+                                 tt_error *err) {
+    const char *path = s->e->options->jsonl_path;
+    if (path && !(s->jsonl = fopen(path, "w")))
+        return tt_fail(err, TT_ERR_IO, "%s: cannot create", path);
+    tt_status status = score_rows(s, bytes, n_bytes, err);
+    if (s->jsonl && fclose(s->jsonl) != 0 && status == TT_OK)
+        status = tt_fail(err, TT_ERR_IO, "%s: cannot write", path);
+    tt_eval_result *r = s->result;
+    if (r->n_targets > 0) {
+        r->loss = s->loss / (double)r->n_targets;
+        r->token_accuracy = (double)s->n_right / (double)r->n_targets;
+    }
+    r->perplexity = exp(r->loss);
+    r->generated = s->e->options->generate;
+    if (r->n_examples > 0) r->exact_match = (double)r->n_correct / (double)r->n_examples;
+    return status;
+}
+
+/* Losses live on last stages, so those send the rows; the others send nothing. */
+static tt_status pack_rows(const evaluation *e, char **bytes, size_t *n_bytes, tt_error *err) {
+    *bytes = NULL;
+    *n_bytes = 0;
+    const tt_world *world = e->engine->world;
+    if (world->stage != world->n_stages - 1) return TT_OK;
+    size_t n_rows = (size_t)(e->end - e->begin), n = 0;
+    for (size_t i = 0; i < n_rows; i++)
+        n += sizeof(example_row) + (size_t)e->rows[i].n_new * sizeof(int32_t);
+    char *at = *bytes = malloc(n + 1);
+    if (!at) return tt_fail(err, TT_ERR_MEMORY, "no memory for %zu example rows", n_rows);
+    for (size_t i = 0; i < n_rows; i++) {
+        memcpy(at, &e->rows[i], sizeof(example_row));
+        at += sizeof(example_row);
+        size_t n_ids = (size_t)e->rows[i].n_new * sizeof(int32_t);
+        if (n_ids) memcpy(at, e->generated + i * (size_t)e->max_new, n_ids);
+        at += n_ids;
+    }
+    *n_bytes = n;
+    return TT_OK;
+}
+
+static tt_status gather_and_score(evaluation *e, tt_eval_result *result, tt_error *err) {
+    const tt_world *world = e->engine->world;
+    char *mine;
+    void *all = NULL;
+    size_t n_mine, n_all;
+    tt_status status = tt_world_agree(world, pack_rows(e, &mine, &n_mine, err), err);
+    if (status == TT_OK) status = tt_world_gather(world, mine, n_mine, &all, &n_all, err);
+    free(mine);
+    TT_TRY(status);
+    scoring s = {.e = e, .result = result};
+    if (world->rank == 0) status = score_on_rank_0(&s, all, n_all, err);
+    free(all);
+    TT_TRY(tt_world_agree(world, status, err));
+    tt_world_bcast(world, result, sizeof *result);
+    return TT_OK;
+}
+
+static tt_status allocate(evaluation *e, tt_error *err) {
+    size_t n = (size_t)(e->end - e->begin);
+    e->rows = calloc(n + 1, sizeof *e->rows);
+    size_t max_new = e->options->generate ? (size_t)e->max_new : 0;
+    e->generated = calloc(n * max_new + 1, sizeof *e->generated);
+    if (!e->rows || !e->generated)
+        return tt_fail(err, TT_ERR_MEMORY, "no memory to evaluate %zu examples", n);
+    for (size_t i = 0; i < n; i++) e->rows[i].example = e->begin + (int64_t)i;
+    return TT_OK;
+}
+
+tt_status tt_eval_run(tt_engine *engine, const tt_adapter *adapter, const tt_eval_options *options,
+                      tt_eval_result *out, tt_error *err) {
+    *out = (tt_eval_result){0};
+    const tt_world *world = engine->world;
+    double began = tt_process_seconds();
+    evaluation e = {.engine = engine,
+                    .adapter = adapter,
+                    .options = options,
+                    .max_new = engine->settings.max_new_tokens};
+    tt_batch_shard(engine->eval->n, world->n_replicas, world->replica, &e.begin, &e.end);
+    tt_status status = tt_world_agree(world, allocate(&e, err), err);
+    if (status == TT_OK) status = score_losses(&e, err);
+    if (status == TT_OK && options->generate) status = generate_answers(&e, err);
+    if (status == TT_OK) status = gather_and_score(&e, out, err);
+    out->seconds = tt_process_seconds() - began;
+    free(e.rows);
+    free(e.generated);
+    return status;
+}

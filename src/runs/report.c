@@ -1,0 +1,177 @@
+#include "trimtab/report.h"
+
+#include <errno.h>
+#include <jansson.h>
+#include <math.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "trimtab/process.h"
+
+struct tt_report {
+    FILE *talk; /* NULL: silent */
+    bool is_terminal, line_open;
+    FILE *metrics;
+    char metrics_path[TT_PATH_BYTES];
+    double began_s, last_s;
+    int64_t began_step, last_step;
+};
+
+tt_status tt_report_create(bool is_speaker, FILE *talk, bool is_terminal, bool quiet,
+                           const char *metrics_path, tt_report **out, tt_error *err) {
+    *out = NULL;
+    tt_report *report = calloc(1, sizeof *report);
+    if (!report) return tt_fail(err, TT_ERR_MEMORY, "no memory for the report");
+    report->talk = is_speaker && !quiet ? talk : NULL;
+    report->is_terminal = is_terminal;
+    if (is_speaker && metrics_path) {
+        report->metrics = fopen(metrics_path, "a");
+        if (!report->metrics) {
+            tt_report_destroy(report);
+            return tt_fail(err, TT_ERR_IO, "%s: cannot append: %s", metrics_path, strerror(errno));
+        }
+        snprintf(report->metrics_path, sizeof report->metrics_path, "%s", metrics_path);
+    }
+    tt_report_begin(report, 0);
+    *out = report;
+    return TT_OK;
+}
+
+/* Ends an unfinished progress line, so that what follows starts on its own. */
+static void end_line(tt_report *report) {
+    if (report->line_open) fputc('\n', report->talk);
+    report->line_open = false;
+}
+
+void tt_report_destroy(tt_report *report) {
+    if (!report) return;
+    end_line(report);
+    if (report->metrics) fclose(report->metrics);
+    free(report);
+}
+
+void tt_report_begin(tt_report *report, int64_t step) {
+    report->began_s = report->last_s = tt_process_seconds();
+    report->began_step = report->last_step = step;
+}
+
+void tt_report_note(tt_report *report, const char *format, ...) {
+    if (!report->talk) return;
+    end_line(report);
+    va_list args;
+    va_start(args, format);
+    vfprintf(report->talk, format, args);
+    va_end(args);
+    fputc('\n', report->talk);
+    fflush(report->talk);
+}
+
+/* Overwrites the line on a terminal; elsewhere prints one more. */
+static void progress_line(tt_report *report, const char *text) {
+    if (report->is_terminal) {
+        fprintf(report->talk, "\r%s\033[K", text);
+        report->line_open = true;
+    } else {
+        fprintf(report->talk, "%s\n", text);
+    }
+    fflush(report->talk);
+}
+
+/* JSON has no NaN or infinity: they become null. */
+static void set_real(json_t *row, const char *key, double value) {
+    json_object_set_new(row, key, isfinite(value) ? json_real(value) : json_null());
+}
+
+static void set_int(json_t *row, const char *key, int64_t value) {
+    json_object_set_new(row, key, json_integer(value));
+}
+
+/* Writes and frees the row. A row is one write, so a crash leaves whole lines. */
+static tt_status write_row(tt_report *report, json_t *row, tt_error *err) {
+    char *text = json_dumps(row, JSON_COMPACT | JSON_REAL_PRECISION(12));
+    json_decref(row);
+    if (!text) return tt_fail(err, TT_ERR_MEMORY, "no memory for a metrics row");
+    bool ok = fprintf(report->metrics, "%s\n", text) > 0 && fflush(report->metrics) == 0;
+    free(text);
+    if (!ok)
+        return tt_fail(err, TT_ERR_IO, "%s: cannot write: %s", report->metrics_path,
+                       strerror(errno));
+    return TT_OK;
+}
+
+static void format_duration(double seconds, char out[32]) {
+    long s = seconds > 0 ? lround(seconds) : 0;
+    if (s >= 3600)
+        snprintf(out, 32, "%ldh%02ldm", s / 3600, s / 60 % 60);
+    else
+        snprintf(out, 32, "%ldm%02lds", s / 60, s % 60);
+}
+
+tt_status tt_report_train(tt_report *report, const tt_report_step *row, tt_error *err) {
+    double now = tt_process_seconds();
+    double tokens_per_s = (double)row->n_tokens / fmax(now - report->last_s, 1e-9);
+    double per_step = (now - report->began_s) / fmax((double)(row->step - report->began_step), 1);
+    int64_t peak = tt_process_peak_bytes();
+    report->last_s = now;
+    report->last_step = row->step;
+    if (report->talk) {
+        char eta[32], text[256];
+        format_duration(per_step * (double)(row->n_steps - row->step), eta);
+        snprintf(text, sizeof text,
+                 "step %lld/%lld  loss %.4f  lr %.2e  |g| %.3g  %.0f tok/s  %.0f MiB  ETA %s",
+                 (long long)row->step, (long long)row->n_steps, row->loss, row->lr, row->grad_norm,
+                 tokens_per_s, (double)peak / 0x1p20, eta);
+        progress_line(report, text);
+    }
+    if (!report->metrics) return TT_OK;
+    json_t *json = json_object();
+    json_object_set_new(json, "kind", json_string("train"));
+    set_int(json, "step", row->step);
+    set_real(json, "loss", row->loss);
+    set_real(json, "lr", row->lr);
+    set_real(json, "grad_norm", row->grad_norm);
+    set_int(json, "tokens", row->n_tokens);
+    set_real(json, "tokens_per_s", tokens_per_s);
+    set_real(json, "elapsed_s", now - report->began_s);
+    set_int(json, "peak_rss_bytes", peak);
+    return write_row(report, json, err);
+}
+
+tt_status tt_report_eval(tt_report *report, int64_t step, const char *what,
+                         const tt_eval_result *result, tt_error *err) {
+    if (result->generated)
+        tt_report_note(report,
+                       "%s: loss %.4f, perplexity %.3f, token accuracy %.1f %%, exact match "
+                       "%.1f %% (%lld of %lld), %.1f s",
+                       what, result->loss, result->perplexity, 100 * result->token_accuracy,
+                       100 * result->exact_match, (long long)result->n_correct,
+                       (long long)result->n_examples, result->seconds);
+    else
+        tt_report_note(report, "%s: loss %.4f, perplexity %.3f, token accuracy %.1f %%, %.1f s",
+                       what, result->loss, result->perplexity, 100 * result->token_accuracy,
+                       result->seconds);
+    if (!report->metrics) return TT_OK;
+    json_t *json = json_object();
+    json_object_set_new(json, "kind", json_string("eval"));
+    json_object_set_new(json, "what", json_string(what));
+    set_int(json, "step", step);
+    set_real(json, "loss", result->loss);
+    set_real(json, "perplexity", result->perplexity);
+    set_real(json, "token_accuracy", result->token_accuracy);
+    set_int(json, "n_examples", result->n_examples);
+    set_int(json, "n_targets", result->n_targets);
+    if (result->generated) {
+        set_int(json, "n_correct", result->n_correct);
+        set_real(json, "exact_match", result->exact_match);
+    }
+    set_real(json, "seconds", result->seconds);
+    return write_row(report, json, err);
+}
+
+void tt_report_progress(tt_report *report, const char *what, int64_t done, int64_t total) {
+    if (!report->talk || !report->is_terminal) return;
+    char text[160];
+    snprintf(text, sizeof text, "%s: %lld of %lld", what, (long long)done, (long long)total);
+    progress_line(report, text);
+}
