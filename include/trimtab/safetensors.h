@@ -5,10 +5,16 @@
  * "__metadata__" of strings. A directory holds model.safetensors, or shards named by
  * model.safetensors.index.json {"weight_map": {tensor: file}}.
  *
- * Everything is checked before a pointer is made: header length against file length, offsets in
- * order, aligned to the element, without holes or overlap, shape x element size = length, no
- * duplicate name, no shard name that leaves the directory. Files are mapped, not read: only the
- * pages that are used are touched.
+ * Everything is checked before a pointer is made: header length against file length, shape x
+ * element size = length, tensors that tile the data without overlap, hole or rest, no duplicate
+ * name, no unknown key, no shard name that leaves the directory, an index and shards that agree in
+ * both directions. Data of a tensor must begin at a multiple of its element size in the file:
+ * the pointers are used as they are. (Writers pad the header to a multiple of 8 since safetensors
+ * 0.3; an older file whose data happen to be aligned is read, another is refused with that reason.)
+ * Names have at most 512 bytes and no control bytes, so they can be shown.
+ *
+ * Files are mapped, not read: only the pages that are used are touched. A file that is cut short
+ * while it is open ends the process by SIGBUS, as with every mapped file.
  *
  *     TT_TRY(tt_safetensors_open(model_dir, &set, err));
  *     const tt_tensor *t = tt_safetensors_find(set, "model.norm.weight");
@@ -67,7 +73,8 @@ typedef struct tt_safetensors tt_safetensors;
 const char *tt_dtype_name(tt_dtype dtype);
 size_t tt_dtype_bytes(tt_dtype dtype);
 
-/* Opens a file, or a model directory. Not collective. Closed by tt_safetensors_close.
+/* Opens a file, or a model directory: its model.safetensors, or else what its index names. Not
+ * collective. Closed by tt_safetensors_close.
  * Errors: ERR_MISSING (no file, or no shard), ERR_FORMAT (file, tensor, found, expected), ERR_IO. */
 tt_status tt_safetensors_open(const char *path, tt_safetensors **out, tt_error *err) TT_MUST_CHECK;
 void tt_safetensors_close(tt_safetensors *set);
@@ -85,15 +92,16 @@ tt_status tt_safetensors_require(const tt_safetensors *set, const char *name, in
 size_t tt_safetensors_n_tensors(const tt_safetensors *set);
 const tt_tensor *tt_safetensors_at(const tt_safetensors *set, size_t i);
 
-/* A string of "__metadata__" of the first file, or NULL. */
+/* A string of "__metadata__" of the first file (by name), or NULL. */
 const char *tt_safetensors_metadata(const tt_safetensors *set, const char *key);
 
 /* Lays out a file for n tensors (name, dtype, n_dims, shape given; n_bytes and offset are filled
- * in, in the given order, each tensor aligned to its element size, header padded with spaces to a
- * multiple of 8). metadata: n_metadata pairs of strings key, value (may be NULL when 0).
+ * in, in the given order, header padded with spaces to a multiple of 8). The format allows no
+ * holes, so the order must keep every tensor aligned: larger elements first.
+ * metadata: n_metadata pairs of strings key, value (may be NULL when 0).
  * *header: malloc'ed length prefix + JSON, *header_bytes long, freed by the caller; the file is
  * the header followed by the tensors' bytes: *file_bytes in all. The bytes depend on the arguments
- * only. Errors: ERR_MEMORY, ERR_INTERNAL (overflow). */
+ * only. Errors: ERR_MEMORY, ERR_INTERNAL (overflow, order, a name twice or not UTF-8). */
 tt_status tt_safetensors_layout(tt_tensor *tensors, size_t n, const char *const *metadata,
                                 size_t n_metadata, char **header, size_t *header_bytes,
                                 size_t *file_bytes, tt_error *err) TT_MUST_CHECK;

@@ -1,0 +1,79 @@
+/* weights: the frozen tensors of one rank's layers, as they lie on disk.
+ *
+ * Matrices are read-only views into the mapped safetensors files, in their storage precision (F32,
+ * BF16 or F16; tensors of one model may differ). Opening checks every tensor of the share against
+ * the spec but touches no matrix page: pages come in when a product first reads them, and ranks of
+ * a node that hold the same layers share them through the page cache. No madvise: the kernel's
+ * read-ahead suits row-by-row use, and MADV_WILLNEED would start reading whole models at once on
+ * every rank. The short vectors (norms, biases) are copied to fp32 and must be finite.
+ *
+ * Tensor names are the standard ones of the spec ("model.layers.0...."); no other prefix is tried.
+ *
+ *     TT_TRY(tt_weights_open(&spec, dir, first, n, is_first, is_last, &weights, err));
+ *     tt_gemm_forward(gemm, n_tokens, x, &weights->layers[0].q, weights->layers[0].q_bias, ...);
+ *     tt_weights_close(weights); */
+#ifndef TRIMTAB_WEIGHTS_H
+#define TRIMTAB_WEIGHTS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+#include "trimtab/gemm.h"
+#include "trimtab/safetensors.h"
+#include "trimtab/spec.h"
+#include "trimtab/status.h"
+
+typedef struct tt_layer_weights {
+    tt_matrix q;                                    /* [n_heads*head_dim x hidden] */
+    tt_matrix k, v;                                 /* [n_kv_heads*head_dim x hidden] */
+    tt_matrix o;                                    /* [hidden x n_heads*head_dim] */
+    tt_matrix gate, up;                             /* [intermediate x hidden] */
+    tt_matrix down;                                 /* [hidden x intermediate] */
+    const float *attn_norm;                         /* [hidden] */
+    const float *mlp_norm;                          /* [hidden] */
+    const float *q_bias, *k_bias, *v_bias, *o_bias; /* [rows of the matrix]; NULL when absent */
+    const float *gate_bias, *up_bias, *down_bias;   /* likewise */
+} tt_layer_weights;
+
+typedef struct tt_weights {
+    int first_layer, n_layers;
+    tt_layer_weights *layers; /* [n_layers]; layers[i] is layer first_layer + i of the model */
+    tt_matrix embed;          /* [vocab x hidden]; data NULL unless has_embed */
+    tt_matrix head; /* [vocab x hidden]; data NULL unless has_head; embed's bytes if tied */
+    const float *final_norm; /* [hidden]; NULL unless has_head */
+    tt_safetensors *set;     /* owned: keeps the mapped files open */
+    float *vectors;          /* owned: what the float pointers above point into */
+    size_t n_vector_floats;
+} tt_weights;
+
+/* Opens layers [first_layer, first_layer + n_layers), the embedding when has_embed, final norm and
+ * head when has_head. Not collective. Keeps nothing of spec. Closed by tt_weights_close.
+ * When the head is tied and the files hold a lm_head.weight all the same, its bytes must equal the
+ * embedding's (compared here by ranks that use either, the only case in which pages are read).
+ * Errors: ERR_MISSING (no file, no tensor), ERR_FORMAT (shape, dtype, non-finite vector, head not
+ * tied in truth), ERR_IO, ERR_MEMORY. */
+tt_status tt_weights_open(const tt_spec *spec, const char *model_dir, int first_layer, int n_layers,
+                          bool has_embed, bool has_head, tt_weights **out,
+                          tt_error *err) TT_MUST_CHECK;
+void tt_weights_close(tt_weights *weights);
+
+/* What the files hold for the whole model. Bytes are those on disk. */
+typedef struct tt_weights_storage {
+    size_t layer_bytes; /* of the largest layer */
+    size_t embed_bytes;
+    size_t head_bytes;   /* the embedding's bytes (the same pages) when tied */
+    size_t total_bytes;  /* of all tensors the model uses, shared ones once */
+    size_t vector_bytes; /* fp32 copies of the largest layer's norms and biases */
+    tt_dtype dtype;      /* of most bytes */
+    bool mixed;          /* some matrix has another dtype */
+    size_t n_unexpected; /* tensors in the files that the model does not use */
+    char first_unexpected[TT_TENSOR_NAME_BYTES]; /* name (cut) of the first of them, "" for none */
+} tt_weights_storage;
+
+/* Checks that every tensor of the model is there with the right shape and a float dtype, and says
+ * what they take. Reads headers only: no page of tensor data is touched (so non-finite values stay
+ * unseen). Not collective. storage may be NULL. Errors: as tt_weights_open. */
+tt_status tt_weights_check(const tt_spec *spec, const char *model_dir, tt_weights_storage *storage,
+                           tt_error *err) TT_MUST_CHECK;
+
+#endif
