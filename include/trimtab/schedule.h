@@ -4,7 +4,11 @@
  * and one backward in turn, then the remaining backwards. At most S - s micro-batches are in
  * flight. Stages below first_backward (no steered layer at or below them) run forwards only, and
  * stage first_backward sends no gradient. Neighbours' sends and receives match in order: proven by
- * simulation in tests/unit/test_schedule.c. Source: Narayanan et al. 2021 (PipeDream-flush). */
+ * simulation in tests/unit/test_schedule.c, also for sends that complete only when received and two
+ * buffers a direction. Source: Narayanan et al. 2021 (PipeDream-flush).
+ *
+ *     int n = tt_schedule_build(world->n_stages, world->stage, first_backward, n_micro, actions);
+ *     for (int a = 0; a < n; a++) run(&actions[a]); */
 #ifndef TRIMTAB_SCHEDULE_H
 #define TRIMTAB_SCHEDULE_H
 
@@ -17,11 +21,12 @@ typedef enum tt_action_kind { TT_ACTION_FORWARD, TT_ACTION_BACKWARD } tt_action_
 typedef struct tt_action {
     tt_action_kind kind;
     int micro_batch;
-    int slot; /* activation slot, micro_batch % tt_schedule_n_slots */
+    int slot; /* activation slot, micro_batch % tt_schedule_n_slots; -1: nothing is kept */
 } tt_action;
 
-/* Actions of a stage in order; returns their count (at most 2 * n_micro). actions may be NULL to
- * count. */
+/* Actions of a stage in order; returns their count (at most 2 * n_micro). actions
+ * [2 * n_micro] may be NULL to count. first_backward == n_stages: no stage runs backward.
+ * n_micro may be 0. Pure. */
 int tt_schedule_build(int n_stages, int stage, int first_backward, int n_micro,
                       tt_action *actions);
 

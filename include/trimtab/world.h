@@ -21,25 +21,27 @@ enum { TT_HOST_BYTES = 64 };
 typedef struct tt_world {
     MPI_Comm all;   /* every rank */
     MPI_Comm node;  /* ranks that share this rank's memory */
-    MPI_Comm pipe;  /* stages of my replica, in stage order; NULL before tt_world_split */
+    MPI_Comm pipe;  /* stages of my replica, in stage order; MPI_COMM_NULL before tt_world_split */
     MPI_Comm data;  /* my stage in every replica, in replica order; likewise */
     int rank, n_ranks;
-    int node_rank, n_node_ranks, n_nodes, node_index;
+    int node_rank, n_node_ranks; /* within node */
+    int node_index, n_nodes;     /* nodes in order of their lowest rank */
     int stage, n_stages, replica, n_replicas;
-    char host[TT_HOST_BYTES];
+    char host[TT_HOST_BYTES]; /* this rank's; cut when longer */
 } tt_world;
 
 /* Collective over parent. Freed by tt_world_destroy. Errors: ERR_MEMORY. */
 tt_status tt_world_create(MPI_Comm parent, tt_world **out, tt_error *err) TT_MUST_CHECK;
 void tt_world_destroy(tt_world *world);
 
-/* Makes the grid; n_stages * n_replicas must be n_ranks. Collective; the same status everywhere.
- * Errors: ERR_CONFIG. */
+/* Makes the grid (again, when there was one); n_stages * n_replicas must be n_ranks. All ranks pass
+ * the same numbers. Collective over all; the same status everywhere. Errors: ERR_CONFIG. */
 tt_status tt_world_split(tt_world *world, int n_stages, int n_replicas,
                          tt_error *err) TT_MUST_CHECK;
 
 /* The lowest failing rank's status and text on every rank, prefixed "rank R (node H): " when there
- * is more than one rank; TT_OK when none failed. err must not be NULL. Collective over all. */
+ * is more than one rank; TT_OK when none failed. On ranks other than R the error's origin is
+ * cleared: it is in another process. err NULL: only the status is wanted. Collective over all. */
 tt_status tt_world_agree(const tt_world *world, tt_status status, tt_error *err) TT_MUST_CHECK;
 
 /* Rank 0's bytes (any size, also beyond 2^31) on every rank. Collective over all. */
@@ -55,6 +57,7 @@ tt_status tt_world_bcast_alloc(const tt_world *world, void **bytes, size_t *n,
 tt_status tt_world_gather(const tt_world *world, const void *bytes, size_t n, void **out,
                           size_t *n_out, tt_error *err) TT_MUST_CHECK;
 
+/* The same value on every rank. Collective over all. */
 int64_t tt_world_max_i64(const tt_world *world, int64_t value);
 int64_t tt_world_sum_i64(const tt_world *world, int64_t value);
 bool tt_world_any(const tt_world *world, bool value);

@@ -1,0 +1,184 @@
+/* Agreement, broadcasts and gathers over all ranks; signals. */
+#include <limits.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "world_private.h"
+
+/* What a failing rank tells the others. */
+typedef struct verdict {
+    int status;
+    char text[TT_ERROR_TEXT_BYTES];
+} verdict;
+
+static void state_verdict(const tt_world *world, tt_status status, const tt_error *err,
+                          verdict *out) {
+    out->status = status;
+    const char *text = err && err->text[0] ? err->text : tt_status_text(status);
+    if (world->n_ranks == 1)
+        snprintf(out->text, sizeof out->text, "%s", text);
+    else
+        snprintf(out->text, sizeof out->text, "rank %d (node %s): %s", world->rank, world->host,
+                 text);
+}
+
+tt_status tt_world_agree(const tt_world *world, tt_status status, tt_error *err) {
+    int mine = status == TT_OK ? world->n_ranks : world->rank, lowest;
+    MPI_Allreduce(&mine, &lowest, 1, MPI_INT, MPI_MIN, world->all);
+    if (lowest == world->n_ranks) return TT_OK;
+    verdict spoken = {0};
+    if (lowest == world->rank) state_verdict(world, status, err, &spoken);
+    MPI_Bcast(&spoken, (int)sizeof spoken, MPI_BYTE, lowest, world->all);
+    if (err) {
+        if (lowest != world->rank) {
+            err->origin_file = NULL;
+            err->origin_line = 0;
+        }
+        err->status = (tt_status)spoken.status;
+        memcpy(err->text, spoken.text, sizeof err->text);
+    }
+    return (tt_status)spoken.status;
+}
+
+static size_t piece(size_t left, size_t chunk) {
+    return left < chunk ? left : chunk;
+}
+
+void tt_world_bcast_chunked(const tt_world *world, void *bytes, size_t n, size_t chunk) {
+    if (world->n_ranks == 1) return;
+    for (size_t done = 0; done < n; done += piece(n - done, chunk))
+        MPI_Bcast((char *)bytes + done, (int)piece(n - done, chunk), MPI_BYTE, 0, world->all);
+}
+
+void tt_world_bcast(const tt_world *world, void *bytes, size_t n) {
+    tt_world_bcast_chunked(world, bytes, n, TT_WORLD_CHUNK_BYTES);
+}
+
+tt_status tt_world_bcast_alloc(const tt_world *world, void **bytes, size_t *n, tt_error *err) {
+    uint64_t n_bytes = *n;
+    MPI_Bcast(&n_bytes, 1, MPI_UINT64_T, 0, world->all);
+    void *mine = NULL;
+    tt_status status = TT_OK;
+    if (world->rank != 0) {
+        *n = 0;
+        *bytes = NULL;
+        mine = malloc(n_bytes ? (size_t)n_bytes : 1);
+        if (!mine)
+            status = tt_fail(err, TT_ERR_MEMORY, "out of memory for %llu bytes from rank 0",
+                             (unsigned long long)n_bytes);
+    }
+    status = tt_world_agree(world, status, err);
+    if (status != TT_OK) {
+        free(mine);
+        return status;
+    }
+    if (world->rank != 0) {
+        *bytes = mine;
+        *n = (size_t)n_bytes;
+    }
+    tt_world_bcast(world, *bytes, *n);
+    return TT_OK;
+}
+
+enum { TAG_GATHER = 1 };
+
+static void send_all(const tt_world *world, const char *bytes, size_t n, size_t chunk) {
+    for (size_t done = 0; done < n; done += piece(n - done, chunk))
+        MPI_Send(bytes + done, (int)piece(n - done, chunk), MPI_BYTE, 0, TAG_GATHER, world->all);
+}
+
+static void receive_all(const tt_world *world, char *bytes, size_t n, size_t chunk, int source) {
+    for (size_t done = 0; done < n; done += piece(n - done, chunk))
+        MPI_Recv(bytes + done, (int)piece(n - done, chunk), MPI_BYTE, source, TAG_GATHER,
+                 world->all, MPI_STATUS_IGNORE);
+}
+
+/* Rank 0: every rank's size, and a buffer for all of them. */
+static tt_status gather_room(const tt_world *world, size_t n, uint64_t **sizes, char **room,
+                             size_t *total, tt_error *err) {
+    uint64_t mine = n;
+    tt_status status = TT_OK;
+    if (world->rank == 0) {
+        *sizes = calloc((size_t)world->n_ranks, sizeof **sizes);
+        if (!*sizes) status = tt_fail(err, TT_ERR_MEMORY, "out of memory for a gather");
+    }
+    TT_TRY(tt_world_agree(world, status, err));
+    MPI_Gather(&mine, 1, MPI_UINT64_T, *sizes, 1, MPI_UINT64_T, 0, world->all);
+    if (world->rank == 0) {
+        bool fits = true;
+        for (int r = 0; r < world->n_ranks; r++) {
+            fits = fits && (*sizes)[r] < SIZE_MAX - *total;
+            *total += (size_t)(*sizes)[r];
+        }
+        *room = fits ? malloc(*total ? *total : 1) : NULL;
+        if (!*room)
+            status = tt_fail(err, TT_ERR_MEMORY, "out of memory for gathering %zu bytes", *total);
+    }
+    return tt_world_agree(world, status, err);
+}
+
+tt_status tt_world_gather_chunked(const tt_world *world, const void *bytes, size_t n, size_t chunk,
+                                  void **out, size_t *n_out, tt_error *err) {
+    *out = NULL;
+    *n_out = 0;
+    uint64_t *sizes = NULL;
+    char *room = NULL;
+    size_t total = 0;
+    tt_status status = gather_room(world, n, &sizes, &room, &total, err);
+    if (status != TT_OK) {
+        free(room);
+        goto done;
+    }
+    if (world->rank != 0) {
+        send_all(world, bytes, n, chunk);
+        goto done;
+    }
+    if (n) memcpy(room, bytes, n);
+    for (size_t r = 1, at = n; r < (size_t)world->n_ranks; at += sizes[r++])
+        receive_all(world, room + at, (size_t)sizes[r], chunk, (int)r);
+    *out = room;
+    *n_out = total;
+done:
+    free(sizes);
+    return status;
+}
+
+tt_status tt_world_gather(const tt_world *world, const void *bytes, size_t n, void **out,
+                          size_t *n_out, tt_error *err) {
+    return tt_world_gather_chunked(world, bytes, n, TT_WORLD_CHUNK_BYTES, out, n_out, err);
+}
+
+int64_t tt_world_max_i64(const tt_world *world, int64_t value) {
+    MPI_Allreduce(MPI_IN_PLACE, &value, 1, MPI_INT64_T, MPI_MAX, world->all);
+    return value;
+}
+
+int64_t tt_world_sum_i64(const tt_world *world, int64_t value) {
+    MPI_Allreduce(MPI_IN_PLACE, &value, 1, MPI_INT64_T, MPI_SUM, world->all);
+    return value;
+}
+
+bool tt_world_any(const tt_world *world, bool value) {
+    return tt_world_max_i64(world, value ? 1 : 0) != 0;
+}
+
+/* The one piece of global state: a signal handler can reach nothing else. */
+static volatile sig_atomic_t stop_signalled;
+
+static void on_stop_signal(int signal_number) {
+    (void)signal_number;
+    stop_signalled = 1;
+}
+
+void tt_world_catch_stop_signals(void) {
+    struct sigaction action = {.sa_handler = on_stop_signal, .sa_flags = SA_RESTART};
+    sigemptyset(&action.sa_mask);
+    sigaction(SIGTERM, &action, NULL);
+    sigaction(SIGUSR1, &action, NULL);
+}
+
+bool tt_world_stop_signalled(void) {
+    return stop_signalled != 0;
+}
