@@ -9,8 +9,7 @@ int tt_schedule_n_slots(int n_stages, int stage, int first_backward, int n_micro
 }
 
 static void put(tt_action *actions, int *n, tt_action_kind kind, int micro_batch, int n_slots) {
-    if (actions)
-        actions[*n] = (tt_action){kind, micro_batch, n_slots ? micro_batch % n_slots : -1};
+    if (actions) actions[*n] = (tt_action){kind, micro_batch, n_slots ? micro_batch % n_slots : -1};
     ++*n;
 }
 

@@ -52,9 +52,10 @@ void tt_world_destroy(tt_world *world) {
 
 tt_status tt_world_split(tt_world *world, int n_stages, int n_replicas, tt_error *err) {
     if (n_stages < 1 || n_replicas < 1 || (int64_t)n_stages * n_replicas != world->n_ranks)
-        return tt_fail(err, TT_ERR_CONFIG,
-                       "parallel: %d stages x %d replicas do not make the %d ranks that were started",
-                       n_stages, n_replicas, world->n_ranks);
+        return tt_fail(
+            err, TT_ERR_CONFIG,
+            "parallel: %d stages x %d replicas do not make the %d ranks that were started",
+            n_stages, n_replicas, world->n_ranks);
     free_comm(&world->data);
     free_comm(&world->pipe);
     world->n_stages = n_stages;
