@@ -65,8 +65,4 @@ tt_status tt_engine_load(tt_engine *engine, tt_error *err) TT_MUST_CHECK;
 
 void tt_engine_close(tt_engine *engine);
 
-/* The text of ids (rank 0). */
-tt_status tt_engine_decode(const tt_engine *engine, const int32_t *ids, int n, tt_text *out,
-                           tt_error *err) TT_MUST_CHECK;
-
 #endif

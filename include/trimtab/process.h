@@ -1,4 +1,4 @@
-/* process: what this process knows of itself: time and memory. */
+/* process: what this process knows of itself: time, memory, cores. */
 #ifndef TRIMTAB_PROCESS_H
 #define TRIMTAB_PROCESS_H
 
@@ -11,5 +11,9 @@ double tt_process_seconds(void);
  * system does not tell. Mapped files count as far as their pages were touched. */
 int64_t tt_process_resident_bytes(void);
 int64_t tt_process_peak_bytes(void);
+
+/* Cores this process may run on (its affinity mask), and cores of the machine that are online. */
+int tt_process_cores(void);
+int tt_process_machine_cores(void);
 
 #endif

@@ -1,9 +1,12 @@
+#define _GNU_SOURCE /* sched_getaffinity */
 #include "trimtab/process.h"
 
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 double tt_process_seconds(void) {
     struct timespec now;
@@ -30,4 +33,16 @@ int64_t tt_process_resident_bytes(void) {
 
 int64_t tt_process_peak_bytes(void) {
     return status_bytes("VmHWM:");
+}
+
+int tt_process_machine_cores(void) {
+    long n = sysconf(_SC_NPROCESSORS_ONLN);
+    return n < 1 ? 1 : (int)n;
+}
+
+int tt_process_cores(void) {
+    cpu_set_t set;
+    if (sched_getaffinity(0, sizeof set, &set) != 0) return tt_process_machine_cores();
+    int n = CPU_COUNT(&set);
+    return n < 1 ? 1 : n;
 }

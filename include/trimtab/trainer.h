@@ -1,0 +1,42 @@
+/* trainer: the loop. Steps, evaluations, checkpoints, resume, stop on request.
+ *
+ * One optimiser step: every replica runs its micro-batches through the pipeline, gradients are
+ * summed over replicas while the backward pass still runs, the norm is clipped over the whole
+ * adapter, AdamW moves this rank's parameters. Everything that can fail for outside reasons happens
+ * before the loop or in what is due after a step. */
+#ifndef TRIMTAB_TRAINER_H
+#define TRIMTAB_TRAINER_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "trimtab/engine.h"
+#include "trimtab/eval.h"
+#include "trimtab/report.h"
+#include "trimtab/rundir.h"
+#include "trimtab/status.h"
+
+typedef struct tt_train_result {
+    int64_t first_step, last_step, n_steps; /* steps done before this life, at its end, planned */
+    int64_t n_params, n_model_params;       /* trained, and frozen */
+    bool has_before, has_after;
+    tt_eval_result before, after;
+    double last_loss;
+    double train_seconds; /* in steps, without evaluations and checkpoints */
+    int64_t n_tokens;     /* trained on in this life, all replicas */
+    int64_t peak_bytes;   /* largest resident size of any rank */
+    size_t predicted_bytes; /* what the plan said of the largest stage */
+    char checkpoint[TT_PATH_BYTES]; /* newest, "" when none was written */
+} tt_train_result;
+
+/* Steps that a job makes on a data set: train.steps, or train.epochs over it. */
+int64_t tt_trainer_n_steps(const tt_job *job, int64_t n_examples);
+
+/* Trains the job's method on a loaded engine. *result is the same on all ranks and filled in as
+ * far as the run came. Collective. Returns TT_OK when all steps are done, TT_INTERRUPTED after a
+ * stop signal and a checkpoint. Errors: ERR_NUMERIC (step, rank, layer), ERR_CONFIG (run directory
+ * holds checkpoints and the job does not resume, or of another job), those of checkpoint, eval. */
+tt_status tt_trainer_run(tt_engine *engine, const tt_rundir *rundir, tt_report *report,
+                         tt_train_result *result, tt_error *err) TT_MUST_CHECK;
+
+#endif

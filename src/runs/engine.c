@@ -1,0 +1,243 @@
+#include "trimtab/engine.h"
+
+#include <limits.h>
+#include <stdlib.h>
+#include <string.h>
+#include <xxhash.h>
+
+#include "trimtab/process.h"
+#include "trimtab/safetensors.h"
+
+/* What rank 0 found out and every rank needs: plain values, broadcast as bytes. */
+typedef struct engine_facts {
+    tt_spec spec;
+    tt_weights_storage storage;
+    tt_task_settings settings;
+    uint64_t model_fingerprint;
+    tt_audit train_audit, eval_audit;
+    bool has_train, has_eval;
+} engine_facts;
+
+/* --- Rank 0: read everything that is not weights ----------------------------------------------- */
+
+/* Tells models apart without reading them whole: names, types and shapes of all tensors, and the
+ * values of the final norm, which differ between any two trained models. */
+static tt_status fingerprint_model(const tt_spec *spec, const char *dir, uint64_t *out,
+                                   tt_error *err) {
+    tt_safetensors *set;
+    TT_TRY(tt_safetensors_open(dir, &set, err));
+    XXH64_hash_t hash = 0;
+    for (size_t i = 0; i < tt_safetensors_n_tensors(set); i++) {
+        const tt_tensor *t = tt_safetensors_at(set, i);
+        hash = XXH3_64bits_withSeed(t->name, strlen(t->name), hash);
+        hash = XXH3_64bits_withSeed(&t->dtype, sizeof t->dtype, hash);
+        hash = XXH3_64bits_withSeed(t->shape, (size_t)t->n_dims * sizeof t->shape[0], hash);
+    }
+    char name[TT_TENSOR_NAME_BYTES];
+    int64_t shape[2];
+    tt_spec_tensor(spec, TT_ROLE_FINAL_NORM, 0, name, shape);
+    const tt_tensor *norm = tt_safetensors_find(set, name);
+    if (norm) hash = XXH3_64bits_withSeed(norm->data, norm->n_bytes, hash);
+    tt_safetensors_close(set);
+    *out = hash;
+    return TT_OK;
+}
+
+static void override_settings(const tt_job *job, tt_task_settings *settings) {
+    if (job->task.max_length > 0) settings->max_length = job->task.max_length;
+    if (job->task.max_new_tokens > 0) settings->max_new_tokens = job->task.max_new_tokens;
+    if (job->task.append_eos >= 0) settings->append_eos = job->task.append_eos;
+    if (job->task.truncation >= 0) settings->truncation = (tt_truncation)job->task.truncation;
+}
+
+/* A tokenizer can know ids that the embedding does not have (added tokens, a wrong pair). */
+static tt_status check_ids(const tt_spec *spec, const char *path, const tt_dataset *dataset,
+                           tt_error *err) {
+    for (int64_t i = 0; i < dataset->offset[dataset->n]; i++)
+        if (dataset->ids[i] < 0 || dataset->ids[i] >= spec->vocab)
+            return tt_fail(err, TT_ERR_FORMAT,
+                           "%s: token id %d, expected below the model's vocab_size %d: "
+                           "tokenizer and model do not belong together",
+                           path, dataset->ids[i], spec->vocab);
+    return TT_OK;
+}
+
+static tt_status build_data(tt_engine *engine, const char *path, int64_t limit, tt_dataset **out,
+                            tt_audit *audit, tt_error *err) {
+    const tt_job *job = engine->job;
+    tt_dataset_options options = {.settings = engine->settings,
+                                  .eos_id = engine->spec.n_eos ? engine->spec.eos_ids[0] : -1,
+                                  .skip_bad = job->task.on_bad_record == TT_BAD_SKIP,
+                                  .allow_unsupervised = job->task.allow_unsupervised,
+                                  .limit = limit};
+    TT_TRY(tt_dataset_build(path, engine->task, engine->tokenizer, &options, out, audit, err));
+    return check_ids(&engine->spec, path, *out, err);
+}
+
+static tt_status read_on_rank_0(tt_engine *engine, engine_facts *facts, tt_error *err) {
+    const tt_job *job = engine->job;
+    TT_TRY(tt_spec_read(job->model.path, &engine->spec, err));
+    facts->spec = engine->spec;
+    TT_TRY(tt_weights_check(&engine->spec, job->model.path, &facts->storage, err));
+    TT_TRY(fingerprint_model(&engine->spec, job->model.path, &facts->model_fingerprint, err));
+    TT_TRY(tt_tokenizer_open(job->model.path, &engine->tokenizer, err));
+    if (engine->purpose == TT_PURPOSE_GENERATE) {
+        override_settings(job, &engine->settings);
+        facts->settings = engine->settings;
+        return TT_OK;
+    }
+    TT_TRY(tt_task_open(job->task.file, &engine->task, err));
+    engine->settings = *tt_task_settings_of(engine->task);
+    override_settings(job, &engine->settings);
+    facts->settings = engine->settings;
+    if (engine->purpose == TT_PURPOSE_TRAIN) {
+        if (!job->task.train[0])
+            return tt_fail(err, TT_ERR_CONFIG, "task.train: empty, expected a JSONL file");
+        TT_TRY(build_data(engine, job->task.train, job->task.limit_train, &engine->train,
+                          &facts->train_audit, err));
+    }
+    if (job->task.eval[0])
+        TT_TRY(build_data(engine, job->task.eval, job->task.limit_eval, &engine->eval,
+                          &facts->eval_audit, err));
+    else if (engine->purpose == TT_PURPOSE_EVAL)
+        return tt_fail(err, TT_ERR_CONFIG, "task.eval: empty, expected a JSONL file");
+    facts->has_train = engine->train != NULL;
+    facts->has_eval = engine->eval != NULL;
+    return TT_OK;
+}
+
+/* --- Everywhere: share, plan ------------------------------------------------------------------- */
+
+static tt_status share_dataset(const tt_world *world, tt_dataset **dataset, tt_error *err) {
+    const void *packed = NULL;
+    size_t n = world->rank == 0 ? tt_dataset_pack(*dataset, &packed) : 0;
+    tt_world_bcast(world, &n, sizeof n);
+    void *bytes = world->rank == 0 ? NULL : malloc(n);
+    tt_status status = TT_OK;
+    if (world->rank != 0 && !bytes)
+        status = tt_fail(err, TT_ERR_MEMORY, "no memory for a data set of %zu bytes", n);
+    status = tt_world_agree(world, status, err);
+    if (status == TT_OK) {
+        /* rank 0 only reads its own buffer */
+        tt_world_bcast(world, world->rank == 0 ? (void *)(uintptr_t)packed : bytes, n);
+        if (world->rank != 0) status = tt_dataset_unpack(bytes, n, dataset, err);
+        status = tt_world_agree(world, status, err);
+    }
+    free(bytes);
+    return status;
+}
+
+static tt_status share(tt_engine *engine, engine_facts *facts, tt_error *err) {
+    tt_world_bcast(engine->world, facts, sizeof *facts);
+    engine->spec = facts->spec;
+    engine->settings = facts->settings;
+    engine->model_fingerprint = facts->model_fingerprint;
+    engine->train_audit = facts->train_audit;
+    engine->eval_audit = facts->eval_audit;
+    if (facts->has_train) TT_TRY(share_dataset(engine->world, &engine->train, err));
+    if (facts->has_eval) TT_TRY(share_dataset(engine->world, &engine->eval, err));
+    return TT_OK;
+}
+
+static int longest_of(const tt_engine *engine, const tt_engine_options *options, int max_new) {
+    int longest = options->longest_prompt + max_new;
+    if (engine->train && engine->train->longest > longest) longest = engine->train->longest;
+    if (engine->eval && engine->eval->longest > longest) longest = engine->eval->longest;
+    if (engine->eval && engine->eval->longest_prompt > longest)
+        longest = engine->eval->longest_prompt;
+    return longest;
+}
+
+static tt_status make_plan(tt_engine *engine, const engine_facts *facts,
+                           const tt_engine_options *options, size_t baseline, tt_error *err) {
+    const tt_world *world = engine->world;
+    int n_ranks = options->n_plan_ranks > 0 ? options->n_plan_ranks : world->n_ranks;
+    size_t data_bytes = (engine->train ? engine->train->block_bytes : 0) +
+                        (engine->eval ? engine->eval->block_bytes : 0);
+    bool generate = engine->purpose == TT_PURPOSE_GENERATE ||
+                    (engine->eval && engine->job->eval.generate);
+    tt_plan_input input = {
+        .spec = &engine->spec,
+        .job = engine->job,
+        .layer_bytes = facts->storage.layer_bytes,
+        .embed_bytes = facts->storage.embed_bytes,
+        .head_bytes = facts->storage.head_bytes,
+        .n_ranks = n_ranks,
+        .ranks_per_node = options->n_plan_ranks > 0 && world->n_ranks == 1 ? n_ranks
+                                                                            : world->n_node_ranks,
+        .cores_per_node = tt_process_machine_cores(),
+        .train = engine->purpose == TT_PURPOSE_TRAIN,
+        .generate = generate,
+        .longest = longest_of(engine, options, engine->settings.max_new_tokens),
+        .max_new_tokens = engine->settings.max_new_tokens,
+        .dataset_bytes = data_bytes,
+        .baseline_bytes = baseline};
+    return tt_plan_build(&input, &engine->plan, err);
+}
+
+/* Threads must not exceed the cores a rank is bound to, and must be the same everywhere, or the
+ * last bits of a run would depend on who ran where. */
+static void bound_threads(tt_engine *engine) {
+    int allowed = tt_process_cores();
+    if (engine->job->parallel.threads > 0 || engine->plan->n_threads < allowed)
+        allowed = engine->plan->n_threads;
+    engine->plan->n_threads = (int)-tt_world_max_i64(engine->world, -(int64_t)allowed);
+}
+
+tt_status tt_engine_prepare(tt_engine *engine, tt_world *world, const tt_job *job,
+                            const tt_engine_options *options, tt_error *err) {
+    size_t baseline = (size_t)tt_world_max_i64(world, tt_process_resident_bytes());
+    *engine = (tt_engine){.world = world, .job = job, .purpose = options->purpose};
+    engine->settings.max_new_tokens = options->max_new_tokens;
+    engine_facts *facts = calloc(1, sizeof *facts);
+    tt_status status = TT_OK;
+    if (!facts)
+        status = tt_fail(err, TT_ERR_MEMORY, "no memory for the model's description");
+    else if (world->rank == 0)
+        status = read_on_rank_0(engine, facts, err);
+    status = tt_world_agree(world, status, err);
+    if (status == TT_OK) status = share(engine, facts, err);
+    if (status == TT_OK)
+        status = tt_world_agree(world, make_plan(engine, facts, options, baseline, err), err);
+    if (status == TT_OK) bound_threads(engine);
+    free(facts);
+    return status;
+}
+
+/* --- Load this rank's share -------------------------------------------------------------------- */
+
+static tt_status load_share(tt_engine *engine, tt_error *err) {
+    const tt_plan *plan = engine->plan;
+    const tt_plan_stage *mine = &plan->stages[engine->world->stage];
+    const tt_spec *spec = &engine->spec;
+    int max_cols = spec->intermediate > spec->hidden ? spec->intermediate : spec->hidden;
+    if (spec->n_heads * spec->head_dim > max_cols) max_cols = spec->n_heads * spec->head_dim;
+    TT_TRY(tt_gemm_create(plan->n_threads, max_cols, &engine->gemm, err));
+    TT_TRY(tt_weights_open(spec, engine->job->model.path, mine->first_layer, mine->n_layers,
+                           mine->is_first, mine->is_last, &engine->weights, err));
+    tt_stage_shape shape;
+    tt_plan_stage_shape(plan, engine->world->stage, spec, &engine->job->method,
+                        engine->purpose == TT_PURPOSE_TRAIN, &shape);
+    TT_TRY(tt_stage_create(&shape, engine->weights, engine->gemm, &engine->stage, err));
+    return tt_pipeline_create(engine->world, engine->stage, plan->first_backward, spec->hidden,
+                              plan->max_tokens, plan->max_targets, plan->max_micro_batches,
+                              &engine->pipeline, err);
+}
+
+tt_status tt_engine_load(tt_engine *engine, tt_error *err) {
+    TT_TRY(tt_world_split(engine->world, engine->plan->n_stages, engine->plan->n_replicas, err));
+    return tt_world_agree(engine->world, load_share(engine, err), err);
+}
+
+void tt_engine_close(tt_engine *engine) {
+    tt_pipeline_destroy(engine->pipeline);
+    tt_stage_destroy(engine->stage);
+    tt_weights_close(engine->weights);
+    tt_gemm_destroy(engine->gemm);
+    tt_plan_destroy(engine->plan);
+    tt_dataset_destroy(engine->eval);
+    tt_dataset_destroy(engine->train);
+    tt_task_close(engine->task);
+    tt_tokenizer_close(engine->tokenizer);
+    *engine = (tt_engine){0};
+}

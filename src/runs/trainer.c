@@ -1,0 +1,347 @@
+#include "trimtab/trainer.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "trimtab/batch.h"
+#include "trimtab/checkpoint.h"
+#include "trimtab/optim.h"
+#include "trimtab/process.h"
+#include "trimtab/reduce.h"
+
+typedef struct trainer {
+    tt_engine *engine;
+    const tt_job *job;
+    const tt_rundir *rundir;
+    tt_report *report;
+    tt_train_result *result;
+    tt_adapter *adapter;
+    tt_reduce *reduce;
+    tt_batcher *batcher;
+    float *m, *v; /* [adapter->n_params] */
+    char *resolved_job;
+    tt_checkpoint_state state;
+    int64_t saved_step;  /* newest step on disk; -1: none */
+    int64_t row_tokens;  /* since the last progress row */
+    double lr, grad_norm;
+} trainer;
+
+int64_t tt_trainer_n_steps(const tt_job *job, int64_t n_examples) {
+    if (job->train.steps > 0) return job->train.steps;
+    double sequences = job->train.epochs * (double)n_examples;
+    int64_t steps = (int64_t)ceil(sequences / job->train.batch_size - 1e-9);
+    return steps < 1 ? 1 : steps;
+}
+
+/* --- Set-up ------------------------------------------------------------------------------------ */
+
+static tt_status print_job(const tt_job *job, char **out, tt_error *err) {
+    size_t n;
+    FILE *stream = open_memstream(out, &n);
+    if (!stream) return tt_fail(err, TT_ERR_MEMORY, "no memory to print the job");
+    tt_job_print(job, stream);
+    if (fclose(stream) != 0) return tt_fail(err, TT_ERR_MEMORY, "no memory to print the job");
+    return TT_OK;
+}
+
+static tt_status create_parts(trainer *t, tt_error *err) {
+    const tt_engine *engine = t->engine;
+    const tt_plan *plan = engine->plan;
+    const tt_plan_stage *mine = &plan->stages[engine->world->stage];
+    TT_TRY(tt_adapter_create(&t->job->method, engine->spec.hidden, engine->spec.n_layers,
+                             mine->first_layer, mine->n_layers, (uint64_t)t->job->train.seed,
+                             &t->adapter, err));
+    TT_TRY(tt_reduce_create(engine->world, t->adapter, engine->spec.n_layers, &t->reduce, err));
+    tt_batch_layout layout = {.seed = (uint64_t)t->job->train.seed,
+                              .batch_size = t->job->train.batch_size,
+                              .n_replicas = plan->n_replicas,
+                              .replica = engine->world->replica,
+                              .min_micro_batches = plan->min_micro_batches,
+                              .max_tokens = plan->max_tokens};
+    TT_TRY(tt_batcher_create(engine->train, &layout, &t->batcher, err));
+    size_t n = t->adapter->n_params;
+    t->m = calloc(n + 1, sizeof *t->m);
+    t->v = calloc(n + 1, sizeof *t->v);
+    if (!t->m || !t->v) return tt_fail(err, TT_ERR_MEMORY, "no memory for %zu moments", 2 * n);
+    return print_job(t->job, &t->resolved_job, err);
+}
+
+static void destroy_parts(trainer *t) {
+    free(t->resolved_job);
+    free(t->v);
+    free(t->m);
+    tt_batcher_destroy(t->batcher);
+    tt_reduce_destroy(t->reduce);
+    tt_adapter_destroy(t->adapter);
+}
+
+/* --- Resume ------------------------------------------------------------------------------------ */
+
+/* Groups that may differ between lives: where and how it runs, not what is learned. */
+static void forgive_harmless(tt_job *saved, const tt_job *now) {
+    saved->run = now->run;
+    saved->parallel = now->parallel;
+    saved->checkpoint = now->checkpoint;
+    saved->eval = now->eval;
+    saved->log = now->log;
+    saved->model = now->model; /* the fingerprint decides */
+    memcpy(saved->task.train, now->task.train, sizeof saved->task.train); /* likewise */
+    memcpy(saved->task.file, now->task.file, sizeof saved->task.file);    /* likewise */
+    memcpy(saved->task.eval, now->task.eval, sizeof saved->task.eval);
+    saved->task.limit_eval = now->task.limit_eval;
+    saved->task.max_new_tokens = now->task.max_new_tokens;
+}
+
+/* The first line in which the saved job and this one differ is what the user must know. */
+static tt_status compare_jobs(const tt_job *now, const char *now_text, const char *saved_text,
+                              const char *checkpoint, tt_error *err) {
+    tt_job *saved = calloc(1, sizeof *saved);
+    char *text = NULL;
+    tt_status status = saved ? TT_OK : tt_fail(err, TT_ERR_MEMORY, "no memory for a job");
+    if (status == TT_OK) status = tt_job_parse(saved_text, saved, err);
+    if (status == TT_OK) {
+        forgive_harmless(saved, now);
+        status = print_job(saved, &text, err);
+    }
+    const char *a = text, *b = now_text;
+    while (status == TT_OK && *a && *b) {
+        int n_a = (int)strcspn(a, "\n"), n_b = (int)strcspn(b, "\n");
+        if (n_a != n_b || strncmp(a, b, (size_t)n_a) != 0)
+            status = tt_fail(err, TT_ERR_CONFIG,
+                             "%s: was written by another job: found \"%.*s\", this job has "
+                             "\"%.*s\"; resume with the same settings or choose another run.dir",
+                             checkpoint, n_a, a, n_b, b);
+        a += n_a + (a[n_a] == '\n');
+        b += n_b + (b[n_b] == '\n');
+    }
+    free(text);
+    free(saved);
+    return status;
+}
+
+static tt_status check_same_run(const trainer *t, const tt_checkpoint_state *loaded,
+                                const char *saved_job, const char *path, tt_error *err) {
+    TT_TRY(compare_jobs(t->job, t->resolved_job, saved_job, path, err));
+    if (loaded->model_fingerprint != t->state.model_fingerprint)
+        return tt_fail(err, TT_ERR_CONFIG, "%s: trained on another model than %s", path,
+                       t->job->model.path);
+    if (loaded->dataset_fingerprint != t->state.dataset_fingerprint)
+        return tt_fail(err, TT_ERR_CONFIG, "%s: trained on other data (or another template) than %s",
+                       path, t->job->task.train);
+    if (loaded->n_steps != t->state.n_steps)
+        return tt_fail(err, TT_ERR_CONFIG, "%s: a run of %lld steps, this job has %lld", path,
+                       (long long)loaded->n_steps, (long long)t->state.n_steps);
+    return TT_OK;
+}
+
+static tt_status find_checkpoint(const trainer *t, bool *found, char path[TT_PATH_BYTES],
+                                 tt_error *err) {
+    tt_resume resume = t->job->checkpoint.resume;
+    TT_TRY(tt_checkpoint_find(t->rundir->path, resume == TT_RESUME_PREVIOUS, found, path, err));
+    if (resume == TT_RESUME_NO && *found)
+        return tt_fail(err, TT_ERR_CONFIG,
+                       "%s: holds %s already: continue it with --resume, or choose another run.dir",
+                       t->rundir->path, strrchr(path, '/') + 1);
+    if ((resume == TT_RESUME_LATEST || resume == TT_RESUME_PREVIOUS) && !*found)
+        return tt_fail(err, TT_ERR_MISSING, "%s: no %scheckpoint to resume from", t->rundir->path,
+                       resume == TT_RESUME_PREVIOUS ? "previous " : "");
+    return TT_OK;
+}
+
+static tt_status resume(trainer *t, tt_error *err) {
+    const tt_world *world = t->engine->world;
+    struct {
+        bool found;
+        char path[TT_PATH_BYTES];
+    } chosen = {0};
+    tt_status status = TT_OK;
+    if (world->rank == 0) status = find_checkpoint(t, &chosen.found, chosen.path, err);
+    TT_TRY(tt_world_agree(world, status, err));
+    tt_world_bcast(world, &chosen, sizeof chosen);
+    t->saved_step = -1;
+    if (!chosen.found) return TT_OK;
+    char *saved_job = NULL;
+    tt_checkpoint_state loaded;
+    status = tt_checkpoint_load(world, chosen.path, t->adapter, t->m, t->v, &loaded, &saved_job,
+                                err);
+    if (status == TT_OK)
+        status = tt_world_agree(world, check_same_run(t, &loaded, saved_job, chosen.path, err), err);
+    free(saved_job);
+    TT_TRY(status);
+    t->state = loaded;
+    t->saved_step = loaded.step;
+    memcpy(t->result->checkpoint, chosen.path, sizeof chosen.path);
+    tt_report_note(t->report, "resumed %s: step %lld of %lld", chosen.path, (long long)loaded.step,
+                   (long long)loaded.n_steps);
+    return TT_OK;
+}
+
+/* --- What is due after a step ------------------------------------------------------------------ */
+
+static tt_status save(trainer *t, bool is_best, tt_error *err) {
+    const tt_world *world = t->engine->world;
+    if (t->saved_step == t->state.step && !is_best) return TT_OK;
+    TT_TRY(tt_checkpoint_save(world, t->rundir, t->adapter, t->m, t->v, &t->state, t->resolved_job,
+                              t->job->checkpoint.keep, is_best, err));
+    t->saved_step = t->state.step;
+    tt_status status = TT_OK;
+    if (world->rank == 0) {
+        bool found;
+        status = tt_checkpoint_find(t->rundir->path, 0, &found, t->result->checkpoint, err);
+    }
+    status = tt_world_agree(world, status, err);
+    tt_world_bcast(world, t->result->checkpoint, sizeof t->result->checkpoint);
+    return status;
+}
+
+static void show_progress(void *context, int64_t done, int64_t total) {
+    tt_report_progress(context, "generating", done, total);
+}
+
+static tt_status evaluate(trainer *t, const char *what, const tt_adapter *adapter, bool generate,
+                          tt_eval_result *out, tt_error *err) {
+    tt_eval_options options = {
+        .generate = generate, .progress = show_progress, .context = t->report};
+    TT_TRY(tt_eval_run(t->engine, adapter, &options, out, err));
+    return tt_world_agree(t->engine->world,
+                          tt_report_eval(t->report, t->state.step, what, out, err), err);
+}
+
+static bool is_due(int64_t every, int64_t step) {
+    return every > 0 && step % every == 0;
+}
+
+static tt_status log_step(trainer *t, tt_error *err) {
+    if (!is_due(t->job->log.every, t->state.step) && t->state.step != t->state.n_steps) return TT_OK;
+    tt_report_step row = {.step = t->state.step,
+                          .n_steps = t->state.n_steps,
+                          .loss = t->state.last_loss,
+                          .lr = t->lr,
+                          .grad_norm = t->grad_norm,
+                          .n_tokens = t->row_tokens};
+    t->row_tokens = 0;
+    return tt_report_train(t->report, &row, err);
+}
+
+/* Log, evaluation, checkpoint, in this order: a checkpoint then knows whether it is the best. */
+static tt_status after_step(trainer *t, bool stop, tt_error *err) {
+    TT_TRY(tt_world_agree(t->engine->world, log_step(t, err), err));
+    bool is_last = t->state.step == t->state.n_steps, is_best = false;
+    if (t->engine->eval && !is_last && is_due(t->job->eval.every, t->state.step)) {
+        tt_eval_result result;
+        TT_TRY(evaluate(t, "held out", t->adapter, false, &result, err));
+        is_best = !t->state.has_best || result.loss < t->state.best_metric;
+        if (is_best) {
+            t->state.has_best = true;
+            t->state.best_metric = result.loss;
+            t->state.best_step = t->state.step;
+        }
+    }
+    if (is_last || stop || is_best || is_due(t->job->checkpoint.every, t->state.step))
+        TT_TRY(save(t, is_best, err));
+    return stop && !is_last ? tt_fail(err, TT_INTERRUPTED,
+                                      "stopped on request after step %lld of %lld; checkpoint %s",
+                                      (long long)t->state.step, (long long)t->state.n_steps,
+                                      t->result->checkpoint)
+                            : TT_OK;
+}
+
+/* --- The loop ---------------------------------------------------------------------------------- */
+
+static tt_status check_health(const trainer *t, const tt_step_health *health, tt_error *err) {
+    if (health->finite) return TT_OK;
+    long long step = (long long)t->state.step + 1;
+    const char *checkpoint = t->saved_step >= 0 ? t->result->checkpoint : "none";
+    if (health->bad_layer < 0)
+        return tt_fail(err, TT_ERR_NUMERIC,
+                       "step %lld: the loss is not finite (rank %d); last good checkpoint: %s", step,
+                       health->bad_rank, checkpoint);
+    return tt_fail(err, TT_ERR_NUMERIC,
+                   "step %lld: the gradient of layer %d is not finite (rank %d); last good "
+                   "checkpoint: %s",
+                   step, health->bad_layer, health->bad_rank, checkpoint);
+}
+
+static void update(trainer *t, const tt_step_health *health) {
+    const tt_job *job = t->job;
+    t->lr = tt_optim_rate(job->train.schedule, job->train.lr, job->train.warmup_ratio,
+                          t->state.step, t->state.n_steps);
+    tt_adamw settings = {.lr = t->lr,
+                         .beta1 = job->train.beta1,
+                         .beta2 = job->train.beta2,
+                         .eps = job->train.eps,
+                         .weight_decay = job->train.weight_decay};
+    tt_optim_adamw_step(&settings, t->state.step + 1,
+                        tt_optim_clip_factor(health->grad_norm, job->train.clip),
+                        t->adapter->n_params, t->adapter->grads, t->adapter->params, t->m, t->v);
+    t->grad_norm = health->grad_norm;
+    t->state.last_loss = health->loss;
+    t->state.step++;
+}
+
+static tt_status train(trainer *t, tt_error *err) {
+    tt_pipeline *pipeline = t->engine->pipeline;
+    tt_report_begin(t->report, t->state.step);
+    while (t->state.step < t->state.n_steps) {
+        double began = tt_process_seconds(), local_loss;
+        tt_step_batch batch;
+        tt_step_health health;
+        tt_batcher_step(t->batcher, t->state.step, &batch);
+        memset(t->adapter->grads, 0, t->adapter->n_params * sizeof(float));
+        tt_pipeline_train(pipeline, batch.micro, batch.n_micro, t->adapter, t->reduce, &local_loss);
+        tt_reduce_finish(t->reduce, local_loss, tt_world_stop_signalled(), &health);
+        TT_TRY(check_health(t, &health, err));
+        update(t, &health);
+        t->row_tokens += batch.step_tokens;
+        t->result->n_tokens += batch.step_tokens;
+        t->result->train_seconds += tt_process_seconds() - began;
+        TT_TRY(after_step(t, health.stop, err));
+    }
+    return TT_OK;
+}
+
+static tt_status run(trainer *t, tt_error *err) {
+    const tt_job *job = t->job;
+    tt_train_result *result = t->result;
+    bool has_eval = t->engine->eval != NULL;
+    TT_TRY(tt_world_agree(t->engine->world, create_parts(t, err), err));
+    result->n_params = tt_world_sum_i64(
+        t->engine->world, t->engine->world->replica == 0 ? (int64_t)t->adapter->n_params : 0);
+    TT_TRY(resume(t, err));
+    result->first_step = t->state.step;
+    if (has_eval && job->eval.before && result->first_step == 0) {
+        TT_TRY(evaluate(t, "frozen model", NULL, job->eval.generate, &result->before, err));
+        result->has_before = true;
+    }
+    TT_TRY(train(t, err));
+    if (has_eval && job->eval.after) {
+        TT_TRY(evaluate(t, "adapted model", t->adapter, job->eval.generate, &result->after, err));
+        result->has_after = true;
+    }
+    return TT_OK;
+}
+
+tt_status tt_trainer_run(tt_engine *engine, const tt_rundir *rundir, tt_report *report,
+                         tt_train_result *result, tt_error *err) {
+    trainer t = {.engine = engine,
+                 .job = engine->job,
+                 .rundir = rundir,
+                 .report = report,
+                 .result = result,
+                 .state = {.n_steps = tt_trainer_n_steps(engine->job, engine->train->n),
+                           .seed = (uint64_t)engine->job->train.seed,
+                           .dataset_fingerprint = engine->train->fingerprint,
+                           .model_fingerprint = engine->model_fingerprint}};
+    *result = (tt_train_result){.n_model_params = tt_spec_params(&engine->spec),
+                                .n_steps = t.state.n_steps};
+    for (int s = 0; s < engine->plan->n_stages; s++)
+        if (engine->plan->stages[s].bytes.total > result->predicted_bytes)
+            result->predicted_bytes = engine->plan->stages[s].bytes.total;
+    tt_status status = run(&t, err);
+    result->last_step = t.state.step;
+    result->last_loss = t.state.last_loss;
+    result->peak_bytes = tt_world_max_i64(engine->world, tt_process_peak_bytes());
+    destroy_parts(&t);
+    return status;
+}
