@@ -213,7 +213,6 @@ static bool is_due(int64_t every, int64_t step) {
 }
 
 static tt_status log_step(trainer *t, tt_error *err) {
-    if (!is_due(t->job->log.every, t->state.step) && t->state.step != t->state.n_steps) return TT_OK;
     tt_report_step row = {.step = t->state.step,
                           .n_steps = t->state.n_steps,
                           .loss = t->state.last_loss,
@@ -226,8 +225,9 @@ static tt_status log_step(trainer *t, tt_error *err) {
 
 /* Log, evaluation, checkpoint, in this order: a checkpoint then knows whether it is the best. */
 static tt_status after_step(trainer *t, bool stop, tt_error *err) {
-    TT_TRY(tt_world_agree(t->engine->world, log_step(t, err), err));
     bool is_last = t->state.step == t->state.n_steps, is_best = false;
+    if (is_last || is_due(t->job->log.every, t->state.step))
+        TT_TRY(tt_world_agree(t->engine->world, log_step(t, err), err));
     if (t->engine->eval && !is_last && is_due(t->job->eval.every, t->state.step)) {
         tt_eval_result result;
         TT_TRY(evaluate(t, "held out", t->adapter, false, &result, err));

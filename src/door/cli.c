@@ -1,0 +1,131 @@
+#include "cli.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+const cli_option cli_job_options[] = {
+    {"set", "GROUP.KEY=VALUE", "override a key of the job file (repeatable)"},
+    {"resume", "[latest|previous|auto]", "continue the run directory's newest checkpoint (latest), "
+                                         "the one before it, or start anew if there is none (auto)"},
+    {"quiet", NULL, "no progress, no tables: errors and files only"},
+    {NULL, NULL, NULL}};
+
+bool cli_speaks(const cli *c) {
+    return !c->world || c->world->rank == 0;
+}
+
+static const cli_option *find_option(const cli_option *options, const char *name, size_t n) {
+    for (; options->name; options++)
+        if (strlen(options->name) == n && strncmp(options->name, name, n) == 0) return options;
+    return NULL;
+}
+
+static tt_status take_option(const cli *c, int *i, const cli_option *options, cli_given *out,
+                             tt_error *err) {
+    const char *name = c->args[*i] + 2;
+    const char *value = strchr(name, '=');
+    size_t n = value ? (size_t)(value - name) : strlen(name);
+    const cli_option *option = find_option(options, name, n);
+    if (!option) return tt_fail(err, TT_ERR_USAGE, "unknown option --%.*s", (int)n, name);
+    if (value) value++;
+    if (!option->argument && value)
+        return tt_fail(err, TT_ERR_USAGE, "--%s takes no value, got \"%s\"", option->name, value);
+    if (!value && option->argument && option->argument[0] != '[') {
+        if (*i + 1 >= c->n_args)
+            return tt_fail(err, TT_ERR_USAGE, "--%s: missing %s", option->name, option->argument);
+        value = c->args[++*i];
+    }
+    out->options[out->n_options].name = option->name;
+    out->options[out->n_options++].value = value ? value : "";
+    return TT_OK;
+}
+
+tt_status cli_parse(const cli *c, const cli_option *options, cli_given *out, tt_error *err) {
+    *out = (cli_given){0};
+    for (int i = 0; i < c->n_args; i++) {
+        if (out->n_options == CLI_MAX_WORDS || out->n_words == CLI_MAX_WORDS)
+            return tt_fail(err, TT_ERR_USAGE, "more than %d arguments", CLI_MAX_WORDS);
+        if (strcmp(c->args[i], "-p") == 0) {
+            /* the one short option, because everybody types prompts */
+            if (!find_option(options, "prompt", 6))
+                return tt_fail(err, TT_ERR_USAGE, "unknown option -p");
+            if (++i == c->n_args) return tt_fail(err, TT_ERR_USAGE, "-p: missing PROMPT");
+            out->options[out->n_options].name = "prompt";
+            out->options[out->n_options++].value = c->args[i];
+        } else if (strncmp(c->args[i], "--", 2) == 0) {
+            TT_TRY(take_option(c, &i, options, out, err));
+        } else {
+            out->words[out->n_words++] = c->args[i];
+        }
+    }
+    return TT_OK;
+}
+
+const char *cli_value(const cli_given *given, const char *name) {
+    for (int i = given->n_options; i-- > 0;)
+        if (strcmp(given->options[i].name, name) == 0) return given->options[i].value;
+    return NULL;
+}
+
+tt_status cli_int(const cli_given *given, const char *name, long long low, long long high,
+                  long long missing, long long *out, tt_error *err) {
+    const char *text = cli_value(given, name);
+    *out = missing;
+    if (!text) return TT_OK;
+    char *end;
+    errno = 0;
+    *out = strtoll(text, &end, 10);
+    if (errno || end == text || *end || *out < low || *out > high)
+        return tt_fail(err, TT_ERR_USAGE, "--%s: got \"%s\", expected a whole number in %lld..%lld",
+                       name, text, low, high);
+    return TT_OK;
+}
+
+void cli_print_options(const cli_option *options) {
+    for (; options->name; options++) {
+        char left[64];
+        bool optional = options->argument && options->argument[0] == '[';
+        const char *argument = options->argument ? options->argument : "";
+        snprintf(left, sizeof left, "--%s%s%s", options->name,
+                 optional ? "[=" : options->argument ? " " : "", argument + optional);
+        printf("  %-36s %s\n", left, options->help);
+    }
+}
+
+/* Turns the job options into --set texts. Owns nothing; texts point into given or constants. */
+static int collect_sets(const cli_given *given, const char **sets) {
+    int n = 0;
+    for (int i = 0; i < given->n_options; i++) {
+        const char *name = given->options[i].name, *value = given->options[i].value;
+        if (strcmp(name, "set") == 0) sets[n++] = value;
+        if (strcmp(name, "quiet") == 0) sets[n++] = "log.quiet=true";
+        if (strcmp(name, "resume") != 0) continue;
+        if (!value[0] || strcmp(value, "latest") == 0) sets[n++] = "checkpoint.resume=latest";
+        else if (strcmp(value, "previous") == 0) sets[n++] = "checkpoint.resume=previous";
+        else if (strcmp(value, "auto") == 0) sets[n++] = "checkpoint.resume=auto";
+        else return -1;
+    }
+    return n;
+}
+
+tt_status cli_read_job(const cli *c, const cli_given *given, tt_job *job, tt_error *err) {
+    const char *sets[CLI_MAX_WORDS];
+    int n_sets = collect_sets(given, sets);
+    if (n_sets < 0)
+        return tt_fail(err, TT_ERR_USAGE, "--resume=%s, expected latest, previous or auto",
+                       cli_value(given, "resume"));
+    if (given->n_words != 1)
+        return tt_fail(err, TT_ERR_USAGE, "got %d job files, expected one", given->n_words);
+    tt_status status = TT_OK;
+    if (c->world->rank == 0) status = tt_job_read(given->words[0], sets, n_sets, true, job, err);
+    /* A job that is wrong is wrong for everybody: no "rank 0" in front of its problems. */
+    tt_world_bcast(c->world, &status, sizeof status);
+    if (status != TT_OK) {
+        tt_world_bcast(c->world, err, sizeof *err);
+        return status;
+    }
+    tt_world_bcast(c->world, job, sizeof *job);
+    return TT_OK;
+}

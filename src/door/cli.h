@@ -1,0 +1,68 @@
+/* The door: command lines in, text and exit codes out. One function a sub-command. */
+#ifndef TRIMTAB_CLI_H
+#define TRIMTAB_CLI_H
+
+#include <stdbool.h>
+
+#include "trimtab/job.h"
+#include "trimtab/status.h"
+#include "trimtab/world.h"
+
+/* A command line already cut into command and the rest. world is NULL for commands that need no
+ * MPI. */
+typedef struct cli {
+    int argc;    /* of the whole command line, for provenance */
+    char **argv;
+    int n_args;  /* after the command */
+    char **args;
+    tt_world *world;
+} cli;
+
+/* An option of a sub-command. With an argument: `--name VALUE` or `--name=VALUE`. */
+typedef struct cli_option {
+    const char *name;
+    const char *argument; /* NULL: a flag; "[X]": optional, only as --name=X */
+    const char *help;
+} cli_option;
+
+/* What a sub-command was given: seen options in order, and words that are not options. */
+enum { CLI_MAX_WORDS = 256 };
+typedef struct cli_given {
+    int n_options, n_words;
+    struct {
+        const char *name, *value; /* value "" when an optional argument was left out */
+    } options[CLI_MAX_WORDS];
+    const char *words[CLI_MAX_WORDS];
+} cli_given;
+
+/* Options end with a NULL name. Errors: ERR_USAGE. */
+tt_status cli_parse(const cli *c, const cli_option *options, cli_given *out, tt_error *err);
+const char *cli_value(const cli_given *given, const char *name); /* last one, or NULL */
+tt_status cli_int(const cli_given *given, const char *name, long long low, long long high,
+                  long long missing, long long *out, tt_error *err);
+void cli_print_options(const cli_option *options);
+
+/* Is this the rank that speaks? */
+bool cli_speaks(const cli *c);
+
+/* Reads the job file (the only word) with --set, --resume, --quiet on rank 0; all ranks get it. */
+tt_status cli_read_job(const cli *c, const cli_given *given, tt_job *job, tt_error *err);
+extern const cli_option cli_job_options[]; /* the options that cli_read_job understands */
+
+tt_status cli_train(const cli *c, tt_error *err);
+tt_status cli_eval(const cli *c, tt_error *err);
+tt_status cli_generate(const cli *c, tt_error *err);
+tt_status cli_check(const cli *c, tt_error *err);
+tt_status cli_doctor(const cli *c, tt_error *err);
+tt_status cli_bench(const cli *c, tt_error *err);
+tt_status cli_data(const cli *c, tt_error *err);
+
+void cli_train_help(void);
+void cli_eval_help(void);
+void cli_generate_help(void);
+void cli_check_help(void);
+void cli_doctor_help(void);
+void cli_bench_help(void);
+void cli_data_help(void);
+
+#endif

@@ -1,0 +1,87 @@
+#include "cli_print.h"
+
+void cli_format_bytes(double bytes, char out[24]) {
+    static const char *const units[] = {"B", "KiB", "MiB", "GiB", "TiB"};
+    int unit = 0;
+    while (bytes >= 1024 && unit < 4) bytes /= 1024, unit++;
+    snprintf(out, 24, unit ? "%.1f %s" : "%.0f %s", bytes, units[unit]);
+}
+
+static void print_escaped(const char *label, const char *text, FILE *stream) {
+    fprintf(stream, "  %s \"", label);
+    for (const char *p = text; *p; p++) {
+        if (*p == '\n') fputs("\\n", stream);
+        else if ((unsigned char)*p < 32 || *p == 127) fprintf(stream, "\\x%02x", (unsigned char)*p);
+        else fputc(*p, stream);
+    }
+    fprintf(stream, "\"\n");
+}
+
+static void print_audit(const char *what, const char *path, const tt_audit *audit, FILE *stream) {
+    if (audit->n_records == 0) return;
+    fprintf(stream,
+            "%s data %s: %lld records, %lld examples, %lld tokens (%d to %d an example), "
+            "%lld supervised\n",
+            what, path, (long long)audit->n_records, (long long)audit->n_examples,
+            (long long)audit->n_tokens, audit->shortest, audit->longest,
+            (long long)audit->n_supervised);
+    fprintf(stream, "  truncated %lld, without a supervised token %lld, bad records %lld",
+            (long long)audit->n_truncated, (long long)audit->n_unsupervised,
+            (long long)audit->n_bad);
+    if (audit->n_border)
+        fprintf(stream, ", token across prompt and completion %lld", (long long)audit->n_border);
+    fputc('\n', stream);
+    if (audit->first_bad[0]) fprintf(stream, "  first bad record: %s\n", audit->first_bad);
+    if (audit->n_examples == 0) return;
+    print_escaped("first prompt ends    ", audit->sample_prompt, stream);
+    print_escaped("first supervised part", audit->sample_target, stream);
+}
+
+void cli_print_audits(const tt_engine *engine, FILE *stream) {
+    print_audit("training", engine->job->task.train, &engine->train_audit, stream);
+    print_audit("held-out", engine->job->task.eval, &engine->eval_audit, stream);
+    fflush(stream);
+}
+
+static void print_scores(const char *what, const tt_eval_result *r, FILE *stream) {
+    fprintf(stream, "  %-26s %10.4f %14.1f %%", what, r->loss, 100 * r->token_accuracy);
+    if (r->generated)
+        fprintf(stream, " %11.1f %%  (%lld of %lld)\n", 100 * r->exact_match,
+                (long long)r->n_correct, (long long)r->n_examples);
+    else
+        fprintf(stream, " %13s\n", "-");
+}
+
+static void describe_method(const tt_method *method, char *out, size_t n) {
+    if (method->form == TT_STEER_VECTOR)
+        snprintf(out, n, "post-block vector");
+    else
+        snprintf(out, n, "post-block r=%d %s", method->rank,
+                 method->form == TT_STEER_LINEAR ? "linear"
+                                                 : tt_activation_name(method->activation));
+}
+
+void cli_print_result(const tt_engine *engine, const tt_train_result *r, FILE *stream) {
+    char method[64], peak[24], predicted[24];
+    describe_method(&engine->job->method, method, sizeof method);
+    cli_format_bytes((double)r->peak_bytes, peak);
+    cli_format_bytes((double)r->predicted_bytes, predicted);
+    fputc('\n', stream);
+    if (r->has_before || r->has_after)
+        fprintf(stream, "  %-26s %10s %16s %13s\n", "held out", "loss", "token accuracy",
+                "exact match");
+    if (r->has_before) print_scores("frozen model", &r->before, stream);
+    if (r->has_after) print_scores(method, &r->after, stream);
+    fprintf(stream,
+            "\n  parameters trained   %lld of %lld (%.3f %%)\n"
+            "  steps                %lld (this life %lld), last loss %.4f\n"
+            "  training             %.1f s, %.0f tokens/s\n"
+            "  memory per rank      %s at most, %s planned\n"
+            "  checkpoint           %s\n",
+            (long long)r->n_params, (long long)r->n_model_params,
+            100.0 * (double)r->n_params / (double)r->n_model_params, (long long)r->last_step,
+            (long long)(r->last_step - r->first_step), r->last_loss, r->train_seconds,
+            r->train_seconds > 0 ? (double)r->n_tokens / r->train_seconds : 0.0, peak, predicted,
+            r->checkpoint);
+    fflush(stream);
+}

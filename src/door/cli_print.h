@@ -1,0 +1,19 @@
+/* Tables that more than one sub-command prints. */
+#ifndef TRIMTAB_CLI_PRINT_H
+#define TRIMTAB_CLI_PRINT_H
+
+#include <stdio.h>
+
+#include "trimtab/engine.h"
+#include "trimtab/trainer.h"
+
+/* What will be trained on and evaluated; prints what is known, also after a failure. */
+void cli_print_audits(const tt_engine *engine, FILE *stream);
+
+/* Before, after, parameters, time, memory. */
+void cli_print_result(const tt_engine *engine, const tt_train_result *result, FILE *stream);
+
+/* "12.3 MiB" */
+void cli_format_bytes(double bytes, char out[24]);
+
+#endif

@@ -1,0 +1,67 @@
+#include <stdio.h>
+#include <unistd.h>
+
+#include "cli.h"
+#include "cli_print.h"
+#include "trimtab/engine.h"
+#include "trimtab/provenance.h"
+#include "trimtab/report.h"
+#include "trimtab/rundir.h"
+#include "trimtab/trainer.h"
+
+void cli_train_help(void) {
+    printf("usage: [mpirun -n RANKS] trimtab train JOB.cfg [OPTIONS]\n\n"
+           "Trains the job's method on its frozen model. On SIGTERM or SIGUSR1 the step is finished,"
+           "\na checkpoint written, and the exit code is %d; --resume goes on from there.\n\n",
+           tt_status_exit_code(TT_INTERRUPTED));
+    cli_print_options(cli_job_options);
+    printf("\nKeys of a job file (docs/job-reference.md):\n\n");
+    tt_job_print_reference(false, stdout);
+}
+
+static tt_status run_report(const cli *c, const tt_engine *engine, const tt_rundir *rundir,
+                            tt_report *report, tt_train_result *result, tt_error *err) {
+    TT_TRY(tt_provenance_write(engine, rundir, c->argc, c->argv, err));
+    tt_report_note(report, "run %s, life %lld", rundir->path, (long long)rundir->generation);
+    tt_world_catch_stop_signals();
+    return tt_trainer_run((tt_engine *)engine, rundir, report, result, err);
+}
+
+static tt_status open_report(const cli *c, const tt_job *job, const tt_rundir *rundir,
+                             tt_report **report, tt_error *err) {
+    char metrics[TT_PATH_BYTES + 16];
+    snprintf(metrics, sizeof metrics, "%s/metrics.jsonl", rundir->path);
+    tt_status status = tt_report_create(c->world->rank == 0, stdout, isatty(STDOUT_FILENO),
+                                        job->log.quiet, metrics, report, err);
+    return tt_world_agree(c->world, status, err);
+}
+
+static tt_status train(const cli *c, const tt_job *job, tt_engine *engine, tt_error *err) {
+    tt_engine_options options = {.purpose = TT_PURPOSE_TRAIN};
+    bool talks = c->world->rank == 0 && !job->log.quiet;
+    tt_status prepared = tt_engine_prepare(engine, c->world, job, &options, err);
+    if (talks) cli_print_audits(engine, stdout);
+    TT_TRY(prepared);
+    if (talks) tt_plan_print(engine->plan, &engine->spec, stdout);
+    TT_TRY(tt_engine_load(engine, err));
+    tt_rundir rundir;
+    TT_TRY(tt_rundir_open(c->world, job->run.dir, &rundir, err));
+    tt_report *report;
+    TT_TRY(open_report(c, job, &rundir, &report, err));
+    tt_train_result result = {0};
+    tt_status status = run_report(c, engine, &rundir, report, &result, err);
+    tt_report_destroy(report);
+    if (talks && status == TT_OK) cli_print_result(engine, &result, stdout);
+    return status;
+}
+
+tt_status cli_train(const cli *c, tt_error *err) {
+    cli_given given;
+    tt_job job;
+    TT_TRY(cli_parse(c, cli_job_options, &given, err));
+    TT_TRY(cli_read_job(c, &given, &job, err));
+    tt_engine engine = {0};
+    tt_status status = train(c, &job, &engine, err);
+    tt_engine_close(&engine);
+    return status;
+}
