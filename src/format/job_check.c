@@ -1,0 +1,164 @@
+#include "job_private.h"
+
+#include <ctype.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "trimtab/file.h"
+
+/* A count of 1 to 1000000 at *text, which moves behind it; 0: none. */
+static int count_at(const char **text) {
+    const char *p = *text;
+    long n = 0;
+    if (*p == '0') return 0;
+    while (isdigit((unsigned char)*p) && n <= 1000000) n = 10 * n + (*p++ - '0');
+    if (p == *text || n > 1000000) return 0;
+    *text = p;
+    return (int)n;
+}
+
+bool tt_positions_parse(const char *text, tt_positions *out) {
+    tt_positions found = {TT_POSITIONS_ALL, 0, 0};
+    if (!strcmp(text, "last")) found.kind = TT_POSITIONS_LAST;
+    if (strcmp(text, "all") != 0 && strcmp(text, "last") != 0) {
+        found.kind = TT_POSITIONS_ENDS;
+        if (*text == 'f') {
+            text++;
+            if ((found.first_m = count_at(&text)) == 0) return false;
+            if (*text == '+' && text[1] == 'l')
+                text++;
+            else if (*text)
+                return false;
+        }
+        if (*text == 'l') {
+            text++;
+            if ((found.last_n = count_at(&text)) == 0) return false;
+        }
+        if (*text || (found.first_m == 0 && found.last_n == 0)) return false;
+    }
+    *out = found;
+    return true;
+}
+
+const char *tt_positions_print(const tt_positions *positions, char *out, size_t n) {
+    int m = positions->first_m, l = positions->last_n;
+    if (positions->kind != TT_POSITIONS_ENDS)
+        snprintf(out, n, "%s", positions->kind == TT_POSITIONS_LAST ? "last" : "all");
+    else if (m && l)
+        snprintf(out, n, "f%d+l%d", m, l);
+    else
+        snprintf(out, n, "%c%d", m ? 'f' : 'l', m ? m : l);
+    return out;
+}
+
+static bool layer_at(const char **text, long *layer) {
+    char *end;
+    const char *digits = *text + (**text == '-');
+    if (!isdigit((unsigned char)*digits)) return false;
+    *layer = strtol(*text, &end, 10);
+    *text = end;
+    return *layer > -100000 && *layer < 100000;
+}
+
+/* One item "7", "-1" or "0-3" at *text. Without a model (n_layers < 0) only the form counts. */
+static tt_status layers_item(const char *layers, const char **text, int n_layers, bool *steered,
+                             tt_error *err) {
+    long first, last;
+    if (!layer_at(text, &first)) goto malformed;
+    last = first;
+    if (**text == '-') {
+        (*text)++;
+        if (!layer_at(text, &last)) goto malformed;
+    }
+    if (**text && **text != ',') goto malformed;
+    if (n_layers < 0) return TT_OK;
+    long from = first < 0 ? n_layers + first : first, to = last < 0 ? n_layers + last : last;
+    if (from < 0 || from >= n_layers || to < 0 || to >= n_layers)
+        return tt_fail(
+            err, TT_ERR_CONFIG, "method.layers: found layer %ld in \"%s\", allowed: %d to %d",
+            from < 0 || from >= n_layers ? first : last, layers, -n_layers, n_layers - 1);
+    if (to < from)
+        return tt_fail(err, TT_ERR_CONFIG,
+                       "method.layers: found the falling range %ld-%ld in \"%s\", allowed: a "
+                       "rising one",
+                       first, last, layers);
+    for (long i = from; i <= to; i++) steered[i] = true;
+    return TT_OK;
+malformed:
+    return tt_fail(err, TT_ERR_CONFIG,
+                   "method.layers: found \"%s\", allowed: all, or numbers and ranges such as "
+                   "0-3,7,-1",
+                   layers);
+}
+
+tt_status tt_job_layers(const char *layers, int n_layers, bool *steered, tt_error *err) {
+    bool all = !strcmp(layers, "all");
+    for (int i = 0; i < n_layers; i++) steered[i] = all;
+    if (all) return TT_OK;
+    const char *text = layers;
+    for (;;) {
+        TT_TRY(layers_item(layers, &text, n_layers, steered, err));
+        if (*text == 0) return TT_OK;
+        text++;
+    }
+}
+
+static void check_texts(const tt_job *job, const char *name, tt_problems *problems) {
+    tt_error err = {0};
+    if (tt_job_layers(job->method.layers, -1, NULL, &err) != TT_OK)
+        tt_problem(problems, "%s: %s", name, err.text);
+    if (!job->run.name[0] || strchr(job->run.name, '/') || !strcmp(job->run.name, ".") ||
+        !strcmp(job->run.name, ".."))
+        tt_problem(problems, "%s: run.name: found \"%s\", allowed: a name without /", name,
+                   job->run.name);
+    if (!job->run.dir[0])
+        tt_problem(problems, "%s: run.dir: found nothing, allowed: a directory", name);
+    if (!job->model.path[0])
+        tt_problem(problems, "%s: model.path: found nothing, allowed: a model directory", name);
+    if (!job->task.file[0])
+        tt_problem(problems, "%s: task.file: found nothing, allowed: a task description", name);
+}
+
+static void check_parallel(const tt_job *job, const char *name, tt_problems *problems) {
+    int64_t replicas = job->parallel.replicas, micro = job->parallel.micro_batches;
+    int64_t least = (replicas ? replicas : 1) * (micro ? micro : 1);
+    if (least > job->train.batch_size)
+        tt_problem(problems,
+                   "%s: parallel: found %lld replicas x %lld micro-batches, allowed: at most "
+                   "train.batch_size = %d sequences to share out",
+                   name, (long long)(replicas ? replicas : 1), (long long)(micro ? micro : 1),
+                   job->train.batch_size);
+}
+
+void tt_job_check(const tt_job *job, const char *name, tt_problems *problems) {
+    check_texts(job, name, problems);
+    check_parallel(job, name, problems);
+    if (job->train.steps == 0 && job->train.epochs == 0)
+        tt_problem(problems, "%s: train.steps: found 0 and train.epochs 0, allowed: one above 0",
+                   name);
+    if (job->method.bias &&
+        (job->method.form == TT_STEER_VECTOR || job->method.form == TT_STEER_NONE))
+        tt_problem(problems, "%s: method.bias: found true with form \"%s\", allowed: false", name,
+                   tt_steer_form_name(job->method.form));
+}
+
+static void check_file(const char *path, const char *key, const char *name, tt_problems *problems) {
+    if (!path[0]) return;
+    if (!tt_file_exists(path))
+        tt_problem(problems, "%s: %s: found no file %s", name, key, path);
+    else if (tt_file_is_dir(path))
+        tt_problem(problems, "%s: %s: found a directory %s, allowed: a file", name, key, path);
+}
+
+void tt_job_check_files(const tt_job *job, const char *name, tt_problems *problems) {
+    char config[TT_PATH_BYTES + 16];
+    snprintf(config, sizeof config, "%s/config.json", job->model.path);
+    if (job->model.path[0] && !tt_file_is_dir(job->model.path))
+        tt_problem(problems, "%s: model.path: found no directory %s", name, job->model.path);
+    else if (job->model.path[0] && !tt_file_exists(config))
+        tt_problem(problems, "%s: model.path: found no config.json in %s", name, job->model.path);
+    check_file(job->task.file, "task.file", name, problems);
+    check_file(job->task.train, "task.train", name, problems);
+    check_file(job->task.eval, "task.eval", name, problems);
+}

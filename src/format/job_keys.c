@@ -1,0 +1,266 @@
+#include "job_private.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "trimtab/task.h"
+
+_Static_assert(sizeof(tt_steer_form) == sizeof(int) && sizeof(tt_activation) == sizeof(int) &&
+                   sizeof(tt_schedule_kind) == sizeof(int) &&
+                   sizeof(tt_bad_record) == sizeof(int) && sizeof(tt_resume) == sizeof(int),
+               "choices are stored as int");
+
+static const tt_choice forms[] = {{"none", TT_STEER_NONE},
+                                  {"vector", TT_STEER_VECTOR},
+                                  {"linear", TT_STEER_LINEAR},
+                                  {"nonlinear", TT_STEER_NONLINEAR},
+                                  {NULL, 0}};
+static const tt_choice activations[] = {{"silu", TT_ACT_SILU},
+                                        {"gelu", TT_ACT_GELU},
+                                        {"relu", TT_ACT_RELU},
+                                        {"tanh", TT_ACT_TANH},
+                                        {NULL, 0}};
+static const tt_choice schedules[] = {
+    {"linear", TT_LR_LINEAR}, {"cosine", TT_LR_COSINE}, {"constant", TT_LR_CONSTANT}, {NULL, 0}};
+static const tt_choice bad_records[] = {{"stop", TT_BAD_STOP}, {"skip", TT_BAD_SKIP}, {NULL, 0}};
+static const tt_choice resumes[] = {{"no", TT_RESUME_NO},
+                                    {"latest", TT_RESUME_LATEST},
+                                    {"previous", TT_RESUME_PREVIOUS},
+                                    {"auto", TT_RESUME_AUTO},
+                                    {NULL, 0}};
+static const tt_choice of_task[] = {{"task", -1}, {"true", 1}, {"false", 0}, {NULL, 0}};
+static const tt_choice truncations[] = {{"task", -1},
+                                        {"error", TT_TRUNCATE_ERROR},
+                                        {"right", TT_TRUNCATE_RIGHT},
+                                        {"prompt_left", TT_TRUNCATE_PROMPT_LEFT},
+                                        {NULL, 0}};
+
+#define AT(field)      .offset = offsetof(tt_job, field), .size = sizeof(((tt_job *)0)->field)
+#define COUNT          .min = 0, .max = 9007199254740992.0
+#define INT(low, high) .type = TT_KEY_INT, .min = (low), .max = (high)
+#define CHOICE(words)  .type = TT_KEY_CHOICE, .choices = (words)
+
+const tt_key tt_job_keys[] = {
+    {"run", "name", TT_KEY_TEXT, AT(run.name),
+     .help = "Name of the run; default: the job file's "
+             "name without directory and .cfg."},
+    {"run", "dir", TT_KEY_TEXT, AT(run.dir),
+     .help = "Run directory (checkpoints, metrics, resolved job); default: runs/ + run.name."},
+    {"model", "path", TT_KEY_TEXT, AT(model.path), .fallback = "",
+     .help = "Hugging Face model directory (config.json, tokenizer.json, *.safetensors). "
+             "Required."},
+    {"task", "file", TT_KEY_TEXT, AT(task.file), .fallback = "",
+     .help = "Task description (configs/tasks/*.cfg; its language: docs/tasks.md). Required."},
+    {"task", "train", TT_KEY_TEXT, AT(task.train), .fallback = "",
+     .help = "JSONL to train on; empty: a job that only evaluates."},
+    {"task", "eval", TT_KEY_TEXT, AT(task.eval), .fallback = "",
+     .help = "JSONL held out for evaluation; empty: none."},
+    {"task", "max_length", INT(0, 1 << 24), AT(task.max_length), .fallback = "0",
+     .help = "Most tokens of prompt + completion; 0: the task's."},
+    {"task", "max_new_tokens", INT(0, 1 << 24), AT(task.max_new_tokens), .fallback = "0",
+     .help = "Most tokens of a generated answer; 0: the task's."},
+    {"task", "append_eos", CHOICE(of_task), AT(task.append_eos), .fallback = "task",
+     .help = "Supervise an end-of-sequence token after the completion."},
+    {"task", "truncation", CHOICE(truncations), AT(task.truncation), .fallback = "task",
+     .help = "What happens to an example longer than max_length: it is a bad record, loses its "
+             "end, or loses the beginning of its prompt."},
+    {"task", "on_bad_record", CHOICE(bad_records), AT(task.on_bad_record), .fallback = "stop",
+     .help = "A record that is not JSON or does not fit the task: stop, or skip and count."},
+    {"task", "allow_unsupervised", TT_KEY_BOOL, AT(task.allow_unsupervised), .fallback = "false",
+     .help = "Drop and count examples left without a supervised token; else they are an error."},
+    {"task", "limit_train", TT_KEY_LONG, AT(task.limit_train), .fallback = "0", COUNT,
+     .help = "Train on the first n records; 0: all."},
+    {"task", "limit_eval", TT_KEY_LONG, AT(task.limit_eval), .fallback = "0", COUNT,
+     .help = "Evaluate on the first n records; 0: all."},
+    {"method", "form", CHOICE(forms), AT(method.form), .fallback = "nonlinear",
+     .help = "Post-block steering of a block's output h: nothing; h + v; h + scale U D h (+ b); "
+             "h + scale U act(D h) (+ b)."},
+    {"method", "rank", INT(1, 65536), AT(method.rank), .fallback = "8",
+     .help = "r of D [r x hidden] and U [hidden x r]; not used by vector."},
+    {"method", "bias", TT_KEY_BOOL, AT(method.bias), .fallback = "false",
+     .help = "Add a trained b [hidden] after U; linear and nonlinear only."},
+    {"method", "activation", CHOICE(activations), AT(method.activation), .fallback = "silu",
+     .help = "act of nonlinear; not used by the others."},
+    {"method", "scale", TT_KEY_DOUBLE, AT(method.scale), .fallback = "1", .min = -1e6, .max = 1e6,
+     .help = "Factor of the low-rank term."},
+    {"method", "init_scale", TT_KEY_DOUBLE, AT(method.init_scale), .fallback = "1e-3", .min = 0,
+     .above_min = true, .max = 1e6,
+     .help = "D starts uniform in (-1, 1) / sqrt(hidden) times this; U, b and v start at zero."},
+    {"method", "positions", TT_KEY_POSITIONS, AT(method.positions), .fallback = "all",
+     .help = "Steered tokens: all; last (of the prompt); fM+lN, fM or lN: the first M and "
+             "last N of the prompt."},
+    {"method", "layers", TT_KEY_TEXT, AT(method.layers), .fallback = "all",
+     .help = "Steered layers: all, or numbers and ranges such as 0-3,7,-1 (negative: from the "
+             "end)."},
+    {"train", "steps", TT_KEY_LONG, AT(train.steps), .fallback = "0", COUNT,
+     .help = "Optimiser steps; 0: from train.epochs."},
+    {"train", "epochs", TT_KEY_DOUBLE, AT(train.epochs), .fallback = "1", .min = 0, .max = 1e9,
+     .help = "Passes over the training data, used when train.steps is 0."},
+    {"train", "batch_size", INT(1, 1 << 20), AT(train.batch_size), .fallback = "16",
+     .help = "Sequences of an optimiser step, over all replicas."},
+    {"train", "lr", TT_KEY_DOUBLE, AT(train.lr), .fallback = "9e-4", .min = 0, .max = 1e6,
+     .help = "Peak learning rate."},
+    {"train", "schedule", CHOICE(schedules), AT(train.schedule), .fallback = "linear",
+     .help = "Learning rate after warm-up: linear to 0, cosine to 0, constant."},
+    {"train", "warmup_ratio", TT_KEY_DOUBLE, AT(train.warmup_ratio), .fallback = "0.03", .min = 0,
+     .max = 1, .help = "Share of the steps in which the learning rate rises from 0."},
+    {"train", "weight_decay", TT_KEY_DOUBLE, AT(train.weight_decay), .fallback = "0", .min = 0,
+     .max = 1e6, .help = "Decoupled weight decay of AdamW."},
+    {"train", "beta1", TT_KEY_DOUBLE, AT(train.beta1), .fallback = "0.9", .min = 0, .max = 1,
+     .below_max = true, .help = "AdamW's decay of the mean."},
+    {"train", "beta2", TT_KEY_DOUBLE, AT(train.beta2), .fallback = "0.999", .min = 0, .max = 1,
+     .below_max = true, .help = "AdamW's decay of the mean square."},
+    {"train", "eps", TT_KEY_DOUBLE, AT(train.eps), .fallback = "1e-8", .min = 0, .above_min = true,
+     .max = 1, .help = "AdamW's guard against division by zero."},
+    {"train", "clip", TT_KEY_DOUBLE, AT(train.clip), .fallback = "1", .min = 0, .max = 1e30,
+     .help = "Largest global gradient norm; 0: no clipping."},
+    {"train", "seed", TT_KEY_LONG, AT(train.seed), .fallback = "42", COUNT,
+     .help = "Seed of initialisation and data order."},
+    {"parallel", "stages", INT(0, 65536), AT(parallel.stages), .fallback = "0",
+     .help = "Pipeline stages; 0: ranks / replicas."},
+    {"parallel", "replicas", INT(0, 65536), AT(parallel.replicas), .fallback = "0",
+     .help = "Data replicas; 0: ranks / stages, or 1 when both are 0."},
+    {"parallel", "micro_batches", INT(0, 1 << 20), AT(parallel.micro_batches), .fallback = "0",
+     .help = "Least micro-batches per replica and step; 0: as many as stages."},
+    {"parallel", "micro_batch_tokens", INT(0, 1 << 24), AT(parallel.micro_batch_tokens),
+     .fallback = "0",
+     .help = "Most tokens of one micro-batch; 0: what a step needs, at most 2048 but at least the "
+             "longest example."},
+    {"parallel", "threads", INT(0, 4096), AT(parallel.threads), .fallback = "0",
+     .help = "OpenMP threads of a rank; 0: cores of the node / ranks on it."},
+    {"checkpoint", "every", TT_KEY_LONG, AT(checkpoint.every), .fallback = "100", COUNT,
+     .help = "Steps between checkpoints; 0: only at the end and on a signal."},
+    {"checkpoint", "keep", INT(1, 1 << 20), AT(checkpoint.keep), .fallback = "2",
+     .help = "Checkpoints kept; the best is kept beside them."},
+    {"checkpoint", "resume", CHOICE(resumes), AT(checkpoint.resume), .fallback = "no",
+     .help = "When the run directory holds checkpoints: refuse; go on from the latest; from the "
+             "one before; from the latest if there is one, else start."},
+    {"eval", "every", TT_KEY_LONG, AT(eval.every), .fallback = "0", COUNT,
+     .help = "Steps between evaluations; 0: not during training."},
+    {"eval", "before", TT_KEY_BOOL, AT(eval.before), .fallback = "true",
+     .help = "Evaluate before the first step."},
+    {"eval", "after", TT_KEY_BOOL, AT(eval.after), .fallback = "true",
+     .help = "Evaluate after the last step."},
+    {"eval", "generate", TT_KEY_BOOL, AT(eval.generate), .fallback = "true",
+     .help = "Exact match by greedy generation; else loss only."},
+    {"eval", "batch", INT(1, 1 << 20), AT(eval.batch), .fallback = "32",
+     .help = "Sequences generated at once per replica."},
+    {"log", "every", TT_KEY_LONG, AT(log.every), .fallback = "10", .min = 1,
+     .max = 9007199254740992.0, .help = "Steps between progress lines and rows of metrics.jsonl."},
+    {"log", "quiet", TT_KEY_BOOL, AT(log.quiet), .fallback = "false", .help = "No progress lines."},
+};
+
+const int tt_job_n_keys = sizeof tt_job_keys / sizeof tt_job_keys[0];
+
+const tt_key *tt_job_find_key(const char *group, const char *name) {
+    for (int i = 0; i < tt_job_n_keys; i++)
+        if (!strcmp(tt_job_keys[i].group, group) && !strcmp(tt_job_keys[i].name, name))
+            return &tt_job_keys[i];
+    return NULL;
+}
+
+static const char *word_of(const tt_choice *choices, int value) {
+    while (choices->word && choices->value != value) choices++;
+    return choices->word ? choices->word : "?";
+}
+
+const char *tt_steer_form_name(tt_steer_form form) {
+    return word_of(forms, (int)form);
+}
+
+const char *tt_activation_name(tt_activation activation) {
+    return word_of(activations, (int)activation);
+}
+
+static void bound(double x, char *out, size_t n) {
+    tt_cfg_double(x, out, n);
+    size_t length = strlen(out);
+    if (length > 2 && !strcmp(out + length - 2, ".0")) out[length - 2] = 0;
+}
+
+static void allowed_number(const tt_key *key, char *out, size_t n) {
+    bool whole = key->type != TT_KEY_DOUBLE;
+    char low[40], high[40];
+    if (whole) {
+        snprintf(low, sizeof low, "%lld", (long long)key->min);
+        snprintf(high, sizeof high, "%lld", (long long)key->max);
+    } else {
+        bound(key->min, low, sizeof low);
+        bound(key->max, high, sizeof high);
+    }
+    snprintf(out, n, "%s%s%s to %s%s", whole ? "integer " : "number ",
+             key->above_min ? "above " : "", low, key->below_max ? "below " : "", high);
+}
+
+static void allowed_words(const tt_choice *choices, char *out, size_t n) {
+    size_t used = 0;
+    out[0] = 0;
+    for (; choices->word && used < n; choices++)
+        used += (size_t)snprintf(out + used, n - used, "%s%s", used ? ", " : "", choices->word);
+}
+
+const char *tt_job_allowed(const tt_key *key, char *out, size_t n) {
+    switch (key->type) {
+    case TT_KEY_BOOL:
+        snprintf(out, n, "true, false");
+        break;
+    case TT_KEY_INT:
+    case TT_KEY_LONG:
+    case TT_KEY_DOUBLE:
+        allowed_number(key, out, n);
+        break;
+    case TT_KEY_TEXT:
+        snprintf(out, n, "text of at most %zu bytes", key->size - 1);
+        break;
+    case TT_KEY_CHOICE:
+        allowed_words(key->choices, out, n);
+        break;
+    case TT_KEY_POSITIONS:
+        snprintf(out, n, "all, last, fM+lN, fM, lN");
+        break;
+    }
+    return out;
+}
+
+static void quoted(const char *text, char *out, size_t n) {
+    size_t used = 0;
+    out[used++] = '"';
+    for (; *text && used + 4 < n; text++) {
+        if (*text == '"' || *text == '\\') out[used++] = '\\';
+        out[used++] = *text;
+    }
+    out[used++] = '"';
+    out[used] = 0;
+}
+
+const char *tt_job_value(const tt_job *job, const tt_key *key, char *out, size_t n) {
+    const void *at = (const char *)job + key->offset;
+    char text[40];
+    int64_t whole;
+    switch (key->type) {
+    case TT_KEY_BOOL:
+        snprintf(out, n, "%s", *(const bool *)at ? "true" : "false");
+        break;
+    case TT_KEY_INT:
+        snprintf(out, n, "%d", *(const int *)at);
+        break;
+    case TT_KEY_LONG:
+        whole = *(const int64_t *)at;
+        snprintf(out, n, "%lld%s", (long long)whole, whole > INT32_MAX ? "L" : "");
+        break;
+    case TT_KEY_DOUBLE:
+        tt_cfg_double(*(const double *)at, out, n);
+        break;
+    case TT_KEY_TEXT:
+        quoted(at, out, n);
+        break;
+    case TT_KEY_CHOICE:
+        snprintf(out, n, "\"%s\"", word_of(key->choices, *(const int *)at));
+        break;
+    case TT_KEY_POSITIONS:
+        snprintf(out, n, "\"%s\"", tt_positions_print(at, text, sizeof text));
+        break;
+    }
+    return out;
+}

@@ -1,0 +1,68 @@
+/* job: the key table and what its parts share. */
+#ifndef TRIMTAB_JOB_PRIVATE_H
+#define TRIMTAB_JOB_PRIVATE_H
+
+#include "cfg_private.h"
+#include "trimtab/job.h"
+
+typedef enum tt_key_type {
+    TT_KEY_BOOL,
+    TT_KEY_INT,  /* int */
+    TT_KEY_LONG, /* int64_t */
+    TT_KEY_DOUBLE,
+    TT_KEY_TEXT,   /* char[size] */
+    TT_KEY_CHOICE, /* an enum (int) by its word */
+    TT_KEY_POSITIONS
+} tt_key_type;
+
+typedef struct tt_choice {
+    const char *word;
+    int value;
+} tt_choice;
+
+typedef struct tt_key {
+    const char *group, *name;
+    tt_key_type type;
+    size_t offset, size;       /* in tt_job; size of a TEXT */
+    const char *fallback;      /* default, as --set would spell it; NULL: computed */
+    double min, max;           /* of numbers, inclusive */
+    bool above_min, below_max; /* min (max) itself is excluded */
+    const tt_choice *choices;  /* ends with a NULL word */
+    const char *help;
+} tt_key;
+
+extern const tt_key tt_job_keys[];
+extern const int tt_job_n_keys;
+
+/* NULL when there is none of that name. */
+const tt_key *tt_job_find_key(const char *group, const char *name);
+
+/* Writes what a key allows: "1 to 65536", "silu, gelu, relu, tanh", ... */
+const char *tt_job_allowed(const tt_key *key, char *out, size_t n);
+
+/* Value of a key as the file spells it, strings quoted. */
+const char *tt_job_value(const tt_job *job, const tt_key *key, char *out, size_t n);
+
+/* Defaults of all keys; what is computed from others stays empty. */
+void tt_job_defaults(tt_job *job);
+
+/* Sets one key from a parsed setting, or adds a problem "where: key: found, allowed". */
+void tt_job_set(tt_job *job, const tt_key *key, const config_setting_t *setting, const char *where,
+                tt_problems *problems);
+
+/* The same from text: numbers and booleans by libconfig's syntax, words and texts as they are. */
+void tt_job_set_text(tt_job *job, const tt_key *key, const char *text, const char *where,
+                     tt_problems *problems);
+
+/* Adds a problem for an unknown group or key, naming the nearest known one. */
+void tt_job_unknown(const char *group, const char *name, const char *where, tt_problems *problems);
+
+bool tt_positions_parse(const char *text, tt_positions *out);
+const char *tt_positions_print(const tt_positions *positions, char *out, size_t n);
+
+/* Checks that concern more than one key, or a text's inner form; then the named files. `name` is
+ * the job file, for messages. */
+void tt_job_check(const tt_job *job, const char *name, tt_problems *problems);
+void tt_job_check_files(const tt_job *job, const char *name, tt_problems *problems);
+
+#endif
