@@ -44,6 +44,11 @@ tt_status tt_world_split(tt_world *world, int n_stages, int n_replicas,
  * cleared: it is in another process. err NULL: only the status is wanted. Collective over all. */
 tt_status tt_world_agree(const tt_world *world, tt_status status, tt_error *err) TT_MUST_CHECK;
 
+/* Rank 0's status and text on every rank, unprefixed: for work that only rank 0 does (reading the
+ * job, the data), where what went wrong has nothing to do with a rank. err must not be NULL.
+ * Collective over all. */
+tt_status tt_world_follow(const tt_world *world, tt_status status, tt_error *err) TT_MUST_CHECK;
+
 /* Rank 0's bytes (any size, also beyond 2^31) on every rank. Collective over all. */
 void tt_world_bcast(const tt_world *world, void *bytes, size_t n);
 

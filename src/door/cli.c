@@ -120,12 +120,7 @@ tt_status cli_read_job(const cli *c, const cli_given *given, tt_job *job, tt_err
         return tt_fail(err, TT_ERR_USAGE, "got %d job files, expected one", given->n_words);
     tt_status status = TT_OK;
     if (c->world->rank == 0) status = tt_job_read(given->words[0], sets, n_sets, true, job, err);
-    /* A job that is wrong is wrong for everybody: no "rank 0" in front of its problems. */
-    tt_world_bcast(c->world, &status, sizeof status);
-    if (status != TT_OK) {
-        tt_world_bcast(c->world, err, sizeof *err);
-        return status;
-    }
+    TT_TRY(tt_world_follow(c->world, status, err));
     tt_world_bcast(c->world, job, sizeof *job);
     return TT_OK;
 }

@@ -4,6 +4,8 @@
 
 #include <stdbool.h>
 
+#include "trimtab/adapter.h"
+#include "trimtab/engine.h"
 #include "trimtab/job.h"
 #include "trimtab/status.h"
 #include "trimtab/world.h"
@@ -48,6 +50,12 @@ bool cli_speaks(const cli *c);
 /* Reads the job file (the only word) with --set, --resume, --quiet on rank 0; all ranks get it. */
 tt_status cli_read_job(const cli *c, const cli_given *given, tt_job *job, tt_error *err);
 extern const cli_option cli_job_options[]; /* the options that cli_read_job understands */
+
+/* Makes the adapter's own method the job's (path NULL: the frozen model's "none"); then, on a
+ * loaded engine, reads its parameters (path NULL: *adapter becomes NULL). Collective. */
+tt_status cli_adopt_method(const cli *c, const char *path, tt_job *job, tt_error *err);
+tt_status cli_load_adapter(tt_engine *engine, const char *path, tt_adapter **adapter,
+                           tt_error *err);
 
 tt_status cli_train(const cli *c, tt_error *err);
 tt_status cli_eval(const cli *c, tt_error *err);

@@ -191,11 +191,15 @@ tt_status tt_engine_prepare(tt_engine *engine, tt_world *world, const tt_job *jo
     engine->settings.max_new_tokens = options->max_new_tokens;
     engine_facts *facts = calloc(1, sizeof *facts);
     tt_status status = TT_OK;
-    if (!facts)
-        status = tt_fail(err, TT_ERR_MEMORY, "no memory for the model's description");
-    else if (world->rank == 0)
-        status = read_on_rank_0(engine, facts, err);
+    if (!facts) status = tt_fail(err, TT_ERR_MEMORY, "no memory for the model's description");
     status = tt_world_agree(world, status, err);
+    if (status == TT_OK && world->rank == 0)
+        status = read_on_rank_0(engine, facts, err);
+    if (facts) {
+        engine->train_audit = facts->train_audit; /* to show, also after a failure */
+        engine->eval_audit = facts->eval_audit;
+    }
+    status = tt_world_follow(world, status, err);
     if (status == TT_OK) status = share(engine, facts, err);
     if (status == TT_OK)
         status = tt_world_agree(world, make_plan(engine, facts, options, baseline, err), err);

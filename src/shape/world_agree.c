@@ -42,6 +42,16 @@ tt_status tt_world_agree(const tt_world *world, tt_status status, tt_error *err)
     return (tt_status)spoken.status;
 }
 
+tt_status tt_world_follow(const tt_world *world, tt_status status, tt_error *err) {
+    int root = status;
+    MPI_Bcast(&root, 1, MPI_INT, 0, world->all);
+    if (root == TT_OK) return TT_OK;
+    MPI_Bcast(err, (int)sizeof *err, MPI_BYTE, 0, world->all);
+    err->status = (tt_status)root;
+    if (world->rank != 0) err->origin_file = NULL; /* a pointer of another process */
+    return (tt_status)root;
+}
+
 static size_t piece(size_t left, size_t chunk) {
     return left < chunk ? left : chunk;
 }

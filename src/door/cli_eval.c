@@ -1,0 +1,117 @@
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "cli.h"
+#include "cli_print.h"
+#include "trimtab/checkpoint.h"
+#include "trimtab/engine.h"
+#include "trimtab/eval.h"
+#include "trimtab/report.h"
+
+static const cli_option options[] = {
+    {"adapter", "PATH", "a run directory (its newest checkpoint), a checkpoint, or an "
+                        "adapter.safetensors; without it the frozen model is evaluated"},
+    {"out", "FILE.jsonl", "one JSON object an example: output, answer, label, correct, loss"},
+    {"json", NULL, "print the result as one JSON object"},
+    {"set", "GROUP.KEY=VALUE", "override a key of the job file (repeatable)"},
+    {"quiet", NULL, "print the result only"},
+    {NULL, NULL, NULL}};
+
+void cli_eval_help(void) {
+    printf("usage: [mpirun -n RANKS] trimtab eval JOB.cfg [OPTIONS]\n\n"
+           "Held-out loss over the completions and, unless eval.generate is false, exact match of\n"
+           "greedily generated answers by the task's rule, on the job's task.eval data.\n\n");
+    cli_print_options(options);
+}
+
+static void print_result(const tt_eval_result *r, bool as_json) {
+    if (as_json) {
+        printf("{\"loss\": %.9g, \"perplexity\": %.9g, \"token_accuracy\": %.9g, \"n_examples\": "
+               "%lld, \"n_targets\": %lld, ",
+               r->loss, r->perplexity, r->token_accuracy, (long long)r->n_examples,
+               (long long)r->n_targets);
+        if (r->generated)
+            printf("\"n_correct\": %lld, \"exact_match\": %.9g, ", (long long)r->n_correct,
+                   r->exact_match);
+        printf("\"seconds\": %.3f}\n", r->seconds);
+        return;
+    }
+    printf("examples        %lld\nloss            %.6f\nperplexity      %.4f\n"
+           "token accuracy  %.2f %%  (of %lld supervised tokens)\n",
+           (long long)r->n_examples, r->loss, r->perplexity, 100 * r->token_accuracy,
+           (long long)r->n_targets);
+    if (r->generated)
+        printf("exact match     %.2f %%  (%lld of %lld)\n", 100 * r->exact_match,
+               (long long)r->n_correct, (long long)r->n_examples);
+    printf("seconds         %.1f\n", r->seconds);
+}
+
+static void show_progress(void *context, int64_t done, int64_t total) {
+    tt_report_progress(context, "generating", done, total);
+}
+
+static tt_status evaluate(tt_engine *engine, const tt_adapter *adapter, const cli_given *given,
+                          tt_error *err) {
+    bool speaks = engine->world->rank == 0, quiet = engine->job->log.quiet;
+    if (speaks && !quiet && !cli_value(given, "json")) cli_print_audits(engine, stdout);
+    tt_report *report;
+    tt_status status = tt_report_create(speaks, stderr, isatty(STDERR_FILENO), quiet, NULL,
+                                        &report, err);
+    TT_TRY(tt_world_agree(engine->world, status, err));
+    tt_eval_options wanted = {.generate = engine->job->eval.generate,
+                              .jsonl_path = cli_value(given, "out"),
+                              .progress = show_progress,
+                              .context = report};
+    tt_eval_result result;
+    status = tt_eval_run(engine, adapter, &wanted, &result, err);
+    tt_report_destroy(report);
+    if (status == TT_OK && speaks) print_result(&result, cli_value(given, "json") != NULL);
+    return status;
+}
+
+/* The adapter brings its own method; the job's is not looked at. */
+tt_status cli_load_adapter(tt_engine *engine, const char *path, tt_adapter **adapter,
+                           tt_error *err) {
+    const tt_plan_stage *mine = &engine->plan->stages[engine->world->stage];
+    *adapter = NULL;
+    if (!path) return TT_OK;
+    tt_status status = tt_adapter_create(&engine->job->method, engine->spec.hidden,
+                                         engine->spec.n_layers, mine->first_layer, mine->n_layers,
+                                         0, adapter, err);
+    if (status == TT_OK) status = tt_checkpoint_load_adapter(path, *adapter, err);
+    return tt_world_agree(engine->world, status, err);
+}
+
+tt_status cli_adopt_method(const cli *c, const char *path, tt_job *job, tt_error *err) {
+    tt_status status = TT_OK;
+    if (!path) {
+        job->method.form = TT_STEER_NONE;
+        return TT_OK;
+    }
+    int n_layers, hidden;
+    if (c->world->rank == 0)
+        status = tt_checkpoint_read_method(path, &job->method, &n_layers, &hidden, err);
+    TT_TRY(tt_world_follow(c->world, status, err));
+    tt_world_bcast(c->world, &job->method, sizeof job->method);
+    return TT_OK;
+}
+
+tt_status cli_eval(const cli *c, tt_error *err) {
+    cli_given given;
+    tt_job job;
+    TT_TRY(cli_parse(c, options, &given, err));
+    TT_TRY(cli_read_job(c, &given, &job, err));
+    const char *path = cli_value(&given, "adapter");
+    TT_TRY(cli_adopt_method(c, path, &job, err));
+    tt_engine engine = {0};
+    tt_adapter *adapter = NULL;
+    tt_engine_options wanted = {.purpose = TT_PURPOSE_EVAL};
+    tt_status status = tt_engine_prepare(&engine, c->world, &job, &wanted, err);
+    if (status == TT_OK) status = tt_engine_load(&engine, err);
+    if (status == TT_OK) status = cli_load_adapter(&engine, path, &adapter, err);
+    if (status == TT_OK) status = evaluate(&engine, adapter, &given, err);
+    tt_adapter_destroy(adapter);
+    tt_engine_close(&engine);
+    return status;
+}
