@@ -4,7 +4,14 @@
  * setting that would change the mathematics and is not supported, is refused by name, never
  * ignored. Both spellings of RoPE are read: rope_theta + rope_scaling {type | rope_type}, and
  * transformers v5's rope_parameters. bos/eos ids come from generation_config.json when present,
- * else config.json.
+ * else config.json (key by key).
+ *
+ * A missing key, or null, takes transformers' default: num_key_value_heads = heads, head_dim =
+ * hidden / heads, max_position_embeddings 2048, rms_norm_eps 1e-6, rope_theta 10000, hidden_act
+ * silu, tie_word_embeddings, attention_bias and mlp_bias false, bos 1, eos 2. Sizes without a
+ * default there that matter (layers, hidden, intermediate, heads, vocab) must be given. Sizes are
+ * bounded so that no product of them, times layers and element bytes, overflows 63 bits.
+ * The list of keys, used and refused, is in docs/formats.md.
  *
  * Sources: transformers models/llama/modeling_llama.py, modeling_rope_utils.py. */
 #ifndef TRIMTAB_SPEC_H
@@ -73,11 +80,14 @@ tt_status tt_spec_read(const char *model_dir, tt_spec *out, tt_error *err) TT_MU
  * per layer: they ignore it. */
 bool tt_spec_has(const tt_spec *spec, tt_role role);
 
+/* Is it a tensor of every layer, rather than one of the whole model? */
+bool tt_spec_is_per_layer(tt_role role);
+
 /* The tensor's name in the model's files and its shape; returns the number of dimensions (1 or 2). */
 int tt_spec_tensor(const tt_spec *spec, tt_role role, int layer, char name[TT_TENSOR_NAME_BYTES],
                    int64_t shape[2]);
 
-/* Elements of one layer's tensors, of embedding (+ untied head), and of the whole model. */
+/* Elements of one layer's tensors, and of the whole model (a tied head counted once). */
 int64_t tt_spec_layer_params(const tt_spec *spec);
 int64_t tt_spec_params(const tt_spec *spec);
 
