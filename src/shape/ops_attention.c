@@ -1,0 +1,230 @@
+/* Attention in tiles: TILE_ROWS query rows of one kv head's group against all keys they can see.
+ * The query heads of a group share their keys, so a tile takes some tokens times all heads of
+ * the group: one larger product instead of several small ones. */
+#include "trimtab/ops.h"
+
+#include <math.h>
+#include <omp.h>
+#include <string.h>
+
+#include "vmath.h"
+
+enum { TILE_ROWS = 128, PARALLEL_MIN_FLOPS = 1 << 18 };
+
+/* Where a tile lies, and one thread's workspace. Row r of a tile is token r / n_heads, head
+ * r % n_heads of the tile. */
+typedef struct tile {
+    int first_token, n_tokens; /* within the sequence's queries */
+    int first_head, n_heads;
+    int n_rows, n_keys;       /* keys the last token sees */
+    float *scores, *d_scores; /* [n_rows x n_keys] */
+    float *q, *o, *d_o;       /* [n_rows x head_dim] */
+} tile;
+
+static size_t floats_per_thread(int max_kv, int head_dim) {
+    return (size_t)TILE_ROWS * (2 * (size_t)max_kv + 3 * (size_t)head_dim);
+}
+
+size_t tt_ops_attention_scratch_bytes(int max_kv, int head_dim, int n_threads) {
+    return (size_t)n_threads * floats_per_thread(max_kv, head_dim) * sizeof(float);
+}
+
+static int max_keys(const tt_attention *att) {
+    int n = 0;
+    for (int s = 0; s < att->n_seqs; s++)
+        if (att->seqs[s].n_kv > n) n = att->seqs[s].n_kv;
+    return n;
+}
+
+static double n_flops(const tt_attention *att) {
+    double n = 0;
+    for (int s = 0; s < att->n_seqs; s++)
+        n += (double)att->seqs[s].n_q * att->seqs[s].n_kv * att->n_heads * att->head_dim;
+    return n;
+}
+
+static void tile_memory(tile *t, const tt_attention *att, int n_kv_max, void *scratch) {
+    float *at = (float *)scratch +
+                (size_t)omp_get_thread_num() * floats_per_thread(n_kv_max, att->head_dim);
+    size_t scores = (size_t)TILE_ROWS * (size_t)n_kv_max;
+    size_t rows = (size_t)TILE_ROWS * (size_t)att->head_dim;
+    *t = (tile){.scores = at, .d_scores = at + scores};
+    t->q = at + 2 * scores;
+    t->o = t->q + rows;
+    t->d_o = t->o + rows;
+}
+
+/* Tile from token first_token on, heads [first_head, end_head): as many tokens as rows allow. */
+static void tile_place(tile *t, const tt_attention_seq *seq, int first_token, int first_head,
+                       int end_head) {
+    t->first_token = first_token;
+    t->first_head = first_head;
+    t->n_heads = end_head - first_head;
+    int n = TILE_ROWS / t->n_heads;
+    t->n_tokens = seq->n_q - first_token < n ? seq->n_q - first_token : n;
+    t->n_rows = t->n_tokens * t->n_heads;
+    t->n_keys = seq->n_kv - seq->n_q + first_token + t->n_tokens;
+}
+
+static size_t row_offset(const tile *t, const tt_attention *att, const tt_attention_seq *seq,
+                         int i_token) {
+    size_t token = (size_t)(seq->q_start + t->first_token + i_token);
+    return (token * (size_t)att->n_heads + (size_t)t->first_head) * (size_t)att->head_dim;
+}
+
+/* Tile rows to and from [tokens x n_heads*head_dim]; heads of a tile are neighbours there. */
+static void gather(const tile *t, const tt_attention *att, const tt_attention_seq *seq,
+                   const float *from, float *to) {
+    size_t n = (size_t)t->n_heads * (size_t)att->head_dim;
+    for (int i = 0; i < t->n_tokens; i++)
+        memcpy(to + (size_t)i * n, from + row_offset(t, att, seq, i), n * sizeof *to);
+}
+
+static void scatter(const tile *t, const tt_attention *att, const tt_attention_seq *seq,
+                    const float *from, float *to) {
+    size_t n = (size_t)t->n_heads * (size_t)att->head_dim;
+    for (int i = 0; i < t->n_tokens; i++)
+        memcpy(to + row_offset(t, att, seq, i), from + (size_t)i * n, n * sizeof *to);
+}
+
+/* Softmax of one row of n visible scores (already scaled), zero to n_keys; returns log-sum-exp. */
+static float softmax_row(float *row, int n, int n_keys) {
+    float max = row[0], sum = 0.0f;
+#pragma omp simd reduction(max : max)
+    for (int j = 0; j < n; j++) max = row[j] > max ? row[j] : max;
+#pragma omp simd reduction(+ : sum)
+    for (int j = 0; j < n; j++) {
+        row[j] = vmath_exp(row[j] - max);
+        sum += row[j];
+    }
+    float inverse = 1.0f / sum;
+#pragma omp simd
+    for (int j = 0; j < n; j++) row[j] *= inverse;
+    for (int j = n; j < n_keys; j++) row[j] = 0.0f;
+    return max + logf(sum);
+}
+
+static void tile_forward(tile *t, const tt_attention *att, const tt_attention_seq *seq,
+                         const float *q, const float *k, const float *v, float *out, float *lse) {
+    int d = att->head_dim, ld = att->n_kv_heads * d;
+    int group = att->n_heads / att->n_kv_heads;
+    size_t kv_at = seq->kv_start * (size_t)ld + (size_t)(t->first_head / group) * (size_t)d;
+    gather(t, att, seq, q, t->q);
+    tt_gemm_f32(1, false, true, t->n_rows, t->n_keys, d, att->scale, t->q, d, k + kv_at, ld, 0.0f,
+                t->scores, t->n_keys);
+    for (int r = 0; r < t->n_rows; r++) {
+        int i_token = r / t->n_heads, head = t->first_head + r % t->n_heads;
+        int visible = t->n_keys - t->n_tokens + i_token + 1;
+        float sum = softmax_row(t->scores + (size_t)r * (size_t)t->n_keys, visible, t->n_keys);
+        size_t token = (size_t)(seq->q_start + t->first_token + i_token);
+        if (lse) lse[token * (size_t)att->n_heads + (size_t)head] = sum;
+    }
+    tt_gemm_f32(1, false, false, t->n_rows, d, t->n_keys, 1.0f, t->scores, t->n_keys, v + kv_at, ld,
+                0.0f, t->o, d);
+    scatter(t, att, seq, t->o, out);
+}
+
+/* All tiles of one sequence and kv head, first to last. */
+static int head_step(int group) {
+    return group < TILE_ROWS ? group : TILE_ROWS;
+}
+
+void tt_ops_attention_forward(tt_gemm *gemm, const tt_attention *att, const float *q,
+                              const float *k, const float *v, float *out, float *lse,
+                              void *scratch) {
+    int group = att->n_heads / att->n_kv_heads, step = head_step(group);
+    int n_kv_max = max_keys(att), n_tasks = att->n_seqs * att->n_kv_heads;
+    bool parallel = tt_gemm_n_threads(gemm) > 1 && n_flops(att) > PARALLEL_MIN_FLOPS;
+#pragma omp parallel for schedule(dynamic) if (parallel)
+    for (int task = 0; task < n_tasks; task++) {
+        const tt_attention_seq *seq = &att->seqs[task / att->n_kv_heads];
+        int head = task % att->n_kv_heads * group, end = head + group;
+        tile t;
+        tile_memory(&t, att, n_kv_max, scratch);
+        for (int h = head; h < end; h += step) {
+            for (int i = 0; i < seq->n_q; i += t.n_tokens) {
+                tile_place(&t, seq, i, h, h + step < end ? h + step : end);
+                tile_forward(&t, att, seq, q, k, v, out, lse);
+            }
+        }
+    }
+}
+
+/* scores: s = scale q k^T -> P = exp(s - lse);  d_scores: dP -> scale * P * (dP - delta) with
+ * delta = sum(d_o * o), which is sum(P * dP). */
+static void tile_probabilities(tile *t, const tt_attention *att, const tt_attention_seq *seq,
+                               const float *lse) {
+    for (int r = 0; r < t->n_rows; r++) {
+        int i_token = r / t->n_heads, head = t->first_head + r % t->n_heads;
+        int visible = t->n_keys - t->n_tokens + i_token + 1;
+        size_t token = (size_t)(seq->q_start + t->first_token + i_token);
+        float log_sum = lse[token * (size_t)att->n_heads + (size_t)head], delta = 0.0f;
+        const float *o = t->o + (size_t)r * (size_t)att->head_dim;
+        const float *d_o = t->d_o + (size_t)r * (size_t)att->head_dim;
+        float *p = t->scores + (size_t)r * (size_t)t->n_keys;
+        float *ds = t->d_scores + (size_t)r * (size_t)t->n_keys;
+#pragma omp simd reduction(+ : delta)
+        for (int i = 0; i < att->head_dim; i++) delta += o[i] * d_o[i];
+#pragma omp simd
+        for (int j = 0; j < visible; j++) {
+            p[j] = vmath_exp(p[j] - log_sum);
+            ds[j] = att->scale * p[j] * (ds[j] - delta);
+        }
+        for (int j = visible; j < t->n_keys; j++) p[j] = ds[j] = 0.0f;
+    }
+}
+
+static void tile_backward(tile *t, const tt_attention *att, const tt_attention_seq *seq,
+                          const float *const in[5], const float *lse, float *const d[3]) {
+    const float *q = in[0], *k = in[1], *v = in[2], *out = in[3], *d_out = in[4];
+    int dim = att->head_dim, ld = att->n_kv_heads * dim, rows = t->n_rows, keys = t->n_keys;
+    int group = att->n_heads / att->n_kv_heads;
+    size_t kv_at = seq->kv_start * (size_t)ld + (size_t)(t->first_head / group) * (size_t)dim;
+    gather(t, att, seq, q, t->q);
+    gather(t, att, seq, out, t->o);
+    gather(t, att, seq, d_out, t->d_o);
+    tt_gemm_f32(1, false, true, rows, keys, dim, att->scale, t->q, dim, k + kv_at, ld, 0.0f,
+                t->scores, keys);
+    tt_gemm_f32(1, false, true, rows, keys, dim, 1.0f, t->d_o, dim, v + kv_at, ld, 0.0f,
+                t->d_scores, keys);
+    tile_probabilities(t, att, seq, lse);
+    tt_gemm_f32(1, true, false, keys, dim, rows, 1.0f, t->scores, keys, t->d_o, dim, 1.0f,
+                d[2] + kv_at, ld);
+    tt_gemm_f32(1, true, false, keys, dim, rows, 1.0f, t->d_scores, keys, t->q, dim, 1.0f,
+                d[1] + kv_at, ld);
+    tt_gemm_f32(1, false, false, rows, dim, keys, 1.0f, t->d_scores, keys, k + kv_at, ld, 0.0f,
+                t->o, dim);
+    scatter(t, att, seq, t->o, d[0]);
+}
+
+static void zero_keys(const tt_attention *att, const tt_attention_seq *seq, int kv_head, float *d) {
+    size_t dim = (size_t)att->head_dim, ld = (size_t)att->n_kv_heads * dim;
+    for (int j = 0; j < seq->n_kv; j++)
+        memset(d + (seq->kv_start + (size_t)j) * ld + (size_t)kv_head * dim, 0, dim * sizeof *d);
+}
+
+void tt_ops_attention_backward(tt_gemm *gemm, const tt_attention *att, const float *q,
+                               const float *k, const float *v, const float *out, const float *lse,
+                               const float *d_out, float *d_q, float *d_k, float *d_v,
+                               void *scratch) {
+    const float *const in[5] = {q, k, v, out, d_out};
+    float *const d[3] = {d_q, d_k, d_v};
+    int group = att->n_heads / att->n_kv_heads, step = head_step(group);
+    int n_kv_max = max_keys(att), n_tasks = att->n_seqs * att->n_kv_heads;
+    bool parallel = tt_gemm_n_threads(gemm) > 1 && n_flops(att) > PARALLEL_MIN_FLOPS;
+#pragma omp parallel for schedule(dynamic) if (parallel)
+    for (int task = 0; task < n_tasks; task++) {
+        const tt_attention_seq *seq = &att->seqs[task / att->n_kv_heads];
+        int kv_head = task % att->n_kv_heads, head = kv_head * group, end = head + group;
+        tile t;
+        tile_memory(&t, att, n_kv_max, scratch);
+        zero_keys(att, seq, kv_head, d_k);
+        zero_keys(att, seq, kv_head, d_v);
+        for (int h = head; h < end; h += step) {
+            for (int i = 0; i < seq->n_q; i += t.n_tokens) {
+                tile_place(&t, seq, i, h, h + step < end ? h + step : end);
+                tile_backward(&t, att, seq, in, lse, d);
+            }
+        }
+    }
+}

@@ -1,0 +1,129 @@
+/* The language-model head in chunks of vocabulary rows: logits of a chunk, then a running maximum
+ * m, sum s = sum exp(l - m) and (for the gradient) a = sum exp(l - m) W[row]; all three are
+ * rescaled when m grows. At the end loss = m + log s - l[target], d_x = scale (a / s - W[target]).
+ */
+#include "trimtab/ops.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "gemm_private.h"
+#include "vmath.h"
+
+enum { CHUNK_ROWS = 1024, PARALLEL_MIN = 1 << 15, SPAN = 256 };
+
+typedef struct head_state {
+    double sum;
+    float max, target_logit;
+    int32_t best;
+} head_state;
+
+size_t tt_ops_head_scratch_bytes(int n_rows, int hidden) {
+    (void)hidden;
+    return (size_t)n_rows * (sizeof(head_state) + CHUNK_ROWS * sizeof(float));
+}
+
+static tt_matrix chunk_of(const tt_matrix *head, int first) {
+    int n = head->rows - first < CHUNK_ROWS ? head->rows - first : CHUNK_ROWS;
+    size_t skip = (size_t)first * (size_t)head->cols * tt_gemm_element_bytes(head->dtype);
+    return (tt_matrix){(const char *)head->data + skip, head->dtype, n, head->cols};
+}
+
+/* Takes one row of n logits of ids [first, first + n) into the state and turns it into
+ * exp(logit - max). d_x (may be NULL) is rescaled when the maximum grows. */
+static void take_logits(head_state *state, int first, int n, int hidden, float *logits,
+                        float *d_x) {
+    float max = state->max;
+    for (int j = 0; j < n; j++) {
+        if (logits[j] > max) {
+            max = logits[j];
+            state->best = first + j;
+        }
+    }
+    if (max > state->max) {
+        float shrink = vmath_exp(state->max - max);
+        state->sum *= shrink;
+        state->max = max;
+        if (d_x && first > 0)
+#pragma omp simd
+            for (int i = 0; i < hidden; i++) d_x[i] *= shrink;
+    }
+    float sum = 0.0f;
+#pragma omp simd reduction(+ : sum)
+    for (int j = 0; j < n; j++) {
+        logits[j] = vmath_exp(logits[j] - max);
+        sum += logits[j];
+    }
+    state->sum += sum;
+}
+
+/* d_x = scale * (d_x / sum - W[target]). */
+static void finish_gradient(const tt_matrix *head, int32_t target, float scale, double sum,
+                            float *d_x) {
+    size_t cols = (size_t)head->cols;
+    float inverse = (float)(1.0 / sum), span[SPAN];
+    for (size_t at = 0; at < cols; at += SPAN) {
+        size_t n = cols - at < SPAN ? cols - at : SPAN;
+        tt_gemm_widen(head->dtype, head->data, (size_t)target * cols + at, n, span);
+        for (size_t i = 0; i < n; i++) d_x[at + i] = scale * (d_x[at + i] * inverse - span[i]);
+    }
+}
+
+static void start(int n_rows, head_state *states) {
+    for (int r = 0; r < n_rows; r++) states[r] = (head_state){.max = -INFINITY};
+}
+
+void tt_ops_head_loss(tt_gemm *gemm, int n_rows, const float *x, const tt_matrix *head,
+                      const int32_t *target, float scale, double *loss, uint8_t *correct,
+                      float *d_x, void *scratch) {
+    size_t hidden = (size_t)head->cols;
+    head_state *states = scratch;
+    float *logits = (float *)(states + n_rows);
+    start(n_rows, states);
+    for (int first = 0; first < head->rows; first += CHUNK_ROWS) {
+        tt_matrix chunk = chunk_of(head, first);
+        tt_gemm_forward(gemm, n_rows, x, &chunk, NULL, false, logits);
+#pragma omp parallel for if (n_rows * chunk.rows > PARALLEL_MIN)
+        for (int r = 0; r < n_rows; r++) {
+            float *row = logits + (size_t)r * (size_t)chunk.rows;
+            int at = target[r] - first;
+            if (at >= 0 && at < chunk.rows) states[r].target_logit = row[at];
+            take_logits(&states[r], first, chunk.rows, head->cols, row,
+                        d_x ? d_x + (size_t)r * hidden : NULL);
+        }
+        if (d_x) tt_gemm_backward(gemm, n_rows, logits, &chunk, first > 0, d_x);
+    }
+#pragma omp parallel for if ((size_t)n_rows * hidden > PARALLEL_MIN)
+    for (int r = 0; r < n_rows; r++) {
+        const head_state *s = &states[r];
+        loss[r] = log(s->sum) + ((double)s->max - (double)s->target_logit);
+        if (correct) correct[r] = s->best == target[r];
+        if (d_x) finish_gradient(head, target[r], scale, s->sum, d_x + (size_t)r * hidden);
+    }
+}
+
+void tt_ops_head_argmax(tt_gemm *gemm, int n_rows, const float *x, const tt_matrix *head,
+                        int32_t *best, void *scratch) {
+    head_state *states = scratch;
+    float *logits = (float *)(states + n_rows);
+    start(n_rows, states);
+    for (int first = 0; first < head->rows; first += CHUNK_ROWS) {
+        tt_matrix chunk = chunk_of(head, first);
+        tt_gemm_forward(gemm, n_rows, x, &chunk, NULL, false, logits);
+        for (int r = 0; r < n_rows; r++) {
+            const float *row = logits + (size_t)r * (size_t)chunk.rows;
+            for (int j = 0; j < chunk.rows; j++) {
+                if (row[j] > states[r].max) {
+                    states[r].max = row[j];
+                    states[r].best = first + j;
+                }
+            }
+        }
+    }
+    for (int r = 0; r < n_rows; r++) best[r] = states[r].best;
+}
+
+void tt_ops_head_logits(tt_gemm *gemm, int n_rows, const float *x, const tt_matrix *head,
+                        float *logits) {
+    tt_gemm_forward(gemm, n_rows, x, head, NULL, false, logits);
+}
