@@ -120,6 +120,9 @@ tt_status tt_job_read(const char *path, const char *const *sets, int n_sets, boo
 /* As tt_job_read for a resolved job's text (what tt_job_print wrote). */
 tt_status tt_job_parse(const char *text, tt_job *out, tt_error *err) TT_MUST_CHECK;
 
+/* Every key at its default; model.path and the names that depend on the file stay empty. */
+void tt_job_defaults(tt_job *out);
+
 /* Prints the resolved job as a libconfig file. */
 void tt_job_print(const tt_job *job, FILE *stream);
 

@@ -120,7 +120,11 @@ static tt_status read_job(const cli *c, const cli_given *given, tt_job *job, tt_
     if (given->n_words)
         return tt_fail(err, TT_ERR_USAGE, "got %s and --model: expected one of them",
                        given->words[0]);
-    return tt_job_defaults(model, job, err);
+    tt_job_defaults(job);
+    if (snprintf(job->model.path, sizeof job->model.path, "%s", model) >=
+        (int)sizeof job->model.path)
+        return tt_fail(err, TT_ERR_USAGE, "--model: path longer than %d bytes", TT_PATH_BYTES - 1);
+    return TT_OK;
 }
 
 tt_status cli_generate(const cli *c, tt_error *err) {

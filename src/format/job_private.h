@@ -43,8 +43,6 @@ const char *tt_job_allowed(const tt_key *key, char *out, size_t n);
 /* Value of a key as the file spells it, strings quoted. */
 const char *tt_job_value(const tt_job *job, const tt_key *key, char *out, size_t n);
 
-/* Defaults of all keys; what is computed from others stays empty. */
-void tt_job_defaults(tt_job *job);
 
 /* Sets one key from a parsed setting, or adds a problem "where: key: found, allowed". */
 void tt_job_set(tt_job *job, const tt_key *key, const config_setting_t *setting, const char *where,

@@ -1,0 +1,37 @@
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "cli.h"
+#include "trimtab/doctor.h"
+
+static const cli_option options[] = {
+    {"threads", "N", "threads per rank (default: cores / ranks of the node)"},
+    {"scratch", "DIR", "where to try MPI-IO (default: the current directory)"},
+    {NULL, NULL, NULL}};
+
+void cli_doctor_help(void) {
+    printf("usage: [mpirun -n RANKS] trimtab doctor [OPTIONS]\n\n"
+           "Says what MPI, threads, BLIS, MPI-IO and the page cache do on these ranks. All ranks\n"
+           "measure at the same time, as in a run.\n\n");
+    cli_print_options(options);
+}
+
+tt_status cli_doctor(const cli *c, tt_error *err) {
+    static const char *const marks[] = {"  ", "ok", "!!"};
+    cli_given given;
+    long long n_threads;
+    TT_TRY(cli_parse(c, options, &given, err));
+    TT_TRY(cli_int(&given, "threads", 1, 4096, 0, &n_threads, err));
+    const char *scratch = cli_value(&given, "scratch");
+    tt_doctor *doctor = calloc(1, sizeof *doctor);
+    tt_status status = TT_OK;
+    if (!doctor) status = tt_fail(err, TT_ERR_MEMORY, "no memory for the findings");
+    status = tt_world_agree(c->world, status, err);
+    if (status == TT_OK)
+        status = tt_doctor_run(c->world, (int)n_threads, scratch ? scratch : ".", doctor, err);
+    for (int i = 0; cli_speaks(c) && doctor && i < doctor->n_rows; i++)
+        printf("%s %-20s %s\n", marks[doctor->rows[i].finding], doctor->rows[i].name,
+               doctor->rows[i].text);
+    free(doctor);
+    return status;
+}
