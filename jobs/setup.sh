@@ -1,0 +1,49 @@
+#!/usr/bin/env bash
+# Installs what building and running trimtab needs from Debian's or Ubuntu's packages, if anything
+# is missing: as root, or through sudo where that asks no password. Otherwise says what to install.
+# Usage: jobs/setup.sh [tests]      "tests" adds what the test suite needs.
+set -euo pipefail
+
+packages=(gcc libc6-dev make cmake pkg-config git openmpi-bin libopenmpi-dev libblis-openmp-dev
+    libconfig-dev libjansson-dev libpcre2-dev libicu-dev libxxhash-dev)
+if [ "${1:-}" = tests ]; then packages+=(libcmocka-dev python3); fi
+
+have() { [ "$(dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null)" = installed ]; }
+
+# A newer cmake, compiler or python than Debian's, already on the PATH, will do as well.
+provided() {
+    case $1 in
+    gcc | make | cmake | git | python3) command -v "$1" >/dev/null ;;
+    *) false ;;
+    esac
+}
+
+missing=()
+for package in "${packages[@]}"; do
+    have "$package" || provided "$package" || missing+=("$package")
+done
+if [ ${#missing[@]} -eq 0 ]; then exit 0; fi
+
+if ! command -v apt-get >/dev/null; then
+    echo "setup: no apt-get here. Install the equivalents of: ${missing[*]}" >&2
+    exit 69
+fi
+if [ "$(id -u)" = 0 ]; then
+    as_root=()
+elif command -v sudo >/dev/null && sudo -n true 2>/dev/null; then
+    as_root=(sudo -n)
+else
+    echo "setup: missing packages, and no right to install them. Ask for:" >&2
+    echo "    apt-get install --no-install-recommends ${missing[*]}" >&2
+    exit 69
+fi
+echo "setup: installing ${missing[*]}"
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+if ! { "${as_root[@]}" apt-get update -q &&
+    "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive \
+        apt-get install -y -q --no-install-recommends "${missing[@]}"; } >"$log" 2>&1; then
+    cat "$log" >&2
+    echo "setup: apt-get failed (above)" >&2
+    exit 69
+fi
