@@ -88,7 +88,7 @@ tt_status tt_safetensors_require(const tt_safetensors *set, const char *name, in
                                  const int64_t *shape, const tt_tensor **out,
                                  tt_error *err) TT_MUST_CHECK;
 
-/* All tensors in name order. */
+/* All tensors in name order; they lie in one array, so at(i) == at(0) + i. */
 size_t tt_safetensors_n_tensors(const tt_safetensors *set);
 const tt_tensor *tt_safetensors_at(const tt_safetensors *set, size_t i);
 
