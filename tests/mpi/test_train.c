@@ -1,0 +1,289 @@
+/* The whole training loop on the shipped model: layouts agree, runs repeat bit for bit, resume
+ * continues. One mpirun of 4 ranks; each layout runs on the first stages * replicas of them. */
+#include <jansson.h>
+#include <math.h>
+#include <mpi.h>
+#include <setjmp.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+#include <cmocka.h>
+
+#include "trimtab/checkpoint.h"
+#include "trimtab/engine.h"
+#include "trimtab/file.h"
+#include "trimtab/listops.h"
+#include "trimtab/safetensors.h"
+#include "trimtab/trainer.h"
+
+enum { N_STEPS = 50 };
+
+static char work[] = "/tmp/tt_train_XXXXXX";
+static int world_rank;
+
+typedef struct outcome {
+    tt_status status;
+    double loss[N_STEPS + 1]; /* by step, 1-based */
+    char checkpoint[TT_PATH_BYTES];
+    char error[TT_ERROR_TEXT_BYTES];
+} outcome;
+
+static void write_text(const char *path, const char *text) {
+    assert_int_equal(tt_file_write_atomic(path, text, strlen(text), NULL), TT_OK);
+}
+
+static void write_job(const char *path, const char *run, int stages, int replicas,
+                      const char *extra) {
+    char text[4096];
+    snprintf(text, sizeof text,
+             "run: { dir = \"%s/%s\"; };\n"
+             "model: { path = \"%s/jobs/quickstart/model\"; };\n"
+             "task: { file = \"%s/configs/tasks/listops.cfg\"; train = \"%s/train.jsonl\";\n"
+             "        eval = \"%s/eval.jsonl\"; };\n"
+             "method: { form = \"nonlinear\"; rank = 4; };\n"
+             "train: { steps = %d; batch_size = 8; lr = 0.005; };\n"
+             "parallel: { stages = %d; replicas = %d; threads = 1; };\n"
+             "checkpoint: { every = 20; keep = 10; };\n"
+             "eval: { before = false; after = false; };\n"
+             "log: { every = 1; quiet = true; };\n%s",
+             work, run, TT_SOURCE_DIR, TT_SOURCE_DIR, work, work, N_STEPS, stages, replicas, extra);
+    write_text(path, text);
+}
+
+/* Losses of a run's train rows; a later row of the same step replaces an earlier one. */
+static void read_losses(const char *run, outcome *out) {
+    char path[256], line[1024];
+    snprintf(path, sizeof path, "%s/%s/metrics.jsonl", work, run);
+    FILE *stream = fopen(path, "r");
+    while (stream && fgets(line, sizeof line, stream)) {
+        json_t *row = json_loads(line, 0, NULL);
+        int64_t step = json_integer_value(json_object_get(row, "step"));
+        if (row && step >= 1 && step <= N_STEPS &&
+            strcmp(json_string_value(json_object_get(row, "kind")), "train") == 0)
+            out->loss[step] = json_real_value(json_object_get(row, "loss"));
+        json_decref(row);
+    }
+    if (stream) fclose(stream);
+}
+
+static tt_status train_on(MPI_Comm comm, const char *job_path, outcome *out, tt_error *err) {
+    tt_world *world;
+    tt_job job;
+    tt_engine engine = {0};
+    tt_rundir rundir;
+    tt_report *report = NULL;
+    char metrics[TT_PATH_BYTES + 16];
+    TT_TRY(tt_world_create(comm, &world, err));
+    tt_engine_options options = {.purpose = TT_PURPOSE_TRAIN};
+    tt_status status = tt_job_read(job_path, NULL, 0, true, &job, err);
+    if (status == TT_OK) status = tt_engine_prepare(&engine, world, &job, &options, err);
+    if (status == TT_OK) status = tt_engine_load(&engine, err);
+    if (status == TT_OK) status = tt_rundir_open(world, job.run.dir, &rundir, err);
+    if (status == TT_OK) {
+        snprintf(metrics, sizeof metrics, "%s/metrics.jsonl", job.run.dir);
+        status = tt_report_create(world->rank == 0, NULL, false, true, metrics, &report, err);
+    }
+    tt_train_result result = {0};
+    if (status == TT_OK) status = tt_trainer_run(&engine, &rundir, report, &result, err);
+    snprintf(out->checkpoint, sizeof out->checkpoint, "%s", result.checkpoint);
+    tt_report_destroy(report);
+    tt_engine_close(&engine);
+    tt_world_destroy(world);
+    return status;
+}
+
+/* Runs a job on the first stages * replicas ranks; every rank gets the outcome. */
+static outcome run_layout(const char *run, int stages, int replicas, const char *extra) {
+    static outcome out;
+    static tt_error err;
+    char job_path[256];
+    out = (outcome){0};
+    err = (tt_error){0};
+    snprintf(job_path, sizeof job_path, "%s/%s.cfg", work, run);
+    if (world_rank == 0) write_job(job_path, run, stages, replicas, extra);
+    MPI_Barrier(MPI_COMM_WORLD);
+    bool takes_part = world_rank < stages * replicas;
+    MPI_Comm comm;
+    MPI_Comm_split(MPI_COMM_WORLD, takes_part ? 0 : MPI_UNDEFINED, world_rank, &comm);
+    if (takes_part) {
+        out.status = train_on(comm, job_path, &out, &err);
+        MPI_Comm_free(&comm);
+    }
+    if (world_rank == 0) read_losses(run, &out);
+    snprintf(out.error, sizeof out.error, "%s", err.text);
+    MPI_Bcast(&out, sizeof out, MPI_BYTE, 0, MPI_COMM_WORLD);
+    if (out.status != TT_OK && out.status != TT_INTERRUPTED && world_rank == 0)
+        print_error("%s: %s\n", run, out.error);
+    return out;
+}
+
+static double loss_distance(const outcome *a, const outcome *b, int from) {
+    double worst = 0;
+    for (int s = from; s <= N_STEPS; s++)
+        worst = fmax(worst, fabs(a->loss[s] - b->loss[s]) / fabs(b->loss[s]));
+    return worst;
+}
+
+static bool same_adapter(const outcome *a, const outcome *b) {
+    char path_a[TT_PATH_BYTES + 32], path_b[TT_PATH_BYTES + 32], *bytes_a = NULL, *bytes_b = NULL;
+    size_t n_a = 0, n_b = 1;
+    snprintf(path_a, sizeof path_a, "%s/adapter.safetensors", a->checkpoint);
+    snprintf(path_b, sizeof path_b, "%s/adapter.safetensors", b->checkpoint);
+    bool same = tt_file_read_all(path_a, 0, &bytes_a, &n_a, NULL) == TT_OK &&
+                tt_file_read_all(path_b, 0, &bytes_b, &n_b, NULL) == TT_OK && n_a == n_b &&
+                memcmp(bytes_a, bytes_b, n_a) == 0;
+    free(bytes_a);
+    free(bytes_b);
+    return same;
+}
+
+static void layouts_agree_over_fifty_steps(void **state) {
+    (void)state;
+    static const int layouts[][2] = {{2, 1}, {1, 2}, {2, 2}, {4, 1}};
+    outcome reference = run_layout("l11", 1, 1, "");
+    assert_int_equal(reference.status, TT_OK);
+    assert_true(reference.loss[1] > reference.loss[N_STEPS]);
+    for (int i = 0; i < 4; i++) {
+        char name[32];
+        snprintf(name, sizeof name, "l%d%d", layouts[i][0], layouts[i][1]);
+        outcome other = run_layout(name, layouts[i][0], layouts[i][1], "");
+        assert_int_equal(other.status, TT_OK);
+        double distance = loss_distance(&other, &reference, 1);
+        if (world_rank == 0)
+            print_message("%dx%d against 1x1: relative loss distance %.2e\n", layouts[i][0],
+                          layouts[i][1], distance);
+        assert_true(distance <= 1e-5);
+    }
+}
+
+static void the_same_layout_repeats_bit_for_bit(void **state) {
+    (void)state;
+    outcome a = run_layout("a22", 2, 2, ""), b = run_layout("b22", 2, 2, "");
+    assert_int_equal(a.status, TT_OK);
+    assert_true(same_adapter(&a, &b));
+    assert_true(loss_distance(&a, &b, 1) == 0);
+}
+
+static void pipeline_splits_do_not_change_a_bit(void **state) {
+    (void)state;
+    const char *fixed = "parallel: { micro_batches = 4; };\n";
+    outcome one = run_layout("f11", 1, 1, fixed), four = run_layout("f41", 4, 1, fixed);
+    assert_int_equal(one.status, TT_OK);
+    assert_int_equal(four.status, TT_OK);
+    assert_true(same_adapter(&one, &four));
+}
+
+/* Forgets the checkpoints after step 20, as if the run had died between 20 and 40. */
+static void lose_late_checkpoints(const char *run) {
+    char command[512];
+    if (world_rank == 0) {
+        snprintf(command, sizeof command, "rm -rf %s/%s/checkpoints/step-00000000[45]0*", work, run);
+        assert_int_equal(system(command), 0);
+    }
+    MPI_Barrier(MPI_COMM_WORLD);
+}
+
+static void resume_continues_bit_for_bit_on_the_same_layout(void **state) {
+    (void)state;
+    outcome whole = run_layout("w21", 2, 1, ""), first = run_layout("r21", 2, 1, "");
+    assert_int_equal(first.status, TT_OK);
+    lose_late_checkpoints("r21");
+    outcome refused = run_layout("r21", 2, 1, "");
+    assert_int_equal(refused.status, TT_ERR_CONFIG);
+    assert_non_null(strstr(refused.error, "--resume"));
+    outcome resumed = run_layout("r21", 2, 1, "checkpoint: { resume = \"latest\"; };\n");
+    assert_int_equal(resumed.status, TT_OK);
+    assert_true(same_adapter(&whole, &resumed));
+}
+
+static void resume_continues_on_another_layout(void **state) {
+    (void)state;
+    outcome whole = run_layout("w22", 2, 2, ""), first = run_layout("r22", 2, 2, "");
+    assert_int_equal(first.status, TT_OK);
+    lose_late_checkpoints("r22");
+    outcome resumed = run_layout("r22", 1, 1, "checkpoint: { resume = \"latest\"; };\n");
+    assert_int_equal(resumed.status, TT_OK);
+    assert_true(loss_distance(&resumed, &whole, 21) <= 1e-5);
+    lose_late_checkpoints("r22");
+    outcome four = run_layout("r22", 4, 1, "checkpoint: { resume = \"auto\"; };\n");
+    assert_int_equal(four.status, TT_OK);
+    assert_true(loss_distance(&four, &whole, 21) <= 1e-5);
+}
+
+static void another_job_cannot_resume(void **state) {
+    (void)state;
+    outcome first = run_layout("x11", 1, 1, "train: { steps = 20; };\n");
+    assert_int_equal(first.status, TT_OK);
+    outcome other = run_layout("x11", 1, 1,
+                               "train: { steps = 20; lr = 0.001; };\n"
+                               "checkpoint: { resume = \"latest\"; };\n");
+    assert_int_equal(other.status, TT_ERR_CONFIG);
+    assert_non_null(strstr(other.error, "lr = "));
+}
+
+static void numbers_that_explode_stop_the_run_with_their_place(void **state) {
+    (void)state;
+    outcome out = run_layout("nan", 2, 2, "train: { lr = 1e30; clip = 0.0; warmup_ratio = 0.0; };\n");
+    assert_int_equal(out.status, TT_ERR_NUMERIC);
+    assert_non_null(strstr(out.error, "step "));
+    assert_non_null(strstr(out.error, "rank "));
+}
+
+/* Last: the stop flag stays set in this process. */
+static void a_signal_on_one_rank_checkpoints_and_stops_all(void **state) {
+    (void)state;
+    tt_world_catch_stop_signals();
+    if (world_rank == 3) raise(SIGTERM);
+    outcome stopped = run_layout("sig", 2, 2, "");
+    assert_int_equal(stopped.status, TT_INTERRUPTED);
+    bool found;
+    char run[256], path[TT_PATH_BYTES];
+    snprintf(run, sizeof run, "%s/sig", work);
+    assert_int_equal(tt_checkpoint_find(run, 0, &found, path, NULL), TT_OK);
+    assert_true(found);
+    assert_non_null(strstr(path, "step-0000000001"));
+}
+
+static void say_where(int signal_number) {
+    (void)signal_number;
+    fprintf(stderr, "rank %d: test_train timed out\n", world_rank);
+    _exit(99);
+}
+
+static void make_data(void) {
+    char train[256], eval[256];
+    assert_non_null(mkdtemp(work));
+    snprintf(train, sizeof train, "%s/train.jsonl", work);
+    snprintf(eval, sizeof eval, "%s/eval.jsonl", work);
+    tt_listops_settings settings = {.seed = 5, .max_depth = 2, .min_args = 2, .max_args = 4,
+                                    .min_length = 4, .max_length = 20, .p_operator = 0.25};
+    assert_int_equal(tt_listops_write(&settings, train, 200, eval, 20, NULL), TT_OK);
+}
+
+int main(int argc, char **argv) {
+    MPI_Init(&argc, &argv);
+    MPI_Comm_rank(MPI_COMM_WORLD, &world_rank);
+    signal(SIGALRM, say_where);
+    alarm(400);
+    if (world_rank == 0) make_data();
+    MPI_Bcast(work, sizeof work, MPI_CHAR, 0, MPI_COMM_WORLD);
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(layouts_agree_over_fifty_steps),
+        cmocka_unit_test(the_same_layout_repeats_bit_for_bit),
+        cmocka_unit_test(pipeline_splits_do_not_change_a_bit),
+        cmocka_unit_test(resume_continues_bit_for_bit_on_the_same_layout),
+        cmocka_unit_test(resume_continues_on_another_layout),
+        cmocka_unit_test(another_job_cannot_resume),
+        cmocka_unit_test(numbers_that_explode_stop_the_run_with_their_place),
+        cmocka_unit_test(a_signal_on_one_rank_checkpoints_and_stops_all),
+    };
+    int failed = cmocka_run_group_tests(tests, NULL, NULL);
+    if (world_rank == 0) (void)tt_file_remove_tree(work, NULL);
+    MPI_Finalize();
+    return failed;
+}
