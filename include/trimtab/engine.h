@@ -30,16 +30,16 @@
 typedef enum tt_purpose { TT_PURPOSE_TRAIN, TT_PURPOSE_EVAL, TT_PURPOSE_GENERATE } tt_purpose;
 
 typedef struct tt_engine {
-    tt_world *world;    /* borrowed; load makes its grid */
-    const tt_job *job;  /* borrowed */
+    tt_world *world;   /* borrowed; load makes its grid */
+    const tt_job *job; /* borrowed */
     tt_purpose purpose;
     tt_spec spec;
     tt_task_settings settings; /* the task's after the job's overrides */
     uint64_t model_fingerprint;
-    tt_tokenizer *tokenizer; /* rank 0 only */
-    tt_task *task;           /* rank 0 only */
-    tt_dataset *train, *eval;            /* NULL when the job names none or does not need it */
-    tt_audit train_audit, eval_audit;    /* the same on all ranks */
+    tt_tokenizer *tokenizer;          /* rank 0 only */
+    tt_task *task;                    /* rank 0 only */
+    tt_dataset *train, *eval;         /* NULL when the job names none or does not need it */
+    tt_audit train_audit, eval_audit; /* the same on all ranks */
     tt_plan *plan;
     tt_gemm *gemm;
     tt_weights *weights;
@@ -50,7 +50,7 @@ typedef struct tt_engine {
 /* For tt_purpose GENERATE, prompts are not in a file: the longest prompt is given. */
 typedef struct tt_engine_options {
     tt_purpose purpose;
-    int n_plan_ranks;   /* plan for that many ranks instead of the world's (check); 0: the world's */
+    int n_plan_ranks; /* plan for that many ranks instead of the world's (check); 0: the world's */
     int longest_prompt; /* GENERATE: tokens; 0 otherwise */
     int max_new_tokens; /* GENERATE; 0: the task's or the job's */
 } tt_engine_options;

@@ -14,15 +14,19 @@
 
 #include "trimtab/status.h"
 
-enum { TT_LISTOPS_MAX_DEPTH = 32, TT_LISTOPS_MAX_ARGS = 16, TT_LISTOPS_MAX_LENGTH = 1024,
-       TT_LISTOPS_TEXT_BYTES = 6 * TT_LISTOPS_MAX_LENGTH };
+enum {
+    TT_LISTOPS_MAX_DEPTH = 32,
+    TT_LISTOPS_MAX_ARGS = 16,
+    TT_LISTOPS_MAX_LENGTH = 1024,
+    TT_LISTOPS_TEXT_BYTES = 6 * TT_LISTOPS_MAX_LENGTH
+};
 
 typedef struct tt_listops_settings {
     uint64_t seed;
-    int max_depth;          /* operators on a path, 1 .. TT_LISTOPS_MAX_DEPTH; paper: 20 */
-    int min_args, max_args; /* 2 .. TT_LISTOPS_MAX_ARGS; paper: 2 to 5 */
+    int max_depth;              /* operators on a path, 1 .. TT_LISTOPS_MAX_DEPTH; paper: 20 */
+    int min_args, max_args;     /* 2 .. TT_LISTOPS_MAX_ARGS; paper: 2 to 5 */
     int min_length, max_length; /* tokens, 4 .. TT_LISTOPS_MAX_LENGTH */
-    double p_operator;      /* in (0, 1); paper: 0.25 */
+    double p_operator;          /* in (0, 1); paper: 0.25 */
 } tt_listops_settings;
 
 /* Expression number `index` and its value. Errors: ERR_CONFIG (settings out of range, or no

@@ -42,7 +42,8 @@ void tt_report_begin(tt_report *report, int64_t step);
 void tt_report_note(tt_report *report, const char *format, ...) TT_PRINTF(2, 3);
 
 /* Errors: ERR_IO when metrics cannot be written. */
-tt_status tt_report_train(tt_report *report, const tt_report_step *row, tt_error *err) TT_MUST_CHECK;
+tt_status tt_report_train(tt_report *report, const tt_report_step *row,
+                          tt_error *err) TT_MUST_CHECK;
 tt_status tt_report_eval(tt_report *report, int64_t step, const char *what,
                          const tt_eval_result *result, tt_error *err) TT_MUST_CHECK;
 

@@ -34,7 +34,7 @@ typedef enum tt_status {
         TT_N_STATUS
 } tt_status;
 
-#define TT_MUST_CHECK __attribute__((warn_unused_result))
+#define TT_MUST_CHECK                    __attribute__((warn_unused_result))
 #define TT_PRINTF(format_arg, first_arg) __attribute__((format(printf, format_arg, first_arg)))
 
 enum { TT_ERROR_TEXT_BYTES = 4096 };

@@ -22,10 +22,10 @@ typedef struct tt_train_result {
     bool has_before, has_after;
     tt_eval_result before, after;
     double last_loss;
-    double train_seconds; /* in steps, without evaluations and checkpoints */
-    int64_t n_tokens;     /* trained on in this life, all replicas */
-    int64_t peak_bytes;   /* largest resident size of any rank */
-    size_t predicted_bytes; /* what the plan said of the largest stage */
+    double train_seconds;           /* in steps, without evaluations and checkpoints */
+    int64_t n_tokens;               /* trained on in this life, all replicas */
+    int64_t peak_bytes;             /* largest resident size of any rank */
+    size_t predicted_bytes;         /* what the plan said of the largest stage */
     char checkpoint[TT_PATH_BYTES]; /* newest, "" when none was written */
 } tt_train_result;
 

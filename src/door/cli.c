@@ -7,8 +7,9 @@
 
 const cli_option cli_job_options[] = {
     {"set", "GROUP.KEY=VALUE", "override a key of the job file (repeatable)"},
-    {"resume", "[latest|previous|auto]", "continue the run directory's newest checkpoint (latest), "
-                                         "the one before it, or start anew if there is none (auto)"},
+    {"resume", "[latest|previous|auto]",
+     "continue the run directory's newest checkpoint (latest), "
+     "the one before it, or start anew if there is none (auto)"},
     {"quiet", NULL, "no progress, no tables: errors and files only"},
     {NULL, NULL, NULL}};
 
@@ -89,7 +90,10 @@ void cli_print_options(const cli_option *options) {
         bool optional = options->argument && options->argument[0] == '[';
         const char *argument = options->argument ? options->argument : "";
         snprintf(left, sizeof left, "--%s%s%s", options->name,
-                 optional ? "[=" : options->argument ? " " : "", argument + optional);
+                 optional            ? "[="
+                 : options->argument ? " "
+                                     : "",
+                 argument + optional);
         printf("  %-36s %s\n", left, options->help);
     }
 }
@@ -102,10 +106,14 @@ static int collect_sets(const cli_given *given, const char **sets) {
         if (strcmp(name, "set") == 0) sets[n++] = value;
         if (strcmp(name, "quiet") == 0) sets[n++] = "log.quiet=true";
         if (strcmp(name, "resume") != 0) continue;
-        if (!value[0] || strcmp(value, "latest") == 0) sets[n++] = "checkpoint.resume=latest";
-        else if (strcmp(value, "previous") == 0) sets[n++] = "checkpoint.resume=previous";
-        else if (strcmp(value, "auto") == 0) sets[n++] = "checkpoint.resume=auto";
-        else return -1;
+        if (!value[0] || strcmp(value, "latest") == 0)
+            sets[n++] = "checkpoint.resume=latest";
+        else if (strcmp(value, "previous") == 0)
+            sets[n++] = "checkpoint.resume=previous";
+        else if (strcmp(value, "auto") == 0)
+            sets[n++] = "checkpoint.resume=auto";
+        else
+            return -1;
     }
     return n;
 }

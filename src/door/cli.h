@@ -13,9 +13,9 @@
 /* A command line already cut into command and the rest. world is NULL for commands that need no
  * MPI. */
 typedef struct cli {
-    int argc;    /* of the whole command line, for provenance */
+    int argc; /* of the whole command line, for provenance */
     char **argv;
-    int n_args;  /* after the command */
+    int n_args; /* after the command */
     char **args;
     tt_world *world;
 } cli;

@@ -21,9 +21,10 @@ static const cli_option options[] = {
     {NULL, NULL, NULL}};
 
 void cli_data_help(void) {
-    printf("usage: trimtab data listops --train FILE.jsonl [--eval FILE.jsonl] [OPTIONS]\n\n"
-           "Makes ListOps records {\"Source\": \"[MAX 2 9 [MIN 4 7 ] 0 ]\", \"Target\": \"9\"} after\n"
-           "Nangia & Bowman 2018.\n\n");
+    printf(
+        "usage: trimtab data listops --train FILE.jsonl [--eval FILE.jsonl] [OPTIONS]\n\n"
+        "Makes ListOps records {\"Source\": \"[MAX 2 9 [MIN 4 7 ] 0 ]\", \"Target\": \"9\"} after\n"
+        "Nangia & Bowman 2018.\n\n");
     cli_print_options(options);
 }
 
@@ -32,7 +33,8 @@ static tt_status read_probability(const cli_given *given, double *out, tt_error 
     char *end;
     *out = text ? strtod(text, &end) : 0.25;
     if (text && (end == text || *end || !(*out > 0 && *out < 1)))
-        return tt_fail(err, TT_ERR_USAGE, "--p-operator: got \"%s\", expected between 0 and 1", text);
+        return tt_fail(err, TT_ERR_USAGE, "--p-operator: got \"%s\", expected between 0 and 1",
+                       text);
     return TT_OK;
 }
 
@@ -48,8 +50,8 @@ static tt_status read_settings(const cli_given *given, tt_listops_settings *s, t
                 {"max-length", 4, TT_LISTOPS_MAX_LENGTH, 40, &s->max_length}};
     long long value;
     for (size_t i = 0; i < sizeof keys / sizeof keys[0]; i++) {
-        TT_TRY(cli_int(given, keys[i].name, keys[i].low, keys[i].high, keys[i].missing, &value,
-                       err));
+        TT_TRY(
+            cli_int(given, keys[i].name, keys[i].low, keys[i].high, keys[i].missing, &value, err));
         *keys[i].out = (int)value;
     }
     TT_TRY(cli_int(given, "seed", 0, 0x7fffffffffffffff, 1, &value, err));
@@ -66,7 +68,8 @@ tt_status cli_data(const cli *c, tt_error *err) {
         return tt_fail(err, TT_ERR_USAGE, "data: got \"%s\", expected listops",
                        given.n_words ? given.words[0] : "");
     const char *train = cli_value(&given, "train"), *eval = cli_value(&given, "eval");
-    if (!train && !eval) return tt_fail(err, TT_ERR_USAGE, "data listops: expected --train or --eval");
+    if (!train && !eval)
+        return tt_fail(err, TT_ERR_USAGE, "data listops: expected --train or --eval");
     TT_TRY(read_settings(&given, &settings, err));
     TT_TRY(cli_int(&given, "n-train", 1, 1LL << 40, 4000, &n_train, err));
     TT_TRY(cli_int(&given, "n-eval", 1, 1LL << 40, 500, &n_eval, err));

@@ -10,8 +10,9 @@
 #include "trimtab/report.h"
 
 static const cli_option options[] = {
-    {"adapter", "PATH", "a run directory (its newest checkpoint), a checkpoint, or an "
-                        "adapter.safetensors; without it the frozen model is evaluated"},
+    {"adapter", "PATH",
+     "a run directory (its newest checkpoint), a checkpoint, or an "
+     "adapter.safetensors; without it the frozen model is evaluated"},
     {"out", "FILE.jsonl", "one JSON object an example: output, answer, label, correct, loss"},
     {"json", NULL, "print the result as one JSON object"},
     {"set", "GROUP.KEY=VALUE", "override a key of the job file (repeatable)"},
@@ -56,8 +57,8 @@ static tt_status evaluate(tt_engine *engine, const tt_adapter *adapter, const cl
     bool speaks = engine->world->rank == 0, quiet = engine->job->log.quiet;
     if (speaks && !quiet && !cli_value(given, "json")) cli_print_audits(engine, stdout);
     tt_report *report;
-    tt_status status = tt_report_create(speaks, stderr, isatty(STDERR_FILENO), quiet, NULL,
-                                        &report, err);
+    tt_status status =
+        tt_report_create(speaks, stderr, isatty(STDERR_FILENO), quiet, NULL, &report, err);
     TT_TRY(tt_world_agree(engine->world, status, err));
     tt_eval_options wanted = {.generate = engine->job->eval.generate,
                               .jsonl_path = cli_value(given, "out"),
@@ -76,9 +77,9 @@ tt_status cli_load_adapter(tt_engine *engine, const char *path, tt_adapter **ada
     const tt_plan_stage *mine = &engine->plan->stages[engine->world->stage];
     *adapter = NULL;
     if (!path) return TT_OK;
-    tt_status status = tt_adapter_create(&engine->job->method, engine->spec.hidden,
-                                         engine->spec.n_layers, mine->first_layer, mine->n_layers,
-                                         0, adapter, err);
+    tt_status status =
+        tt_adapter_create(&engine->job->method, engine->spec.hidden, engine->spec.n_layers,
+                          mine->first_layer, mine->n_layers, 0, adapter, err);
     if (status == TT_OK) status = tt_checkpoint_load_adapter(path, *adapter, err);
     return tt_world_agree(engine->world, status, err);
 }

@@ -24,8 +24,8 @@ void cli_generate_help(void) {
 typedef struct request {
     tt_ids *prompts; /* [n] */
     int n, max_new;
-    int32_t *out;    /* [n x max_new] */
-    int *n_out;      /* [n] */
+    int32_t *out; /* [n x max_new] */
+    int *n_out;   /* [n] */
 } request;
 
 static const int32_t *prompt_of(const void *context, int64_t i, int *n) {
@@ -41,8 +41,8 @@ static void keep(void *context, int64_t i, const int32_t *ids, int n) {
 }
 
 /* Rank 0 tokenises; everybody gets the ids. */
-static tt_status encode_prompts(const cli *c, const char *model, const cli_given *given,
-                                request *r, tt_error *err) {
+static tt_status encode_prompts(const cli *c, const char *model, const cli_given *given, request *r,
+                                tt_error *err) {
     tt_tokenizer *tokenizer = NULL;
     tt_status status = TT_OK;
     if (c->world->rank == 0) {
@@ -50,7 +50,8 @@ static tt_status encode_prompts(const cli *c, const char *model, const cli_given
         for (int i = 0, p = 0; i < given->n_options && status == TT_OK; i++) {
             const char *text = given->options[i].value;
             if (strcmp(given->options[i].name, "prompt") != 0) continue;
-            status = tt_tokenizer_encode(tokenizer, text, strlen(text), true, &r->prompts[p++], err);
+            status =
+                tt_tokenizer_encode(tokenizer, text, strlen(text), true, &r->prompts[p++], err);
         }
         tt_tokenizer_close(tokenizer);
     }
@@ -70,8 +71,7 @@ static tt_status print_one(const tt_engine *engine, const int32_t *ids, int n, b
     for (int i = 0; as_ids && i < n; i++) printf(i ? " %d" : "%d", ids[i]);
     tt_text text = {0};
     tt_status status = TT_OK;
-    if (!as_ids)
-        status = tt_tokenizer_decode(engine->tokenizer, ids, (size_t)n, true, &text, err);
+    if (!as_ids) status = tt_tokenizer_decode(engine->tokenizer, ids, (size_t)n, true, &text, err);
     if (text.bytes) fwrite(text.bytes, 1, text.n, stdout);
     putchar('\n');
     tt_text_free(&text);
@@ -91,9 +91,8 @@ static tt_status generate(const cli *c, tt_job *job, const cli_given *given, req
     job->eval.batch = r->n;
     tt_engine engine = {0};
     tt_adapter *adapter = NULL;
-    tt_engine_options wanted = {.purpose = TT_PURPOSE_GENERATE,
-                                .longest_prompt = longest,
-                                .max_new_tokens = r->max_new};
+    tt_engine_options wanted = {
+        .purpose = TT_PURPOSE_GENERATE, .longest_prompt = longest, .max_new_tokens = r->max_new};
     job->task.max_new_tokens = r->max_new;
     tt_status status = tt_engine_prepare(&engine, c->world, job, &wanted, err);
     if (status == TT_OK) status = tt_engine_load(&engine, err);

@@ -10,9 +10,12 @@ void cli_format_bytes(double bytes, char out[24]) {
 static void print_escaped(const char *label, const char *text, FILE *stream) {
     fprintf(stream, "  %s \"", label);
     for (const char *p = text; *p; p++) {
-        if (*p == '\n') fputs("\\n", stream);
-        else if ((unsigned char)*p < 32 || *p == 127) fprintf(stream, "\\x%02x", (unsigned char)*p);
-        else fputc(*p, stream);
+        if (*p == '\n')
+            fputs("\\n", stream);
+        else if ((unsigned char)*p < 32 || *p == 127)
+            fprintf(stream, "\\x%02x", (unsigned char)*p);
+        else
+            fputc(*p, stream);
     }
     fprintf(stream, "\"\n");
 }

@@ -30,8 +30,9 @@ static const command commands[] = {
 enum { N_COMMANDS = sizeof commands / sizeof commands[0] };
 
 static void print_help(FILE *stream) {
-    fprintf(stream, "trimtab %s: trains tiny adapters for large frozen language models on CPU "
-                    "clusters\n\nusage: [mpirun -n RANKS] trimtab COMMAND [ARGUMENTS]\n\n",
+    fprintf(stream,
+            "trimtab %s: trains tiny adapters for large frozen language models on CPU "
+            "clusters\n\nusage: [mpirun -n RANKS] trimtab COMMAND [ARGUMENTS]\n\n",
             tt_provenance_version());
     for (int i = 0; i < N_COMMANDS; i++)
         fprintf(stream, "  %-10s %s\n", commands[i].name, commands[i].summary);

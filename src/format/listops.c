@@ -12,7 +12,8 @@
 enum { N_OPERATORS = 4, MAX_DRAWS = 100000 };
 static const char *const operators[N_OPERATORS] = {"MAX", "MIN", "MED", "SM"};
 
-/* --- Values ------------------------------------------------------------------------------------ */
+/* --- Values ------------------------------------------------------------------------------------
+ */
 
 static int median(int *values, int n) {
     for (int i = 1; i < n; i++)
@@ -35,7 +36,8 @@ static int apply(int op, int *values, int n) {
     return op == 3 ? result % 10 : result;
 }
 
-/* --- Text to value ----------------------------------------------------------------------------- */
+/* --- Text to value -----------------------------------------------------------------------------
+ */
 
 typedef struct reader {
     const char *text, *at;
@@ -88,7 +90,8 @@ tt_status tt_listops_evaluate(const char *text, int *value, tt_error *err) {
     return TT_OK;
 }
 
-/* --- Generation -------------------------------------------------------------------------------- */
+/* --- Generation --------------------------------------------------------------------------------
+ */
 
 typedef struct writer {
     const tt_listops_settings *settings;
@@ -122,7 +125,8 @@ static int write_argument(writer *w, int depth) {
 static int write_operator(writer *w, int depth) {
     char opening[8];
     int values[TT_LISTOPS_MAX_ARGS], op = draw_below(w, N_OPERATORS);
-    int n = w->settings->min_args + draw_below(w, w->settings->max_args - w->settings->min_args + 1);
+    int n =
+        w->settings->min_args + draw_below(w, w->settings->max_args - w->settings->min_args + 1);
     snprintf(opening, sizeof opening, "[%s", operators[op]);
     put(w, opening);
     for (int i = 0; i < n; i++) values[i] = write_argument(w, depth);
@@ -161,7 +165,8 @@ tt_status tt_listops_generate(const tt_listops_settings *settings, uint64_t inde
                    settings->min_length, settings->max_length, MAX_DRAWS);
 }
 
-/* --- Files ------------------------------------------------------------------------------------- */
+/* --- Files -------------------------------------------------------------------------------------
+ */
 
 /* Hashes of the expressions written so far: open addressing, never more than half full. */
 typedef struct seen_set {
@@ -178,8 +183,8 @@ static bool insert(seen_set *seen, const char *text) {
     return is_new;
 }
 
-static tt_status write_records(const tt_listops_settings *settings, seen_set *seen,
-                               uint64_t *index, int64_t n, FILE *stream, tt_error *err) {
+static tt_status write_records(const tt_listops_settings *settings, seen_set *seen, uint64_t *index,
+                               int64_t n, FILE *stream, tt_error *err) {
     char text[TT_LISTOPS_TEXT_BYTES];
     int value, n_repeats = 0;
     for (int64_t i = 0; i < n;) {

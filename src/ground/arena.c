@@ -23,8 +23,8 @@ tt_status tt_arena_create(size_t n_bytes, tt_arena **out, tt_error *err) {
     if (arena->n_bytes > 0) {
         /* mmap, not malloc: pages are zero and private until touched, so a plan that reserves
          * more than a run uses costs address space only. */
-        void *base = mmap(NULL, arena->n_bytes, PROT_READ | PROT_WRITE,
-                          MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        void *base =
+            mmap(NULL, arena->n_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
         if (base == MAP_FAILED) {
             free(arena);
             return tt_fail(err, TT_ERR_MEMORY, "no memory for an arena of %zu bytes", n_bytes);

@@ -102,8 +102,7 @@ tt_status tt_file_write_atomic(const char *path, const void *data, size_t n_byte
     if (snprintf(aside, sizeof aside, "%s.tmp.%ld", path, (long)getpid()) >= (int)sizeof aside)
         return tt_fail(err, TT_ERR_IO, "%s: path too long", path);
     int fd = open(aside, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
-    if (fd < 0)
-        return tt_fail(err, TT_ERR_IO, "%s: cannot create: %s", aside, strerror(errno));
+    if (fd < 0) return tt_fail(err, TT_ERR_IO, "%s: cannot create: %s", aside, strerror(errno));
     bool written = write_whole(fd, data, n_bytes);
     int write_errno = errno;
     if (close(fd) != 0) written = false;

@@ -33,10 +33,12 @@ tt_status tt_error_prefix(tt_error *err, const char *format, ...) {
 const char *tt_status_text(tt_status status) {
     switch (status) {
 #define TT_STATUS_TEXT(name, exit_code, text)                                                      \
-    case TT_##name: return text;
+    case TT_##name:                                                                                \
+        return text;
         TT_STATUS_LIST(TT_STATUS_TEXT)
 #undef TT_STATUS_TEXT
-    case TT_N_STATUS: break;
+    case TT_N_STATUS:
+        break;
     }
     return "unknown status";
 }
@@ -44,10 +46,12 @@ const char *tt_status_text(tt_status status) {
 int tt_status_exit_code(tt_status status) {
     switch (status) {
 #define TT_STATUS_EXIT(name, exit_code, text)                                                      \
-    case TT_##name: return exit_code;
+    case TT_##name:                                                                                \
+        return exit_code;
         TT_STATUS_LIST(TT_STATUS_EXIT)
 #undef TT_STATUS_EXIT
-    case TT_N_STATUS: break;
+    case TT_N_STATUS:
+        break;
     }
     return tt_status_exit_code(TT_ERR_INTERNAL);
 }

@@ -49,8 +49,7 @@ static void examine_layout(const tt_world *world, int n_threads, tt_doctor *d) {
 static void examine_blis(int n_threads, tt_doctor *d) {
     double peak = tt_bench_fma_peak(n_threads), rate = tt_bench_sgemm(512, 2048, 2048, n_threads);
     double ratio = peak > 0 ? rate / peak : 0;
-    add(d, TT_FINDING_FACT, "BLIS", "%s, kernels \"%s\"", tt_gemm_version(),
-        tt_gemm_kernel_name());
+    add(d, TT_FINDING_FACT, "BLIS", "%s, kernels \"%s\"", tt_gemm_version(), tt_gemm_kernel_name());
     add(d, ratio < 0.6 ? TT_FINDING_WARNING : TT_FINDING_GOOD, "sgemm 512x2048x2048",
         "%.0f GFLOP/s on %d thread%s: %.2f of the FMA peak of %.0f%s", rate, n_threads,
         n_threads == 1 ? "" : "s", ratio, peak,
@@ -59,7 +58,8 @@ static void examine_blis(int n_threads, tt_doctor *d) {
 
 /* Every loaded library whose name speaks of linear algebra or threads, once. */
 static void examine_libraries(tt_doctor *d) {
-    static const char *const words[] = {"blas", "blis", "lapack", "mkl", "gomp", "iomp", "libmpi.so"};
+    static const char *const words[] = {"blas", "blis", "lapack",   "mkl",
+                                        "gomp", "iomp", "libmpi.so"};
     FILE *maps = fopen("/proc/self/maps", "r");
     char line[1024], last[512] = "";
     int n_blas = 0;

@@ -18,7 +18,8 @@ typedef struct engine_facts {
     bool has_train, has_eval;
 } engine_facts;
 
-/* --- Rank 0: read everything that is not weights ----------------------------------------------- */
+/* --- Rank 0: read everything that is not weights -----------------------------------------------
+ */
 
 /* Tells models apart without reading them whole: names, types and shapes of all tensors, and the
  * values of the final norm, which differ between any two trained models. */
@@ -106,7 +107,8 @@ static tt_status read_on_rank_0(tt_engine *engine, engine_facts *facts, tt_error
     return TT_OK;
 }
 
-/* --- Everywhere: share, plan ------------------------------------------------------------------- */
+/* --- Everywhere: share, plan -------------------------------------------------------------------
+ */
 
 static tt_status share_dataset(const tt_world *world, tt_dataset **dataset, tt_error *err) {
     const void *packed = NULL;
@@ -154,24 +156,24 @@ static tt_status make_plan(tt_engine *engine, const engine_facts *facts,
     int n_ranks = options->n_plan_ranks > 0 ? options->n_plan_ranks : world->n_ranks;
     size_t data_bytes = (engine->train ? engine->train->block_bytes : 0) +
                         (engine->eval ? engine->eval->block_bytes : 0);
-    bool generate = engine->purpose == TT_PURPOSE_GENERATE ||
-                    (engine->eval && engine->job->eval.generate);
-    tt_plan_input input = {
-        .spec = &engine->spec,
-        .job = engine->job,
-        .layer_bytes = facts->storage.layer_bytes,
-        .embed_bytes = facts->storage.embed_bytes,
-        .head_bytes = facts->storage.head_bytes,
-        .n_ranks = n_ranks,
-        .ranks_per_node = options->n_plan_ranks > 0 && world->n_ranks == 1 ? n_ranks
-                                                                            : world->n_node_ranks,
-        .cores_per_node = tt_process_machine_cores(),
-        .train = engine->purpose == TT_PURPOSE_TRAIN,
-        .generate = generate,
-        .longest = longest_of(engine, options, engine->settings.max_new_tokens),
-        .max_new_tokens = engine->settings.max_new_tokens,
-        .dataset_bytes = data_bytes,
-        .baseline_bytes = baseline};
+    bool generate =
+        engine->purpose == TT_PURPOSE_GENERATE || (engine->eval && engine->job->eval.generate);
+    tt_plan_input input = {.spec = &engine->spec,
+                           .job = engine->job,
+                           .layer_bytes = facts->storage.layer_bytes,
+                           .embed_bytes = facts->storage.embed_bytes,
+                           .head_bytes = facts->storage.head_bytes,
+                           .n_ranks = n_ranks,
+                           .ranks_per_node = options->n_plan_ranks > 0 && world->n_ranks == 1
+                                                 ? n_ranks
+                                                 : world->n_node_ranks,
+                           .cores_per_node = tt_process_machine_cores(),
+                           .train = engine->purpose == TT_PURPOSE_TRAIN,
+                           .generate = generate,
+                           .longest = longest_of(engine, options, engine->settings.max_new_tokens),
+                           .max_new_tokens = engine->settings.max_new_tokens,
+                           .dataset_bytes = data_bytes,
+                           .baseline_bytes = baseline};
     return tt_plan_build(&input, &engine->plan, err);
 }
 
@@ -193,8 +195,7 @@ tt_status tt_engine_prepare(tt_engine *engine, tt_world *world, const tt_job *jo
     tt_status status = TT_OK;
     if (!facts) status = tt_fail(err, TT_ERR_MEMORY, "no memory for the model's description");
     status = tt_world_agree(world, status, err);
-    if (status == TT_OK && world->rank == 0)
-        status = read_on_rank_0(engine, facts, err);
+    if (status == TT_OK && world->rank == 0) status = read_on_rank_0(engine, facts, err);
     if (facts) {
         engine->train_audit = facts->train_audit; /* to show, also after a failure */
         engine->eval_audit = facts->eval_audit;
@@ -208,7 +209,8 @@ tt_status tt_engine_prepare(tt_engine *engine, tt_world *world, const tt_job *jo
     return status;
 }
 
-/* --- Load this rank's share -------------------------------------------------------------------- */
+/* --- Load this rank's share --------------------------------------------------------------------
+ */
 
 static tt_status load_share(tt_engine *engine, tt_error *err) {
     const tt_plan *plan = engine->plan;

@@ -26,7 +26,8 @@ typedef struct evaluation {
     int64_t n_done;
 } evaluation;
 
-/* --- Loss -------------------------------------------------------------------------------------- */
+/* --- Loss --------------------------------------------------------------------------------------
+ */
 
 /* Sequence of a packed row: target rows and sequences both ascend. */
 static void take_losses(void *context, int i_mb, const tt_micro_batch *mb, const double *losses,
@@ -46,9 +47,8 @@ static void take_losses(void *context, int i_mb, const tt_micro_batch *mb, const
 static tt_status score_losses(evaluation *e, tt_error *err) {
     const tt_world *world = e->engine->world;
     tt_eval_batches *batches;
-    tt_status status =
-        tt_eval_batches_create(e->engine->eval, world->n_replicas, world->replica,
-                               e->engine->plan->max_tokens, &batches, err);
+    tt_status status = tt_eval_batches_create(e->engine->eval, world->n_replicas, world->replica,
+                                              e->engine->plan->max_tokens, &batches, err);
     TT_TRY(tt_world_agree(world, status, err));
     tt_micro_batch mb;
     while (tt_eval_batches_next(batches, &mb))
@@ -57,7 +57,8 @@ static tt_status score_losses(evaluation *e, tt_error *err) {
     return TT_OK;
 }
 
-/* --- Generation -------------------------------------------------------------------------------- */
+/* --- Generation --------------------------------------------------------------------------------
+ */
 
 static const int32_t *prompt_of(const void *context, int64_t i, int *n) {
     const evaluation *e = context;
@@ -69,7 +70,8 @@ static void keep_generated(void *context, int64_t i, const int32_t *ids, int n) 
     memcpy(e->generated + (size_t)i * (size_t)e->max_new, ids, (size_t)n * sizeof *ids);
     e->rows[i].n_new = n;
     e->n_done++;
-    if (e->options->progress) e->options->progress(e->options->context, e->n_done, e->end - e->begin);
+    if (e->options->progress)
+        e->options->progress(e->options->context, e->n_done, e->end - e->begin);
 }
 
 static tt_status generate_answers(evaluation *e, tt_error *err) {
@@ -82,7 +84,8 @@ static tt_status generate_answers(evaluation *e, tt_error *err) {
     return tt_generate_run(e->engine, e->adapter, &request, err);
 }
 
-/* --- Scoring and rows on rank 0 ---------------------------------------------------------------- */
+/* --- Scoring and rows on rank 0 ----------------------------------------------------------------
+ */
 
 typedef struct scoring {
     evaluation *e;
@@ -97,8 +100,7 @@ static tt_status write_example(const scoring *s, const example_row *row, const c
     json_t *json = json_object();
     json_object_set_new(json, "example", json_integer(row->example));
     json_object_set_new(json, "line", json_integer(s->e->engine->eval->line[row->example]));
-    json_object_set_new(json, "loss",
-                        json_real(row->n_targets ? row->loss / row->n_targets : 0.0));
+    json_object_set_new(json, "loss", json_real(row->n_targets ? row->loss / row->n_targets : 0.0));
     json_object_set_new(json, "n_targets", json_integer(row->n_targets));
     json_object_set_new(json, "n_targets_right", json_integer(row->n_right));
     if (s->e->options->generate) {
@@ -146,8 +148,7 @@ static tt_status score_row(scoring *s, const example_row *row, const int32_t *id
 }
 
 /* rows: those of all first... last stages, in world-rank order; replicas are in data order. */
-static tt_status score_rows(scoring *s, const unsigned char *bytes, size_t n_bytes,
-                            tt_error *err) {
+static tt_status score_rows(scoring *s, const unsigned char *bytes, size_t n_bytes, tt_error *err) {
     for (size_t at = 0; at < n_bytes;) {
         example_row row;
         memcpy(&row, bytes + at, sizeof row);

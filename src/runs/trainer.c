@@ -22,8 +22,8 @@ typedef struct trainer {
     float *m, *v; /* [adapter->n_params] */
     char *resolved_job;
     tt_checkpoint_state state;
-    int64_t saved_step;  /* newest step on disk; -1: none */
-    int64_t row_tokens;  /* since the last progress row */
+    int64_t saved_step; /* newest step on disk; -1: none */
+    int64_t row_tokens; /* since the last progress row */
     double lr, grad_norm;
 } trainer;
 
@@ -34,7 +34,8 @@ int64_t tt_trainer_n_steps(const tt_job *job, int64_t n_examples) {
     return steps < 1 ? 1 : steps;
 }
 
-/* --- Set-up ------------------------------------------------------------------------------------ */
+/* --- Set-up ------------------------------------------------------------------------------------
+ */
 
 static tt_status print_job(const tt_job *job, char **out, tt_error *err) {
     size_t n;
@@ -76,7 +77,8 @@ static void destroy_parts(trainer *t) {
     tt_adapter_destroy(t->adapter);
 }
 
-/* --- Resume ------------------------------------------------------------------------------------ */
+/* --- Resume ------------------------------------------------------------------------------------
+ */
 
 /* Groups that may differ between lives: where and how it runs, not what is learned. */
 static void forgive_harmless(tt_job *saved, const tt_job *now) {
@@ -127,8 +129,9 @@ static tt_status check_same_run(const trainer *t, const tt_checkpoint_state *loa
         return tt_fail(err, TT_ERR_CONFIG, "%s: trained on another model than %s", path,
                        t->job->model.path);
     if (loaded->dataset_fingerprint != t->state.dataset_fingerprint)
-        return tt_fail(err, TT_ERR_CONFIG, "%s: trained on other data (or another template) than %s",
-                       path, t->job->task.train);
+        return tt_fail(err, TT_ERR_CONFIG,
+                       "%s: trained on other data (or another template) than %s", path,
+                       t->job->task.train);
     if (loaded->n_steps != t->state.n_steps)
         return tt_fail(err, TT_ERR_CONFIG, "%s: a run of %lld steps, this job has %lld", path,
                        (long long)loaded->n_steps, (long long)t->state.n_steps);
@@ -163,10 +166,11 @@ static tt_status resume(trainer *t, tt_error *err) {
     if (!chosen.found) return TT_OK;
     char *saved_job = NULL;
     tt_checkpoint_state loaded;
-    status = tt_checkpoint_load(world, chosen.path, t->adapter, t->m, t->v, &loaded, &saved_job,
-                                err);
+    status =
+        tt_checkpoint_load(world, chosen.path, t->adapter, t->m, t->v, &loaded, &saved_job, err);
     if (status == TT_OK)
-        status = tt_world_agree(world, check_same_run(t, &loaded, saved_job, chosen.path, err), err);
+        status =
+            tt_world_agree(world, check_same_run(t, &loaded, saved_job, chosen.path, err), err);
     free(saved_job);
     TT_TRY(status);
     t->state = loaded;
@@ -177,7 +181,8 @@ static tt_status resume(trainer *t, tt_error *err) {
     return TT_OK;
 }
 
-/* --- What is due after a step ------------------------------------------------------------------ */
+/* --- What is due after a step ------------------------------------------------------------------
+ */
 
 static tt_status save(trainer *t, bool is_best, tt_error *err) {
     const tt_world *world = t->engine->world;
@@ -247,7 +252,8 @@ static tt_status after_step(trainer *t, bool stop, tt_error *err) {
                             : TT_OK;
 }
 
-/* --- The loop ---------------------------------------------------------------------------------- */
+/* --- The loop ----------------------------------------------------------------------------------
+ */
 
 static tt_status check_health(const trainer *t, const tt_step_health *health, tt_error *err) {
     if (health->finite) return TT_OK;
@@ -255,8 +261,8 @@ static tt_status check_health(const trainer *t, const tt_step_health *health, tt
     const char *checkpoint = t->saved_step >= 0 ? t->result->checkpoint : "none";
     if (health->bad_layer < 0)
         return tt_fail(err, TT_ERR_NUMERIC,
-                       "step %lld: the loss is not finite (rank %d); last good checkpoint: %s", step,
-                       health->bad_rank, checkpoint);
+                       "step %lld: the loss is not finite (rank %d); last good checkpoint: %s",
+                       step, health->bad_rank, checkpoint);
     return tt_fail(err, TT_ERR_NUMERIC,
                    "step %lld: the gradient of layer %d is not finite (rank %d); last good "
                    "checkpoint: %s",

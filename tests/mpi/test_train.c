@@ -37,8 +37,7 @@ static void write_text(const char *path, const char *text) {
     assert_int_equal(tt_file_write_atomic(path, text, strlen(text), NULL), TT_OK);
 }
 
-static void write_job(const char *path, const char *run, int stages, int replicas,
-                      const char *extra) {
+static void write_job(const char *path, const char *run, int stages, int replicas) {
     char text[4096];
     snprintf(text, sizeof text,
              "run: { dir = \"%s/%s\"; };\n"
@@ -50,8 +49,8 @@ static void write_job(const char *path, const char *run, int stages, int replica
              "parallel: { stages = %d; replicas = %d; threads = 1; };\n"
              "checkpoint: { every = 20; keep = 10; };\n"
              "eval: { before = false; after = false; };\n"
-             "log: { every = 1; quiet = true; };\n%s",
-             work, run, TT_SOURCE_DIR, TT_SOURCE_DIR, work, work, N_STEPS, stages, replicas, extra);
+             "log: { every = 1; quiet = true; };\n",
+             work, run, TT_SOURCE_DIR, TT_SOURCE_DIR, work, work, N_STEPS, stages, replicas);
     write_text(path, text);
 }
 
@@ -71,7 +70,18 @@ static void read_losses(const char *run, outcome *out) {
     if (stream) fclose(stream);
 }
 
-static tt_status train_on(MPI_Comm comm, const char *job_path, outcome *out, tt_error *err) {
+/* sets: "group.key=value group.key=value ..." */
+static tt_status read_job(const char *path, const char *sets, tt_job *job, tt_error *err) {
+    char words[512];
+    const char *list[8];
+    int n = 0;
+    snprintf(words, sizeof words, "%s", sets);
+    for (char *word = strtok(words, " "); word; word = strtok(NULL, " ")) list[n++] = word;
+    return tt_job_read(path, list, n, true, job, err);
+}
+
+static tt_status train_on(MPI_Comm comm, const char *job_path, const char *sets, outcome *out,
+                          tt_error *err) {
     tt_world *world;
     tt_job job;
     tt_engine engine = {0};
@@ -80,7 +90,7 @@ static tt_status train_on(MPI_Comm comm, const char *job_path, outcome *out, tt_
     char metrics[TT_PATH_BYTES + 16];
     TT_TRY(tt_world_create(comm, &world, err));
     tt_engine_options options = {.purpose = TT_PURPOSE_TRAIN};
-    tt_status status = tt_job_read(job_path, NULL, 0, true, &job, err);
+    tt_status status = read_job(job_path, sets, &job, err);
     if (status == TT_OK) status = tt_engine_prepare(&engine, world, &job, &options, err);
     if (status == TT_OK) status = tt_engine_load(&engine, err);
     if (status == TT_OK) status = tt_rundir_open(world, job.run.dir, &rundir, err);
@@ -98,20 +108,20 @@ static tt_status train_on(MPI_Comm comm, const char *job_path, outcome *out, tt_
 }
 
 /* Runs a job on the first stages * replicas ranks; every rank gets the outcome. */
-static outcome run_layout(const char *run, int stages, int replicas, const char *extra) {
+static outcome run_layout(const char *run, int stages, int replicas, const char *sets) {
     static outcome out;
     static tt_error err;
     char job_path[256];
     out = (outcome){0};
     err = (tt_error){0};
     snprintf(job_path, sizeof job_path, "%s/%s.cfg", work, run);
-    if (world_rank == 0) write_job(job_path, run, stages, replicas, extra);
+    if (world_rank == 0) write_job(job_path, run, stages, replicas);
     MPI_Barrier(MPI_COMM_WORLD);
     bool takes_part = world_rank < stages * replicas;
     MPI_Comm comm;
     MPI_Comm_split(MPI_COMM_WORLD, takes_part ? 0 : MPI_UNDEFINED, world_rank, &comm);
     if (takes_part) {
-        out.status = train_on(comm, job_path, &out, &err);
+        out.status = train_on(comm, job_path, sets, &out, &err);
         MPI_Comm_free(&comm);
     }
     if (world_rank == 0) read_losses(run, &out);
@@ -171,7 +181,7 @@ static void the_same_layout_repeats_bit_for_bit(void **state) {
 
 static void pipeline_splits_do_not_change_a_bit(void **state) {
     (void)state;
-    const char *fixed = "parallel: { micro_batches = 4; };\n";
+    const char *fixed = "parallel.micro_batches=4";
     outcome one = run_layout("f11", 1, 1, fixed), four = run_layout("f41", 4, 1, fixed);
     assert_int_equal(one.status, TT_OK);
     assert_int_equal(four.status, TT_OK);
@@ -182,7 +192,8 @@ static void pipeline_splits_do_not_change_a_bit(void **state) {
 static void lose_late_checkpoints(const char *run) {
     char command[512];
     if (world_rank == 0) {
-        snprintf(command, sizeof command, "rm -rf %s/%s/checkpoints/step-00000000[45]0*", work, run);
+        snprintf(command, sizeof command, "rm -rf %s/%s/checkpoints/step-00000000[45]0*", work,
+                 run);
         assert_int_equal(system(command), 0);
     }
     MPI_Barrier(MPI_COMM_WORLD);
@@ -196,7 +207,7 @@ static void resume_continues_bit_for_bit_on_the_same_layout(void **state) {
     outcome refused = run_layout("r21", 2, 1, "");
     assert_int_equal(refused.status, TT_ERR_CONFIG);
     assert_non_null(strstr(refused.error, "--resume"));
-    outcome resumed = run_layout("r21", 2, 1, "checkpoint: { resume = \"latest\"; };\n");
+    outcome resumed = run_layout("r21", 2, 1, "checkpoint.resume=latest");
     assert_int_equal(resumed.status, TT_OK);
     assert_true(same_adapter(&whole, &resumed));
 }
@@ -206,29 +217,28 @@ static void resume_continues_on_another_layout(void **state) {
     outcome whole = run_layout("w22", 2, 2, ""), first = run_layout("r22", 2, 2, "");
     assert_int_equal(first.status, TT_OK);
     lose_late_checkpoints("r22");
-    outcome resumed = run_layout("r22", 1, 1, "checkpoint: { resume = \"latest\"; };\n");
+    outcome resumed = run_layout("r22", 1, 1, "checkpoint.resume=latest");
     assert_int_equal(resumed.status, TT_OK);
     assert_true(loss_distance(&resumed, &whole, 21) <= 1e-5);
     lose_late_checkpoints("r22");
-    outcome four = run_layout("r22", 4, 1, "checkpoint: { resume = \"auto\"; };\n");
+    outcome four = run_layout("r22", 4, 1, "checkpoint.resume=auto");
     assert_int_equal(four.status, TT_OK);
     assert_true(loss_distance(&four, &whole, 21) <= 1e-5);
 }
 
 static void another_job_cannot_resume(void **state) {
     (void)state;
-    outcome first = run_layout("x11", 1, 1, "train: { steps = 20; };\n");
+    outcome first = run_layout("x11", 1, 1, "train.steps=20");
     assert_int_equal(first.status, TT_OK);
-    outcome other = run_layout("x11", 1, 1,
-                               "train: { steps = 20; lr = 0.001; };\n"
-                               "checkpoint: { resume = \"latest\"; };\n");
+    outcome other =
+        run_layout("x11", 1, 1, "train.steps=20 train.lr=0.001 checkpoint.resume=latest");
     assert_int_equal(other.status, TT_ERR_CONFIG);
     assert_non_null(strstr(other.error, "lr = "));
 }
 
 static void numbers_that_explode_stop_the_run_with_their_place(void **state) {
     (void)state;
-    outcome out = run_layout("nan", 2, 2, "train: { lr = 1e30; clip = 0.0; warmup_ratio = 0.0; };\n");
+    outcome out = run_layout("nan", 2, 2, "train.lr=1e30 train.clip=0 train.warmup_ratio=0");
     assert_int_equal(out.status, TT_ERR_NUMERIC);
     assert_non_null(strstr(out.error, "step "));
     assert_non_null(strstr(out.error, "rank "));
@@ -260,8 +270,13 @@ static void make_data(void) {
     assert_non_null(mkdtemp(work));
     snprintf(train, sizeof train, "%s/train.jsonl", work);
     snprintf(eval, sizeof eval, "%s/eval.jsonl", work);
-    tt_listops_settings settings = {.seed = 5, .max_depth = 2, .min_args = 2, .max_args = 4,
-                                    .min_length = 4, .max_length = 20, .p_operator = 0.25};
+    tt_listops_settings settings = {.seed = 5,
+                                    .max_depth = 2,
+                                    .min_args = 2,
+                                    .max_args = 4,
+                                    .min_length = 4,
+                                    .max_length = 20,
+                                    .p_operator = 0.25};
     assert_int_equal(tt_listops_write(&settings, train, 200, eval, 20, NULL), TT_OK);
 }
 

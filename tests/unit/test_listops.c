@@ -12,17 +12,27 @@
 #include "trimtab/file.h"
 #include "trimtab/listops.h"
 
-static const tt_listops_settings plain = {.seed = 3, .max_depth = 4, .min_args = 2, .max_args = 5,
-                                          .min_length = 5, .max_length = 40, .p_operator = 0.25};
+static const tt_listops_settings plain = {.seed = 3,
+                                          .max_depth = 4,
+                                          .min_args = 2,
+                                          .max_args = 5,
+                                          .min_length = 5,
+                                          .max_length = 40,
+                                          .p_operator = 0.25};
 
 static void values_are_those_of_the_paper(void **state) {
     (void)state;
     static const struct {
         const char *text;
         int value;
-    } cases[] = {{"[MAX 2 9 [MIN 4 7 ] 0 ]", 9}, {"[MED 1 2 ]", 1},      {"[MED 9 3 4 ]", 4},
-                 {"[MED 0 9 8 3 ]", 5},          {"[SM 9 8 7 ]", 4},     {"[MIN [SM 5 5 ] 3 ]", 0},
-                 {"[MED 3 2 [MAX 7 1 ] 5 8 ]", 5}, {"7", 7}};
+    } cases[] = {{"[MAX 2 9 [MIN 4 7 ] 0 ]", 9},
+                 {"[MED 1 2 ]", 1},
+                 {"[MED 9 3 4 ]", 4},
+                 {"[MED 0 9 8 3 ]", 5},
+                 {"[SM 9 8 7 ]", 4},
+                 {"[MIN [SM 5 5 ] 3 ]", 0},
+                 {"[MED 3 2 [MAX 7 1 ] 5 8 ]", 5},
+                 {"7", 7}};
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         int value;
         assert_int_equal(tt_listops_evaluate(cases[i].text, &value, NULL), TT_OK);
@@ -32,8 +42,9 @@ static void values_are_those_of_the_paper(void **state) {
 
 static void broken_text_is_refused_with_its_place(void **state) {
     (void)state;
-    static const char *const broken[] = {"", "[", "[MAX", "[MAX ", "[MAX ]", "[MAX 1 2", "[MAX 1 2]",
-                                         "[MOD 1 2 ]", "[MAX 1 2 ] 3", "12", "[MAX 1,2 ]"};
+    static const char *const broken[] = {
+        "",          "[",          "[MAX",         "[MAX ", "[MAX ]",    "[MAX 1 2",
+        "[MAX 1 2]", "[MOD 1 2 ]", "[MAX 1 2 ] 3", "12",    "[MAX 1,2 ]"};
     for (size_t i = 0; i < sizeof broken / sizeof broken[0]; i++) {
         tt_error err = {0};
         int value;
