@@ -298,7 +298,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(a_signal_on_one_rank_checkpoints_and_stops_all),
     };
     int failed = cmocka_run_group_tests(tests, NULL, NULL);
-    if (world_rank == 0) (void)tt_file_remove_tree(work, NULL);
+    if (world_rank == 0 && tt_file_remove_tree(work, NULL) != TT_OK) failed++;
     MPI_Finalize();
     return failed;
 }
