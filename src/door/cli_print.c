@@ -40,7 +40,22 @@ static void print_audit(const char *what, const char *path, const tt_audit *audi
     print_escaped("first supervised part", audit->sample_target, stream);
 }
 
+static void print_model(const tt_engine *engine, FILE *stream) {
+    const tt_weights_storage *storage = &engine->storage;
+    char total[24];
+    if (!storage->total_bytes) return;
+    cli_format_bytes((double)storage->total_bytes, total);
+    fprintf(stream, "model %s: %s, %d layers of %d, %lld parameters, %s %s\n",
+            engine->job->model.path, engine->spec.architecture, engine->spec.n_layers,
+            engine->spec.hidden, (long long)tt_spec_params(&engine->spec), total,
+            tt_dtype_name(storage->dtype));
+    if (storage->n_unexpected)
+        fprintf(stream, "  warning: %zu tensors in its files are not used, the first is %s\n",
+                storage->n_unexpected, storage->first_unexpected);
+}
+
 void cli_print_audits(const tt_engine *engine, FILE *stream) {
+    print_model(engine, stream);
     print_audit("training", engine->job->task.train, &engine->train_audit, stream);
     print_audit("held-out", engine->job->task.eval, &engine->eval_audit, stream);
     fflush(stream);

@@ -133,6 +133,7 @@ static tt_status share(tt_engine *engine, engine_facts *facts, tt_error *err) {
     tt_world_bcast(engine->world, facts, sizeof *facts);
     engine->spec = facts->spec;
     engine->settings = facts->settings;
+    engine->storage = facts->storage;
     engine->model_fingerprint = facts->model_fingerprint;
     engine->train_audit = facts->train_audit;
     engine->eval_audit = facts->eval_audit;
