@@ -9,10 +9,11 @@
  * The bytes of the two safetensors files do not depend on how many ranks wrote them. Order of the
  * data and learning rate are functions of (seed, step): resuming replays nothing.
  *
- * Commit: ranks write their tensors with MPI-IO into step-....tmp, sync, read back and verify
- * checksums; rank 0 writes state.json, syncs, checks the fence, renames the directory, syncs the
- * parent; only then old checkpoints beyond the last K (never the best) are removed. A failure
- * before the rename leaves the previous checkpoints as they were. */
+ * Commit: the stages of replica 0 write their tensors with MPI-IO into step-....tmp and sync; rank
+ * 0 writes state.json, reads everything back against the checksums the owners computed in memory,
+ * checks the fence, renames the directory, syncs the parent; only then old checkpoints beyond the
+ * last K (never the best) are removed. A failure before the rename leaves the previous checkpoints
+ * as they were. docs/checkpoints.md tells it for users. */
 #ifndef TRIMTAB_CHECKPOINT_H
 #define TRIMTAB_CHECKPOINT_H
 
@@ -28,15 +29,20 @@ typedef struct tt_checkpoint_state {
     uint64_t dataset_fingerprint, model_fingerprint;
     bool has_best;
     double best_metric; /* the smaller the better */
-    int64_t best_step;
+    int64_t best_step;  /* == step when this checkpoint is the best so far */
     double last_loss;
     int64_t generation; /* filled in by save and load */
 } tt_checkpoint_state;
 
-/* Saves after step state->step. moments m, v have adapter->n_params elements, in the adapter's
- * layout. resolved_job: text kept inside state.json, for comparison on resume. keep: last K.
- * is_best: this step holds the best metric so far. Collective over all; the same status on all
- * ranks. Errors: ERR_IO, ERR_FENCED, ERR_MEMORY. */
+/* Saves after step state->step. The world is split; stages hold the model's layers in order, and
+ * replicas hold equal bytes (checked: resuming makes them equal). moments m, v have
+ * adapter->n_params elements, in the adapter's layout. resolved_job: text kept inside state.json,
+ * for comparison on resume. keep: last K >= 1, beside which the checkpoint of state->best_step
+ * stays when has_best. is_best: this step holds the best metric so far; has_best and best_step say
+ * so too. Saving the same step again in the same life replaces state.json only (an
+ * evaluation in between may have made it the best). Collective over all; the same status on all
+ * ranks. Errors: ERR_IO, ERR_FENCED, ERR_MEMORY, ERR_CONFIG (keep), ERR_INTERNAL (replicas or
+ * repeated saves differ). */
 tt_status tt_checkpoint_save(const tt_world *world, const tt_rundir *rundir,
                              const tt_adapter *adapter, const float *m, const float *v,
                              const tt_checkpoint_state *state, const char *resolved_job, int keep,
@@ -50,21 +56,22 @@ tt_status tt_checkpoint_find(const char *run_dir, int skip, bool *found, char pa
 
 /* Reads and verifies a checkpoint into this rank's share, on any layout. *resolved_job (malloc'ed,
  * freed by the caller; may be NULL when not wanted): the text that was saved. Every rank verifies
- * what it reads; rank 0 verifies all. Collective. Errors: ERR_FORMAT (file, tensor: checksum
- * found, expected; truncated; ...), ERR_MISSING, ERR_CONFIG (tensors do not fit this adapter). */
+ * what it reads; rank 0 verifies all. On failure adapter, m, v and state are untouched.
+ * Collective. Errors: ERR_FORMAT (file, tensor: checksum found, expected; truncated; ...),
+ * ERR_MISSING, ERR_CONFIG (tensors do not fit this adapter). */
 tt_status tt_checkpoint_load(const tt_world *world, const char *path, tt_adapter *adapter,
                              float *m, float *v, tt_checkpoint_state *state, char **resolved_job,
                              tt_error *err) TT_MUST_CHECK;
 
 /* The method an adapter was trained with, from the metadata of adapter.safetensors. path: that
  * file, a checkpoint directory, or a run directory (its newest checkpoint). Also the base model's
- * layer count and hidden size, for a check by the caller. Not collective.
- * Errors: ERR_MISSING, ERR_FORMAT. */
+ * layer count and hidden size, for a check by the caller. When a state.json lies beside the file
+ * its header is verified. Not collective. Errors: ERR_MISSING, ERR_FORMAT. */
 tt_status tt_checkpoint_read_method(const char *path, tt_method *method, int *n_model_layers,
                                     int *hidden, tt_error *err) TT_MUST_CHECK;
 
-/* Only the adapter's parameters, this rank's layers, from such a path. Not collective.
- * Errors as tt_checkpoint_load. */
+/* Only the adapter's parameters, this rank's layers, from such a path; verified when a state.json
+ * lies beside the file. Not collective. Errors as tt_checkpoint_load. */
 tt_status tt_checkpoint_load_adapter(const char *path, tt_adapter *adapter,
                                      tt_error *err) TT_MUST_CHECK;
 

@@ -1,0 +1,161 @@
+/* Every tensor of the model, gathered from the stages, and the files they make. Gathering (rather
+ * than deriving names and shapes from the method) keeps checkpoints ignorant of adapter kinds. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <xxhash.h>
+
+#include "checkpoint_private.h"
+
+const char *const ckpt_file_names[CKPT_N_FILES] = {"adapter.safetensors", "optimizer.safetensors"};
+const char *const ckpt_vector_suffixes[CKPT_N_VECTORS] = {"", ".exp_avg", ".exp_avg_sq"};
+
+/* This rank's views as entries. A rank's part of a vector is written in one piece, so the views
+ * must lie in it without holes. */
+static tt_status own_entries(const tt_adapter *adapter, const float *const *vectors,
+                             ckpt_entry **out, tt_error *err) {
+    size_t end = 0;
+    ckpt_entry *entries = calloc((size_t)adapter->n_views + 1, sizeof *entries);
+    if (!entries)
+        return tt_fail(err, TT_ERR_MEMORY, "no memory for the names of %d tensors",
+                       adapter->n_views);
+    for (int i = 0; i < adapter->n_views; i++) {
+        const tt_adapter_view *view = &adapter->views[i];
+        if (view->offset != end || view->n > adapter->n_params - end) {
+            free(entries);
+            return tt_fail(err, TT_ERR_INTERNAL, "tensor '%s' begins at element %zu, expected %zu",
+                           view->name, view->offset, end);
+        }
+        end += view->n;
+        entries[i].view = *view;
+        for (int k = 0; vectors && k < CKPT_N_VECTORS; k++)
+            entries[i].xxh3[k] = XXH3_64bits(vectors[k] + view->offset, view->n * sizeof(float));
+    }
+    *out = entries;
+    if (end != adapter->n_params)
+        return tt_fail(err, TT_ERR_INTERNAL, "tensors hold %zu elements, expected %zu", end,
+                       adapter->n_params);
+    return TT_OK;
+}
+
+static tt_status check_order(const ckpt_table *table, tt_error *err) {
+    for (size_t i = 1; i < table->n; i++)
+        if (table->entries[i].view.layer < table->entries[i - 1].view.layer)
+            return tt_fail(err, TT_ERR_INTERNAL,
+                           "tensor '%s' of layer %d comes from a later stage than layer %d",
+                           table->entries[i].view.name, table->entries[i].view.layer,
+                           table->entries[i - 1].view.layer);
+    return TT_OK;
+}
+
+/* Where this rank's views stand in the table; every replica must hold what replica 0 holds, down
+ * to the bit: only then is a run that goes on equal to one that is resumed. */
+static tt_status find_own(const ckpt_entry *own, size_t n_own, ckpt_table *table, tt_error *err) {
+    size_t first = 0;
+    while (n_own && first < table->n &&
+           strcmp(table->entries[first].view.name, own[0].view.name) != 0)
+        first++;
+    table->my_first = first;
+    for (size_t i = 0; i < n_own; i++) {
+        const ckpt_entry *theirs = first + i < table->n ? &table->entries[first + i] : NULL;
+        if (!theirs || strcmp(theirs->view.name, own[i].view.name) != 0 ||
+            theirs->view.n != own[i].view.n)
+            return tt_fail(err, TT_ERR_INTERNAL,
+                           "tensor '%s': replica 0 holds another tensor in its place",
+                           own[i].view.name);
+        for (int k = 0; k < CKPT_N_VECTORS; k++)
+            if (theirs->xxh3[k] != own[i].xxh3[k])
+                return tt_fail(err, TT_ERR_INTERNAL,
+                               "tensor '%s%s': replicas have drifted apart: found checksum "
+                               "%016llx, expected replica 0's %016llx",
+                               own[i].view.name, ckpt_vector_suffixes[k],
+                               (unsigned long long)own[i].xxh3[k],
+                               (unsigned long long)theirs->xxh3[k]);
+    }
+    return TT_OK;
+}
+
+tt_status ckpt_table_build(const tt_world *world, const tt_adapter *adapter,
+                           const float *const *vectors, ckpt_table *out, tt_error *err) {
+    *out = (ckpt_table){0};
+    ckpt_entry *own = NULL;
+    void *all = NULL;
+    size_t n_bytes = 0, n_own = (size_t)adapter->n_views;
+    tt_status status = tt_world_agree(world, own_entries(adapter, vectors, &own, err), err);
+    if (status != TT_OK) goto done;
+    size_t n_sent = world->replica == 0 ? n_own : 0;
+    status = tt_world_gather(world, own, n_sent * sizeof *own, &all, &n_bytes, err);
+    if (status != TT_OK) goto done;
+    status = tt_world_bcast_alloc(world, &all, &n_bytes, err);
+    if (status != TT_OK) goto done;
+    out->entries = all;
+    out->n = n_bytes / sizeof(ckpt_entry);
+    all = NULL;
+    out->n_model_layers =
+        (int)tt_world_max_i64(world, (int64_t)adapter->first_layer + adapter->n_layers);
+    status = check_order(out, err);
+    if (status == TT_OK) status = find_own(own, n_own, out, err);
+    status = tt_world_agree(world, status, err);
+done:
+    free(all);
+    free(own);
+    if (status != TT_OK) ckpt_table_free(out);
+    return status;
+}
+
+void ckpt_table_free(ckpt_table *table) {
+    free(table->entries);
+    *table = (ckpt_table){0};
+}
+
+/* Tensors of one vector, behind those the layout has already. */
+static void add_vector(const ckpt_table *table, int vector, ckpt_layout *layout) {
+    for (size_t i = 0; i < table->n; i++) {
+        const tt_adapter_view *view = &table->entries[i].view;
+        tt_tensor *tensor = &layout->tensors[layout->n];
+        snprintf(layout->names[layout->n], CKPT_TENSOR_NAME_BYTES, "%s%s", view->name,
+                 ckpt_vector_suffixes[vector]);
+        tensor->name = layout->names[layout->n];
+        tensor->dtype = TT_DTYPE_F32;
+        tensor->n_dims = view->n_dims;
+        memcpy(tensor->shape, view->shape, sizeof view->shape);
+        layout->xxh3[layout->n++] = table->entries[i].xxh3[vector];
+    }
+}
+
+tt_status ckpt_layout_build(const ckpt_table *table, const tt_adapter *adapter, int file,
+                            ckpt_layout *out, tt_error *err) {
+    *out = (ckpt_layout){0};
+    size_t room = 2 * table->n + 1;
+    out->tensors = calloc(room, sizeof *out->tensors);
+    out->xxh3 = calloc(room, sizeof *out->xxh3);
+    out->names = calloc(room, sizeof *out->names);
+    if (!out->tensors || !out->xxh3 || !out->names) {
+        ckpt_layout_free(out);
+        return tt_fail(err, TT_ERR_MEMORY, "no memory for the layout of %zu tensors", room);
+    }
+    static const char *const plain[] = {"format", "pt"};
+    ckpt_metadata metadata;
+    ckpt_metadata_build(&adapter->method, table->n_model_layers, adapter->hidden, &metadata);
+    bool is_adapter = file == CKPT_ADAPTER;
+    /* All first moments, then all second: a rank's share of each is one piece of the file. */
+    if (is_adapter) {
+        add_vector(table, CKPT_PARAMS, out);
+    } else {
+        add_vector(table, CKPT_EXP_AVG, out);
+        add_vector(table, CKPT_EXP_AVG_SQ, out);
+    }
+    tt_status status = tt_safetensors_layout(
+        out->tensors, out->n, is_adapter ? metadata.pairs : plain, is_adapter ? metadata.n : 1,
+        &out->header, &out->header_bytes, &out->file_bytes, err);
+    if (status != TT_OK) ckpt_layout_free(out);
+    return status;
+}
+
+void ckpt_layout_free(ckpt_layout *layout) {
+    free(layout->tensors);
+    free(layout->xxh3);
+    free(layout->names);
+    free(layout->header);
+    *layout = (ckpt_layout){0};
+}

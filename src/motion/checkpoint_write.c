@@ -1,0 +1,97 @@
+/* MPI-IO. The file is opened, synced and closed collectively over the stages of replica 0; data
+ * are written with independent calls: each rank's share is one large piece per vector, which
+ * two-phase collective writing could only copy around, and a failing collective write could leave
+ * the other ranks waiting inside it. Other replicas hold the same bytes and write nothing. */
+#include <mpi.h>
+#include <stdio.h>
+
+#include "checkpoint_private.h"
+#include "trimtab/file.h"
+
+enum { WRITE_CHUNK_BYTES = 1 << 26 };
+
+static tt_status fail_mpi(const char *path, const char *what, int rc, tt_error *err) {
+    char text[MPI_MAX_ERROR_STRING] = "";
+    int n;
+    MPI_Error_string(rc, text, &n);
+    return tt_fail(err, TT_ERR_IO, "%s: cannot %s: %s", path, what, text);
+}
+
+static tt_status write_piece(MPI_File file, const char *path, size_t offset, const void *data,
+                             size_t n_bytes, tt_error *err) {
+    for (size_t done = 0; done < n_bytes;) {
+        size_t left = n_bytes - done;
+        int want = left < WRITE_CHUNK_BYTES ? (int)left : WRITE_CHUNK_BYTES, got = 0;
+        MPI_Status io;
+        int rc = MPI_File_write_at(file, (MPI_Offset)(offset + done), (const char *)data + done,
+                                   want, MPI_BYTE, &io);
+        if (rc != MPI_SUCCESS) return fail_mpi(path, "write", rc, err);
+        MPI_Get_count(&io, MPI_BYTE, &got);
+        if (got != want)
+            return tt_fail(err, TT_ERR_IO, "%s: wrote %d bytes at %zu, expected %d", path, got,
+                           offset + done, want);
+        done += (size_t)want;
+    }
+    return TT_OK;
+}
+
+/* This rank's share; stage 0 also writes the header. */
+static tt_status write_share(const tt_world *world, MPI_File file, const char *path, int which,
+                             const ckpt_source *source, tt_error *err) {
+    const ckpt_layout *layout = &source->layouts[which];
+    const ckpt_table *table = &source->table;
+    size_t n_bytes = source->adapter->n_params * sizeof(float);
+    if (world->stage == 0)
+        TT_TRY(write_piece(file, path, 0, layout->header, layout->header_bytes, err));
+    if (n_bytes == 0) return TT_OK;
+    const tt_tensor *mine = &layout->tensors[table->my_first];
+    if (which == CKPT_ADAPTER)
+        return write_piece(file, path, mine->offset, source->vectors[CKPT_PARAMS], n_bytes, err);
+    TT_TRY(write_piece(file, path, mine->offset, source->vectors[CKPT_EXP_AVG], n_bytes, err));
+    return write_piece(file, path, mine[table->n].offset, source->vectors[CKPT_EXP_AVG_SQ], n_bytes,
+                       err);
+}
+
+/* *file is MPI_FILE_NULL unless every stage opened it; the stages that failed say why. When only
+ * some could open it, those cannot close it either (closing is collective): the handle is left to
+ * the end of the process. Looking for the directory first makes that unlikely. */
+static tt_status open_together(const tt_world *world, const char *dir, const char *path,
+                               MPI_File *file, tt_error *err) {
+    int sees = tt_file_is_dir(dir), all_see, all_opened;
+    *file = MPI_FILE_NULL;
+    MPI_Allreduce(&sees, &all_see, 1, MPI_INT, MPI_MIN, world->pipe);
+    if (!sees)
+        return tt_fail(err, TT_ERR_IO, "%s: not there on this node, though rank 0 created it", dir);
+    if (!all_see) return TT_OK;
+    MPI_File opened_file;
+    int rc = MPI_File_open(world->pipe, path, MPI_MODE_CREATE | MPI_MODE_EXCL | MPI_MODE_WRONLY,
+                           MPI_INFO_NULL, &opened_file);
+    int opened = rc == MPI_SUCCESS;
+    MPI_Allreduce(&opened, &all_opened, 1, MPI_INT, MPI_MIN, world->pipe);
+    if (!opened) return fail_mpi(path, "create", rc, err);
+    if (all_opened) *file = opened_file;
+    return TT_OK;
+}
+
+static tt_status write_together(const tt_world *world, const char *dir, const char *path, int which,
+                                const ckpt_source *source, tt_error *err) {
+    MPI_File file;
+    TT_TRY(open_together(world, dir, path, &file, err));
+    if (file == MPI_FILE_NULL) return TT_OK; /* another stage failed and reports it */
+    tt_status status = write_share(world, file, path, which, source, err);
+    /* Collective calls: made by every stage whatever its own fate. */
+    int rc = MPI_File_sync(file);
+    if (status == TT_OK && rc != MPI_SUCCESS) status = fail_mpi(path, "sync", rc, err);
+    rc = MPI_File_close(&file);
+    if (status == TT_OK && rc != MPI_SUCCESS) status = fail_mpi(path, "close", rc, err);
+    return status;
+}
+
+tt_status ckpt_write_tensors(const tt_world *world, const char *dir, int which,
+                             const ckpt_source *source, tt_error *err) {
+    char path[TT_PATH_BYTES];
+    tt_status status = tt_file_join(path, sizeof path, dir, ckpt_file_names[which], err);
+    TT_TRY(tt_world_agree(world, status, err));
+    if (world->replica == 0) status = write_together(world, dir, path, which, source, err);
+    return tt_world_agree(world, status, err);
+}

@@ -1,0 +1,127 @@
+/* A small model's adapter on any layout, filled with numbers that every layout agrees on: what the
+ * checkpoint tests save, load and compare. */
+#ifndef TRIMTAB_CHECKPOINT_FIXTURE_H
+#define TRIMTAB_CHECKPOINT_FIXTURE_H
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "trimtab/checkpoint.h"
+#include "trimtab/file.h"
+#include "trimtab/rng.h"
+
+enum { FIXTURE_HIDDEN = 6, FIXTURE_LAYERS = 5 };
+
+typedef struct fixture {
+    tt_world *world;
+    tt_adapter *adapter;
+    float *m, *v;
+} fixture;
+
+static const tt_method fixture_method = {.form = TT_STEER_NONLINEAR,
+                                         .rank = 2,
+                                         .bias = true,
+                                         .activation = TT_ACT_TANH,
+                                         .scale = 0.1,
+                                         .init_scale = 1e-3,
+                                         .positions = {TT_POSITIONS_ENDS, 3, 2},
+                                         .layers = "0,2-4"};
+
+static void fixture_open(MPI_Comm comm, int n_stages, int n_replicas, const tt_method *method,
+                         fixture *out) {
+    *out = (fixture){0};
+    tt_error err = {0};
+    if (tt_world_create(comm, &out->world, &err) != TT_OK ||
+        tt_world_split(out->world, n_stages, n_replicas, &err) != TT_OK) {
+        fprintf(stderr, "fixture: %s\n", err.text);
+        abort();
+    }
+    int first = FIXTURE_LAYERS * out->world->stage / n_stages;
+    int end = FIXTURE_LAYERS * (out->world->stage + 1) / n_stages;
+    if (tt_adapter_create(method, FIXTURE_HIDDEN, FIXTURE_LAYERS, first, end - first, 1,
+                          &out->adapter, &err) != TT_OK) {
+        fprintf(stderr, "fixture: %s\n", err.text);
+        abort();
+    }
+    out->m = calloc(out->adapter->n_params + 1, sizeof(float));
+    out->v = calloc(out->adapter->n_params + 1, sizeof(float));
+}
+
+static void fixture_close(fixture *f) {
+    free(f->m);
+    free(f->v);
+    tt_adapter_destroy(f->adapter);
+    tt_world_destroy(f->world);
+    *f = (fixture){0};
+}
+
+/* Element e of a view's vector (0 params, 1 m, 2 v), with every kind of float among them. */
+static float fixture_value(const tt_adapter_view *view, int vector, uint64_t salt, size_t e) {
+    uint64_t stream = salt * 3 + (uint64_t)vector;
+    for (const char *p = view->name; *p; p++) stream = stream * 31 + (unsigned char)*p;
+    if (e == 1) return -0.0f;
+    if (e == 2) return 1e-42f;
+    if (e == 3) return -INFINITY;
+    return (float)tt_rng_normal(7, stream, e);
+}
+
+static void fixture_fill(fixture *f, uint64_t salt) {
+    float *vectors[3] = {f->adapter->params, f->m, f->v};
+    for (int i = 0; i < f->adapter->n_views; i++)
+        for (int k = 0; k < 3; k++)
+            for (size_t e = 0; e < f->adapter->views[i].n; e++)
+                vectors[k][f->adapter->views[i].offset + e] =
+                    fixture_value(&f->adapter->views[i], k, salt, e);
+}
+
+/* Bit for bit. */
+static bool fixture_holds(const fixture *f, uint64_t salt) {
+    const float *vectors[3] = {f->adapter->params, f->m, f->v};
+    for (int i = 0; i < f->adapter->n_views; i++)
+        for (int k = 0; k < 3; k++)
+            for (size_t e = 0; e < f->adapter->views[i].n; e++) {
+                float expected = fixture_value(&f->adapter->views[i], k, salt, e);
+                if (memcmp(&vectors[k][f->adapter->views[i].offset + e], &expected,
+                           sizeof expected) != 0)
+                    return false;
+            }
+    return true;
+}
+
+static void fixture_clear(fixture *f) {
+    memset(f->adapter->params, 0, f->adapter->n_params * sizeof(float));
+    memset(f->m, 0, f->adapter->n_params * sizeof(float));
+    memset(f->v, 0, f->adapter->n_params * sizeof(float));
+}
+
+static tt_checkpoint_state fixture_state(int64_t step) {
+    return (tt_checkpoint_state){.step = step,
+                                 .n_steps = 5000000000,
+                                 .seed = 0xFEDCBA9876543210u,
+                                 .dataset_fingerprint = UINT64_MAX,
+                                 .model_fingerprint = 1,
+                                 .has_best = true,
+                                 .best_metric = 0.1 + 0.2,
+                                 .best_step = step,
+                                 .last_loss = nextafter(1.0, 2.0)};
+}
+
+/* A new directory of rank 0's, known to all. Collective over MPI_COMM_WORLD. */
+static void fixture_directory(char path[256]) {
+    int rank;
+    MPI_Comm_rank(MPI_COMM_WORLD, &rank);
+    strcpy(path, "/tmp/tt_checkpoint_XXXXXX");
+    if (rank == 0 && !mkdtemp(path)) abort();
+    MPI_Bcast(path, 256, MPI_BYTE, 0, MPI_COMM_WORLD);
+}
+
+/* Collective over MPI_COMM_WORLD. */
+static void fixture_remove(const char *path) {
+    int rank;
+    MPI_Barrier(MPI_COMM_WORLD);
+    MPI_Comm_rank(MPI_COMM_WORLD, &rank);
+    if (rank == 0 && tt_file_remove_tree(path, NULL) != TT_OK) abort();
+}
+
+#endif
