@@ -7,6 +7,8 @@
  * generation always starts from the prompt tokenised alone (prompt_ids), so that nothing of the
  * answer leaks into it. EOS a tokenizer's post-processor appends is dropped: append_eos decides.
  *
+ * Every example has at least one target.
+ *
  * The dataset is one relocatable block of bytes: rank 0 builds it, the others unpack a broadcast.
  *
  *     TT_TRY(tt_dataset_build(path, task, tokenizer, &options, &dataset, &audit, err));
@@ -34,15 +36,16 @@ typedef struct tt_dataset {
                                      targets, predicted from rows n_prompt-1 .. len-2 (a target
                                      at token 0 is not: nothing predicts it) */
     const int64_t *prompt_offset; /* [n + 1] into prompt_ids */
-    const int32_t *prompt_ids;    /* prefix + prompt tokenised alone: where generation starts */
+    const int32_t *prompt_ids;    /* prefix + prompt tokenised alone, never truncated (as the
+                                     paper evaluates): where generation starts */
     const int64_t *line;          /* [n] line in the JSONL file, 1-based */
     const int64_t *label_offset;  /* [n + 1] into label_text */
     const char *label_text;       /* gold labels, each zero-terminated */
     int32_t longest;              /* tokens of the longest example; 0 when n is 0 */
     int32_t longest_prompt;       /* tokens of the longest of prompt_ids */
     int64_t n_supervised;         /* targets of all examples */
-    uint64_t fingerprint;         /* XXH3-64 of n, offset, ids, n_prompt: goes into checkpoints */
-    void *block;                  /* owned */
+    uint64_t fingerprint; /* XXH3-64 of offset, ids, n_prompt, seeded by n: for checkpoints */
+    void *block;          /* owned */
     size_t block_bytes;
 } tt_dataset;
 

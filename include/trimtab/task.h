@@ -6,7 +6,7 @@
  * The language of the file is in docs/tasks.md. Regular expressions are PCRE2 (UTF, with match
  * limits: a hostile pattern or text ends in an error, not in a hang).
  *
- * Prompts and rules of the paper's tasks: shared facts in docs/tasks.md. */
+ * Sources of the paper's prompts and rules: docs/tasks.md. */
 #ifndef TRIMTAB_TASK_H
 #define TRIMTAB_TASK_H
 
@@ -42,6 +42,9 @@ typedef struct tt_example {
 tt_status tt_task_open(const char *path, tt_task **out, tt_error *err) TT_MUST_CHECK;
 void tt_task_close(tt_task *task);
 const tt_task_settings *tt_task_settings_of(const tt_task *task);
+
+/* Has the task a label and an extraction rule? Without, it is trained and its loss measured only. */
+bool tt_task_is_scored(const tt_task *task);
 
 /* Renders one JSON object (n bytes). Errors: ERR_FORMAT with the reason (not JSON, field missing,
  * of the wrong type, value not in the map); the caller prefixes file:line. */

@@ -207,11 +207,16 @@ static void point_to_dot(char *text) {
 }
 
 const char *tt_cfg_double(double x, char *out, size_t n) {
-    for (int digits = 1; digits <= 17; digits++) {
-        snprintf(out, n, "%.*g", digits, x);
-        if (strtod(out, NULL) == x) break;
+    int digits = 1;
+    do {
+        snprintf(out, n, "%.*e", digits - 1, x);
+    } while (strtod(out, NULL) != x && ++digits <= 17);
+    const char *e = strchr(out, 'e');
+    long exponent = e ? strtol(e + 1, NULL, 10) : 0;
+    if (e && exponent >= -5 && exponent < 16) {
+        long decimals = digits - 1 - exponent;
+        snprintf(out, n, "%.*f", decimals > 1 ? (int)decimals : 1, x);
     }
     point_to_dot(out);
-    if (isfinite(x) && !strpbrk(out, ".e")) strncat(out, ".0", n - strlen(out) - 1);
     return out;
 }

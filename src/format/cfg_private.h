@@ -64,7 +64,8 @@ bool tt_cfg_number(const config_setting_t *setting, double *out);
 /* Number of the candidate nearest to word, or -1 when none is near enough to be meant. */
 int tt_cfg_nearest(const char *word, const char *const *candidates, int n);
 
-/* Shortest decimal text that reads back to x, always with '.', into out [>= 32 bytes]. */
+/* Shortest decimal text that reads back to x and is no integer's ("1.0", "1e-08"), with '.' in any
+ * locale, into out [>= 40 bytes]. */
 const char *tt_cfg_double(double x, char *out, size_t n);
 
 #endif

@@ -138,7 +138,7 @@ static void every_problem_is_told_at_once_with_its_place(void **state) {
     tt_error err = {0};
     assert_int_equal(tt_job_read(path, sets, 3, false, &job, &err), TT_ERR_CONFIG);
     const char *expected[] = {
-        "bad.cfg:3: train.lr: found -1, allowed: number 0 to 1e+06",
+        "bad.cfg:3: train.lr: found -1, allowed: number 0 to 1000000",
         "bad.cfg:4: train.batch_size: found 1.5, allowed: integer 1 to 1048576",
         "bad.cfg:5: train.beta1: found 1, allowed: number 0 to below 1",
         "bad.cfg:6: train.schedule: found \"linaer\", allowed: linear, cosine, constant",
