@@ -1,17 +1,20 @@
 /* gemm: the one door to BLIS. Products of fp32 activations with frozen matrices as they lie on
  * disk (F32, BF16, F16), and plain fp32 products.
  *
- * Arithmetic is fp32 with fp32 accumulation. A stored 16-bit matrix is never copied whole: panels
- * of its rows are widened into a cache-sized workspace and multiplied from there, so each weight is
- * converted once per call, not once per token. Few tokens (decoding) take a dot-product path that
- * reads the stored bytes directly.
+ * Arithmetic is fp32 with fp32 accumulation. A stored matrix is never copied whole: blocks of it are
+ * widened into a cache-sized workspace and multiplied from there, so each weight is converted once
+ * per call, not once per token. BLIS has no such product and would pack the widened block a second
+ * time, so these products run a register tile of our own (src/shape/gemm_kernel.h), compiled for
+ * several instruction sets and chosen at run time; plain fp32 products are BLIS's.
  *
- * Deterministic: the same arguments and thread count give the same bits. All arrays row-major and
- * contiguous unless a leading dimension is given.
+ * Deterministic: an output of tt_gemm_forward and tt_gemm_backward has the same bits whatever the
+ * number of threads, and whichever other tokens are in the call. All arrays row-major and contiguous
+ * unless a leading dimension is given.
  *
  * BLIS 0.9 does not know every AVX-512 machine and then falls back to AVX2 kernels at half the
  * speed: tt_gemm_create picks the kernel set that fits the CPU's features unless the user set
- * BLIS_ARCH_TYPE. It must therefore run before any other BLIS call of the process. */
+ * BLIS_ARCH_TYPE (the one environment variable read below the door, since it is BLIS's own switch).
+ * It must therefore run before any other BLIS call of the process. */
 #ifndef TRIMTAB_GEMM_H
 #define TRIMTAB_GEMM_H
 
@@ -30,8 +33,10 @@ typedef struct tt_matrix {
 
 typedef struct tt_gemm tt_gemm;
 
-/* n_threads: of every product and of the OpenMP regions in ops. max_cols: widest matrix that will
- * be multiplied (sizes the panel workspace). Freed by tt_gemm_destroy. Errors: ERR_MEMORY. */
+/* n_threads: of every product and of the OpenMP regions in ops (set for the calling thread by
+ * omp_set_num_threads). max_cols: widest matrix; the workspace no longer depends on it. One call
+ * at a time on one tt_gemm. Freed by tt_gemm_destroy.
+ * Errors: ERR_MEMORY. */
 tt_status tt_gemm_create(int n_threads, int max_cols, tt_gemm **out, tt_error *err) TT_MUST_CHECK;
 void tt_gemm_destroy(tt_gemm *gemm);
 int tt_gemm_n_threads(const tt_gemm *gemm);
@@ -42,6 +47,9 @@ size_t tt_gemm_bytes(int n_threads, int max_cols);
 /* Name of the kernel set BLIS runs ("skx", "haswell", "zen3", ...) and BLIS's version. */
 const char *tt_gemm_kernel_name(void);
 const char *tt_gemm_version(void);
+
+/* Name of the instruction set our own products use: "avx512", "avx2" or "base". */
+const char *tt_gemm_own_kernel_name(void);
 
 /* y [n_tokens x w.rows] = x [n_tokens x w.cols] * w^T (+ bias [w.rows] unless NULL)
  * (+ y when accumulate). */

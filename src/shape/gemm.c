@@ -8,13 +8,20 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { PANEL_ROWS = 256 };
+/* Below this many multiply-adds a product is over before other threads have woken up. */
+#define PARALLEL_MIN 1e6
+
+#ifdef __x86_64__
+static bool has_avx512(void) {
+    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
+           __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
+}
+#endif
 
 /* BLIS reads BLIS_ARCH_TYPE (a number of its own arch_t) once, when it is initialised. */
 static void start_blis(void) {
-#if (defined(__x86_64__) || defined(__i386__)) && defined(BLIS_CONFIG_SKX)
-    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
-        __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl")) {
+#if defined(__x86_64__) && defined(BLIS_CONFIG_SKX)
+    if (has_avx512()) {
         char id[16];
         snprintf(id, sizeof id, "%d", (int)BLIS_ARCH_SKX);
         setenv("BLIS_ARCH_TYPE", id, 0);
@@ -24,27 +31,38 @@ static void start_blis(void) {
 }
 
 size_t tt_gemm_bytes(int n_threads, int max_cols) {
+    (void)max_cols;
     const size_t blis_per_thread = (size_t)2 << 20, blis_shared = (size_t)6 << 20;
-    return sizeof(tt_gemm) + (size_t)PANEL_ROWS * (size_t)max_cols * sizeof(float) + blis_shared +
-           (size_t)n_threads * blis_per_thread;
+    return sizeof(tt_gemm) + blis_shared +
+           (size_t)n_threads * (blis_per_thread + TT_GEMM_PACKED_FLOATS * sizeof(float));
+}
+
+const tt_gemm_kernel *tt_gemm_best_kernel(void) {
+#ifdef __x86_64__
+    if (has_avx512()) return &tt_gemm_kernel_avx512;
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
+        return &tt_gemm_kernel_avx2;
+#endif
+    return &tt_gemm_kernel_base;
 }
 
 tt_status tt_gemm_create(int n_threads, int max_cols, tt_gemm **out, tt_error *err) {
+    (void)max_cols;
     *out = NULL;
-    if (n_threads < 1 || max_cols < 1)
-        return tt_fail(err, TT_ERR_INTERNAL, "gemm: %d threads, %d columns: expected at least 1",
-                       n_threads, max_cols);
+    if (n_threads < 1)
+        return tt_fail(err, TT_ERR_INTERNAL, "gemm: %d threads, expected at least 1", n_threads);
     start_blis();
     tt_gemm *gemm = calloc(1, sizeof *gemm);
     if (!gemm) return tt_fail(err, TT_ERR_MEMORY, "no memory for the products' workspace");
-    size_t n_bytes = (size_t)PANEL_ROWS * (size_t)max_cols * sizeof(float);
-    gemm->panel = aligned_alloc(64, n_bytes);
-    if (!gemm->panel) {
+    size_t n_bytes = (size_t)n_threads * TT_GEMM_PACKED_FLOATS * sizeof(float);
+    gemm->packed = aligned_alloc(64, n_bytes);
+    if (!gemm->packed) {
         free(gemm);
-        return tt_fail(err, TT_ERR_MEMORY, "no memory for a weight panel of %zu bytes", n_bytes);
+        return tt_fail(err, TT_ERR_MEMORY, "no memory for a product workspace of %zu bytes",
+                       n_bytes);
     }
     gemm->n_threads = n_threads;
-    gemm->max_cols = max_cols;
+    gemm->kernel = tt_gemm_best_kernel();
     omp_set_num_threads(n_threads);
     *out = gemm;
     return TT_OK;
@@ -52,8 +70,12 @@ tt_status tt_gemm_create(int n_threads, int max_cols, tt_gemm **out, tt_error *e
 
 void tt_gemm_destroy(tt_gemm *gemm) {
     if (!gemm) return;
-    free(gemm->panel);
+    free(gemm->packed);
     free(gemm);
+}
+
+float *tt_gemm_packed(const tt_gemm *gemm) {
+    return gemm->packed + (size_t)omp_get_thread_num() * TT_GEMM_PACKED_FLOATS;
 }
 
 int tt_gemm_n_threads(const tt_gemm *gemm) {
@@ -67,6 +89,10 @@ const char *tt_gemm_kernel_name(void) {
 
 const char *tt_gemm_version(void) {
     return bli_info_get_version_str();
+}
+
+const char *tt_gemm_own_kernel_name(void) {
+    return tt_gemm_best_kernel()->name;
 }
 
 static float from_bits(uint32_t bits) {
@@ -126,35 +152,43 @@ void tt_gemm_f32(int n_threads, bool trans_a, bool trans_b, int m, int n, int k,
                  (float *)b, ldb, 1, &beta, c, ldc, 1, NULL, &runtime);
 }
 
-/* Rows [first, first + n) of w in fp32: the mapped bytes themselves, or widened into the panel. */
-static const float *panel_of(tt_gemm *gemm, const tt_matrix *w, int first, int n) {
-    if (w->dtype == TT_DTYPE_F32) return (const float *)w->data + (size_t)first * (size_t)w->cols;
-    tt_gemm_widen_rows(w, first, n, gemm->panel);
-    return gemm->panel;
-}
-
-static void add_bias(int n_tokens, int n, const float *bias, float *y) {
-    for (int t = 0; t < n_tokens; t++)
-        for (int i = 0; i < n; i++) y[(size_t)t * (size_t)n + (size_t)i] += bias[i];
+/* Gives each thread a run of outputs that starts at a multiple of the vector width. */
+static void multiply(tt_gemm *gemm, tt_gemm_share whole, const float *bias) {
+    bool parallel = (double)whole.n_rows * whole.n * whole.n_inner > PARALLEL_MIN;
+#pragma omp parallel num_threads(gemm->n_threads) if (parallel)
+    {
+        int width = gemm->kernel->width, n_vecs = (whole.n + width - 1) / width;
+        int64_t n_threads = omp_get_num_threads(), thread = omp_get_thread_num();
+        int first = (int)(n_vecs * thread / n_threads) * width;
+        int end = (int)(n_vecs * (thread + 1) / n_threads) * width;
+        tt_gemm_share share = whole;
+        share.first = first;
+        share.n = (end < whole.n ? end : whole.n) - first;
+        share.packed = tt_gemm_packed(gemm);
+        gemm->kernel->multiply(&share);
+        for (int t = 0; bias && t < share.n_rows; t++)
+            for (int o = first; o < first + share.n; o++)
+                share.y[(size_t)t * share.y_ld + (size_t)o] += bias[o];
+    }
 }
 
 void tt_gemm_forward(tt_gemm *gemm, int n_tokens, const float *x, const tt_matrix *w,
                      const float *bias, bool accumulate, float *y) {
-    for (int first = 0; first < w->rows; first += PANEL_ROWS) {
-        int n = w->rows - first < PANEL_ROWS ? w->rows - first : PANEL_ROWS;
-        const float *panel = panel_of(gemm, w, first, n);
-        tt_gemm_f32(gemm->n_threads, false, true, n_tokens, n, w->cols, 1.0f, x, w->cols, panel,
-                    w->cols, accumulate ? 1.0f : 0.0f, y + first, w->rows);
-    }
-    if (bias) add_bias(n_tokens, w->rows, bias, y);
+    size_t rows = (size_t)w->rows, cols = (size_t)w->cols;
+    tt_gemm_share whole = {.w = w->data, .w_dtype = w->dtype, .w_ld = cols};
+    whole.outputs_are_rows = true;
+    whole.x = x, whole.x_row = cols, whole.x_col = 1, whole.n_inner = w->cols;
+    whole.n_rows = n_tokens, whole.y = y, whole.y_ld = rows, whole.n = w->rows;
+    whole.accumulate = accumulate;
+    multiply(gemm, whole, bias);
 }
 
 void tt_gemm_backward(tt_gemm *gemm, int n_tokens, const float *dy, const tt_matrix *w,
                       bool accumulate, float *dx) {
-    for (int first = 0; first < w->rows; first += PANEL_ROWS) {
-        int n = w->rows - first < PANEL_ROWS ? w->rows - first : PANEL_ROWS;
-        const float *panel = panel_of(gemm, w, first, n);
-        tt_gemm_f32(gemm->n_threads, false, false, n_tokens, w->cols, n, 1.0f, dy + first, w->rows,
-                    panel, w->cols, accumulate || first > 0 ? 1.0f : 0.0f, dx, w->cols);
-    }
+    size_t rows = (size_t)w->rows, cols = (size_t)w->cols;
+    tt_gemm_share whole = {.w = w->data, .w_dtype = w->dtype, .w_ld = cols};
+    whole.x = dy, whole.x_row = rows, whole.x_col = 1, whole.n_inner = w->rows;
+    whole.n_rows = n_tokens, whole.y = dx, whole.y_ld = cols, whole.n = w->cols;
+    whole.accumulate = accumulate;
+    multiply(gemm, whole, NULL);
 }

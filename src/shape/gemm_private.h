@@ -1,13 +1,58 @@
-/* Inside of gemm: shared by gemm*.c and by ops_head.c (target rows). */
+/* Inside of gemm: shared by gemm*.c, ops_attention.c (tiles) and ops_head.c (target rows). */
 #ifndef TRIMTAB_SHAPE_GEMM_PRIVATE_H
 #define TRIMTAB_SHAPE_GEMM_PRIVATE_H
 
 #include "trimtab/gemm.h"
 
-struct tt_gemm {
-    int n_threads, max_cols;
-    float *panel; /* [panel_rows x max_cols]: weights widened */
+/* One thread's share of a product:  y [n_rows x (first .. first + n)] (+)= x * op(w), where x is
+ * [n_rows x n_inner] with x[r][p] at x[r * x_row + p * x_col] (one of the two strides is 1), and
+ *   outputs_are_rows:  op(w)[p][o] = w[o * w_ld + p]   (a layer's forward pass: y = x w^T)
+ *   otherwise:         op(w)[p][o] = w[p * w_ld + o]   (its backward pass: dx = dy w)
+ * first and n count outputs o; y[r][o] at y[r * y_ld + o]. */
+typedef struct tt_gemm_share {
+    const void *w;
+    tt_dtype w_dtype;
+    size_t w_ld;
+    bool outputs_are_rows;
+    int n_inner;
+    const float *x;
+    size_t x_row, x_col;
+    int n_rows;
+    float *y;
+    size_t y_ld;
+    int first, n;
+    bool accumulate;
+    float *packed; /* TT_GEMM_PACKED_FLOATS, 64-byte aligned, this thread's own */
+} tt_gemm_share;
+
+/* Inner products are cut into pieces of BLOCK_INNER (x rows of a tile stay in the first-level
+ * cache), outputs into blocks of at most BLOCK_OUTPUTS (the packed block stays in the second). */
+enum {
+    TT_GEMM_BLOCK_INNER = 512,
+    TT_GEMM_BLOCK_OUTPUTS = 192,
+    TT_GEMM_PACKED_FLOATS = TT_GEMM_BLOCK_INNER * TT_GEMM_BLOCK_OUTPUTS
 };
+
+/* gemm_kernel.h compiled for one instruction set. */
+typedef struct tt_gemm_kernel {
+    const char *name;
+    int width; /* floats of a vector register: shares start at multiples of it */
+    void (*multiply)(const tt_gemm_share *share);
+} tt_gemm_kernel;
+
+extern const tt_gemm_kernel tt_gemm_kernel_base, tt_gemm_kernel_avx2, tt_gemm_kernel_avx512;
+
+/* The widest kernel this CPU runs. */
+const tt_gemm_kernel *tt_gemm_best_kernel(void);
+
+struct tt_gemm {
+    int n_threads;
+    const tt_gemm_kernel *kernel;
+    float *packed; /* [n_threads x TT_GEMM_PACKED_FLOATS] */
+};
+
+/* Calling thread's packing workspace (inside an OpenMP region or outside). */
+float *tt_gemm_packed(const tt_gemm *gemm);
 
 /* Bytes of a stored element (F32, BF16, F16). */
 size_t tt_gemm_element_bytes(tt_dtype dtype);

@@ -7,6 +7,7 @@
 #include <omp.h>
 #include <string.h>
 
+#include "gemm_private.h"
 #include "vmath.h"
 
 enum { TILE_ROWS = 128, PARALLEL_MIN_FLOPS = 1 << 18 };
@@ -19,6 +20,8 @@ typedef struct tile {
     int n_rows, n_keys;       /* keys the last token sees */
     float *scores, *d_scores; /* [n_rows x n_keys] */
     float *q, *o, *d_o;       /* [n_rows x head_dim] */
+    const tt_gemm_kernel *kernel;
+    float *packed;
 } tile;
 
 static size_t floats_per_thread(int max_kv, int head_dim) {
@@ -43,15 +46,47 @@ static double n_flops(const tt_attention *att) {
     return n;
 }
 
-static void tile_memory(tile *t, const tt_attention *att, int n_kv_max, void *scratch) {
+static void tile_memory(tile *t, const tt_gemm *gemm, const tt_attention *att, int n_kv_max,
+                        void *scratch) {
     float *at = (float *)scratch +
                 (size_t)omp_get_thread_num() * floats_per_thread(n_kv_max, att->head_dim);
     size_t scores = (size_t)TILE_ROWS * (size_t)n_kv_max;
     size_t rows = (size_t)TILE_ROWS * (size_t)att->head_dim;
-    *t = (tile){.scores = at, .d_scores = at + scores};
+    *t = (tile){.scores = at, .d_scores = at + scores, .kernel = gemm->kernel};
     t->q = at + 2 * scores;
     t->o = t->q + rows;
     t->d_o = t->o + rows;
+    t->packed = tt_gemm_packed(gemm);
+}
+
+/* scores [n_rows x n_keys] = x [n_rows x dim] * keys^T, keys [n_keys x dim] with stride ld. */
+static void times_keys(const tile *t, int dim, const float *x, const float *keys, size_t ld,
+                       float *scores) {
+    tt_gemm_share s = {.w = keys, .w_dtype = TT_DTYPE_F32, .w_ld = ld, .packed = t->packed};
+    s.outputs_are_rows = true;
+    s.x = x, s.x_row = (size_t)dim, s.x_col = 1, s.n_rows = t->n_rows, s.n_inner = dim;
+    s.y = scores, s.y_ld = (size_t)t->n_keys, s.n = t->n_keys;
+    t->kernel->multiply(&s);
+}
+
+/* y [n_rows x dim] = scores [n_rows x n_keys] * values, values [n_keys x dim] with stride ld. */
+static void times_values(const tile *t, int dim, const float *scores, const float *values,
+                         size_t ld, float *y) {
+    tt_gemm_share s = {.w = values, .w_dtype = TT_DTYPE_F32, .w_ld = ld, .packed = t->packed};
+    s.x = scores, s.x_row = (size_t)t->n_keys, s.x_col = 1, s.n_rows = t->n_rows;
+    s.n_inner = t->n_keys;
+    s.y = y, s.y_ld = (size_t)dim, s.n = dim;
+    t->kernel->multiply(&s);
+}
+
+/* d_values [n_keys x dim] with stride ld += scores^T * d [n_rows x dim]. */
+static void add_to_values(const tile *t, int dim, const float *scores, const float *d, size_t ld,
+                          float *d_values) {
+    tt_gemm_share s = {.w = d, .w_dtype = TT_DTYPE_F32, .w_ld = (size_t)dim, .packed = t->packed};
+    s.x = scores, s.x_row = 1, s.x_col = (size_t)t->n_keys, s.n_rows = t->n_keys;
+    s.n_inner = t->n_rows;
+    s.y = d_values, s.y_ld = ld, s.n = dim, s.accumulate = true;
+    t->kernel->multiply(&s);
 }
 
 /* Tile from token first_token on, heads [first_head, end_head): as many tokens as rows allow. */
@@ -72,19 +107,23 @@ static size_t row_offset(const tile *t, const tt_attention *att, const tt_attent
     return (token * (size_t)att->n_heads + (size_t)t->first_head) * (size_t)att->head_dim;
 }
 
-/* Tile rows to and from [tokens x n_heads*head_dim]; heads of a tile are neighbours there. */
+/* factor * tile rows from and to [tokens x n_heads*head_dim]; heads of a tile are neighbours. */
 static void gather(const tile *t, const tt_attention *att, const tt_attention_seq *seq,
-                   const float *from, float *to) {
+                   float factor, const float *from, float *to) {
     size_t n = (size_t)t->n_heads * (size_t)att->head_dim;
-    for (int i = 0; i < t->n_tokens; i++)
-        memcpy(to + (size_t)i * n, from + row_offset(t, att, seq, i), n * sizeof *to);
+    for (int i = 0; i < t->n_tokens; i++) {
+        const float *row = from + row_offset(t, att, seq, i);
+        for (size_t j = 0; j < n; j++) to[(size_t)i * n + j] = factor * row[j];
+    }
 }
 
 static void scatter(const tile *t, const tt_attention *att, const tt_attention_seq *seq,
-                    const float *from, float *to) {
+                    float factor, const float *from, float *to) {
     size_t n = (size_t)t->n_heads * (size_t)att->head_dim;
-    for (int i = 0; i < t->n_tokens; i++)
-        memcpy(to + row_offset(t, att, seq, i), from + (size_t)i * n, n * sizeof *to);
+    for (int i = 0; i < t->n_tokens; i++) {
+        float *row = to + row_offset(t, att, seq, i);
+        for (size_t j = 0; j < n; j++) row[j] = factor * from[(size_t)i * n + j];
+    }
 }
 
 /* Softmax of one row of n visible scores (already scaled), zero to n_keys; returns log-sum-exp. */
@@ -104,14 +143,18 @@ static float softmax_row(float *row, int n, int n_keys) {
     return max + logf(sum);
 }
 
+/* Where the tile's keys and values begin: those of its kv head. */
+static size_t kv_offset(const tile *t, const tt_attention *att, const tt_attention_seq *seq) {
+    size_t group = (size_t)(att->n_heads / att->n_kv_heads), kv_heads = (size_t)att->n_kv_heads;
+    return (seq->kv_start * kv_heads + (size_t)t->first_head / group) * (size_t)att->head_dim;
+}
+
 static void tile_forward(tile *t, const tt_attention *att, const tt_attention_seq *seq,
                          const float *q, const float *k, const float *v, float *out, float *lse) {
-    int d = att->head_dim, ld = att->n_kv_heads * d;
-    int group = att->n_heads / att->n_kv_heads;
-    size_t kv_at = seq->kv_start * (size_t)ld + (size_t)(t->first_head / group) * (size_t)d;
-    gather(t, att, seq, q, t->q);
-    tt_gemm_f32(1, false, true, t->n_rows, t->n_keys, d, att->scale, t->q, d, k + kv_at, ld, 0.0f,
-                t->scores, t->n_keys);
+    int dim = att->head_dim;
+    size_t kv_at = kv_offset(t, att, seq), ld = (size_t)att->n_kv_heads * (size_t)dim;
+    gather(t, att, seq, att->scale, q, t->q);
+    times_keys(t, dim, t->q, k + kv_at, ld, t->scores);
     for (int r = 0; r < t->n_rows; r++) {
         int i_token = r / t->n_heads, head = t->first_head + r % t->n_heads;
         int visible = t->n_keys - t->n_tokens + i_token + 1;
@@ -119,12 +162,11 @@ static void tile_forward(tile *t, const tt_attention *att, const tt_attention_se
         size_t token = (size_t)(seq->q_start + t->first_token + i_token);
         if (lse) lse[token * (size_t)att->n_heads + (size_t)head] = sum;
     }
-    tt_gemm_f32(1, false, false, t->n_rows, d, t->n_keys, 1.0f, t->scores, t->n_keys, v + kv_at, ld,
-                0.0f, t->o, d);
-    scatter(t, att, seq, t->o, out);
+    times_values(t, dim, t->scores, v + kv_at, ld, t->o);
+    scatter(t, att, seq, 1.0f, t->o, out);
 }
 
-/* All tiles of one sequence and kv head, first to last. */
+/* Heads of a group that go into one tile: all, unless they are more than its rows. */
 static int head_step(int group) {
     return group < TILE_ROWS ? group : TILE_ROWS;
 }
@@ -134,13 +176,13 @@ void tt_ops_attention_forward(tt_gemm *gemm, const tt_attention *att, const floa
                               void *scratch) {
     int group = att->n_heads / att->n_kv_heads, step = head_step(group);
     int n_kv_max = max_keys(att), n_tasks = att->n_seqs * att->n_kv_heads;
-    bool parallel = tt_gemm_n_threads(gemm) > 1 && n_flops(att) > PARALLEL_MIN_FLOPS;
-#pragma omp parallel for schedule(dynamic) if (parallel)
+    bool parallel = n_flops(att) > PARALLEL_MIN_FLOPS;
+#pragma omp parallel for schedule(dynamic) num_threads(gemm->n_threads) if (parallel)
     for (int task = 0; task < n_tasks; task++) {
         const tt_attention_seq *seq = &att->seqs[task / att->n_kv_heads];
         int head = task % att->n_kv_heads * group, end = head + group;
         tile t;
-        tile_memory(&t, att, n_kv_max, scratch);
+        tile_memory(&t, gemm, att, n_kv_max, scratch);
         for (int h = head; h < end; h += step) {
             for (int i = 0; i < seq->n_q; i += t.n_tokens) {
                 tile_place(&t, seq, i, h, h + step < end ? h + step : end);
@@ -150,7 +192,7 @@ void tt_ops_attention_forward(tt_gemm *gemm, const tt_attention *att, const floa
     }
 }
 
-/* scores: s = scale q k^T -> P = exp(s - lse);  d_scores: dP -> scale * P * (dP - delta) with
+/* scores: s = scale q k^T -> P = exp(s - lse);  d_scores: dP -> dS = P * (dP - delta) with
  * delta = sum(d_o * o), which is sum(P * dP). */
 static void tile_probabilities(tile *t, const tt_attention *att, const tt_attention_seq *seq,
                                const float *lse) {
@@ -168,33 +210,28 @@ static void tile_probabilities(tile *t, const tt_attention *att, const tt_attent
 #pragma omp simd
         for (int j = 0; j < visible; j++) {
             p[j] = vmath_exp(p[j] - log_sum);
-            ds[j] = att->scale * p[j] * (ds[j] - delta);
+            ds[j] = p[j] * (ds[j] - delta);
         }
         for (int j = visible; j < t->n_keys; j++) p[j] = ds[j] = 0.0f;
     }
 }
 
+/* With qs = scale * q:  d_v += P^T d_o,  d_k += dS^T qs,  d_q = scale * dS k. */
 static void tile_backward(tile *t, const tt_attention *att, const tt_attention_seq *seq,
                           const float *const in[5], const float *lse, float *const d[3]) {
     const float *q = in[0], *k = in[1], *v = in[2], *out = in[3], *d_out = in[4];
-    int dim = att->head_dim, ld = att->n_kv_heads * dim, rows = t->n_rows, keys = t->n_keys;
-    int group = att->n_heads / att->n_kv_heads;
-    size_t kv_at = seq->kv_start * (size_t)ld + (size_t)(t->first_head / group) * (size_t)dim;
-    gather(t, att, seq, q, t->q);
-    gather(t, att, seq, out, t->o);
-    gather(t, att, seq, d_out, t->d_o);
-    tt_gemm_f32(1, false, true, rows, keys, dim, att->scale, t->q, dim, k + kv_at, ld, 0.0f,
-                t->scores, keys);
-    tt_gemm_f32(1, false, true, rows, keys, dim, 1.0f, t->d_o, dim, v + kv_at, ld, 0.0f,
-                t->d_scores, keys);
+    int dim = att->head_dim;
+    size_t kv_at = kv_offset(t, att, seq), ld = (size_t)att->n_kv_heads * (size_t)dim;
+    gather(t, att, seq, att->scale, q, t->q);
+    gather(t, att, seq, 1.0f, out, t->o);
+    gather(t, att, seq, 1.0f, d_out, t->d_o);
+    times_keys(t, dim, t->q, k + kv_at, ld, t->scores);
+    times_keys(t, dim, t->d_o, v + kv_at, ld, t->d_scores);
     tile_probabilities(t, att, seq, lse);
-    tt_gemm_f32(1, true, false, keys, dim, rows, 1.0f, t->scores, keys, t->d_o, dim, 1.0f,
-                d[2] + kv_at, ld);
-    tt_gemm_f32(1, true, false, keys, dim, rows, 1.0f, t->d_scores, keys, t->q, dim, 1.0f,
-                d[1] + kv_at, ld);
-    tt_gemm_f32(1, false, false, rows, dim, keys, 1.0f, t->d_scores, keys, k + kv_at, ld, 0.0f,
-                t->o, dim);
-    scatter(t, att, seq, t->o, d[0]);
+    add_to_values(t, dim, t->scores, t->d_o, ld, d[2] + kv_at);
+    add_to_values(t, dim, t->d_scores, t->q, ld, d[1] + kv_at);
+    times_values(t, dim, t->d_scores, k + kv_at, ld, t->o);
+    scatter(t, att, seq, att->scale, t->o, d[0]);
 }
 
 static void zero_keys(const tt_attention *att, const tt_attention_seq *seq, int kv_head, float *d) {
@@ -211,13 +248,13 @@ void tt_ops_attention_backward(tt_gemm *gemm, const tt_attention *att, const flo
     float *const d[3] = {d_q, d_k, d_v};
     int group = att->n_heads / att->n_kv_heads, step = head_step(group);
     int n_kv_max = max_keys(att), n_tasks = att->n_seqs * att->n_kv_heads;
-    bool parallel = tt_gemm_n_threads(gemm) > 1 && n_flops(att) > PARALLEL_MIN_FLOPS;
-#pragma omp parallel for schedule(dynamic) if (parallel)
+    bool parallel = n_flops(att) > PARALLEL_MIN_FLOPS;
+#pragma omp parallel for schedule(dynamic) num_threads(gemm->n_threads) if (parallel)
     for (int task = 0; task < n_tasks; task++) {
         const tt_attention_seq *seq = &att->seqs[task / att->n_kv_heads];
         int kv_head = task % att->n_kv_heads, head = kv_head * group, end = head + group;
         tile t;
-        tile_memory(&t, att, n_kv_max, scratch);
+        tile_memory(&t, gemm, att, n_kv_max, scratch);
         zero_keys(att, seq, kv_head, d_k);
         zero_keys(att, seq, kv_head, d_v);
         for (int h = head; h < end; h += step) {

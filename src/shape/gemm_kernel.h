@@ -1,0 +1,327 @@
+/* gemm_kernel: one product, compiled once per instruction set by gemm_kernel_*.c, which define
+ *   KERNEL         name of the tt_gemm_kernel to define
+ *   KERNEL_NAME    its name for people
+ *   VEC            floats of a vector register
+ *   TILE_ROWS      rows of a register tile: 8 with 32 registers, 4 with 16
+ *
+ * A block of op(w) is widened and transposed into `packed`: panels of up to 3 vectors of outputs,
+ * [inner][outputs] within a panel. A register tile of TILE_ROWS rows by 3 vectors then runs down
+ * the panel; x is read in place, one broadcast value at a time. Every output is one chain of fused
+ * multiply-adds per piece of TT_GEMM_BLOCK_INNER, pieces added in order: its bits depend neither on
+ * the number of threads nor on which other rows or outputs are computed with it.
+ * Source of the loop structure: Goto & van de Geijn 2008, "Anatomy of high-performance matrix
+ * multiplication". Stored elements are little-endian, as the machines this runs on. */
+#include <stdint.h>
+#include <string.h>
+
+#include "gemm_private.h"
+
+enum { PANEL_VECS = 3, PANEL = PANEL_VECS * VEC };
+
+typedef float vec __attribute__((vector_size(4 * VEC)));
+typedef uint32_t uvec __attribute__((vector_size(4 * VEC)));
+typedef float vec_any __attribute__((vector_size(4 * VEC), aligned(4), may_alias));
+typedef uint32_t uvec_any __attribute__((vector_size(4 * VEC), aligned(2), may_alias));
+typedef uint16_t hvec_any __attribute__((vector_size(2 * VEC), aligned(2), may_alias));
+
+#define INLINE static inline __attribute__((always_inline))
+#ifdef __clang__
+#define UNROLL _Pragma("unroll")
+#else
+#define UNROLL _Pragma("GCC unroll 16")
+#endif
+
+/* --- Packing ------------------------------------------------------------------------------------
+ */
+
+#if VEC == 16
+#define LOW_HALVES  0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23
+#define HIGH_HALVES 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31
+#elif VEC == 8
+#define LOW_HALVES  0, 8, 1, 9, 2, 10, 3, 11
+#define HIGH_HALVES 4, 12, 5, 13, 6, 14, 7, 15
+#else
+#define LOW_HALVES  0, 4, 1, 5
+#define HIGH_HALVES 2, 6, 3, 7
+#endif
+#ifdef __clang__
+#define INTERLEAVE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+#define INTERLEAVE(a, b, ...) __builtin_shuffle(a, b, (uvec){__VA_ARGS__})
+#endif
+
+/* Transposes VEC x VEC words: each round interleaves row i with row i + VEC/2, which rotates the
+ * bits of (row, column) by one place; after log2(VEC) rounds row and column have changed places. */
+INLINE void transpose(uvec rows[VEC]) {
+    UNROLL
+    for (int round = 1; round < VEC; round *= 2) {
+        uvec next[VEC];
+        UNROLL
+        for (int i = 0; i < VEC / 2; i++) {
+            next[2 * i] = INTERLEAVE(rows[i], rows[i + VEC / 2], LOW_HALVES);
+            next[2 * i + 1] = INTERLEAVE(rows[i], rows[i + VEC / 2], HIGH_HALVES);
+        }
+        UNROLL
+        for (int i = 0; i < VEC; i++) rows[i] = next[i];
+    }
+}
+
+/* Exponent and mantissa moved to their fp32 places and rescaled by 2^(127-15), which also turns
+ * fp16 subnormals into the normal fp32 numbers they are; infinities and NaNs keep all ones. */
+INLINE uvec widen_half(uvec h) {
+    uvec magnitude = h & 0x7fffu, special = (uvec)(magnitude >= 0x7c00u) & 0x7f800000u;
+    vec scaled = (vec)(magnitude << 13) * 0x1p112f;
+    return (uvec)scaled | special | (h & 0x8000u) << 16;
+}
+
+/* The low and high 16-bit elements of each word, widened. */
+INLINE uvec widen_low(tt_dtype dtype, uvec words) {
+    return dtype == TT_DTYPE_BF16 ? words << 16 : widen_half(words & 0xffffu);
+}
+
+INLINE uvec widen_high(tt_dtype dtype, uvec words) {
+    return dtype == TT_DTYPE_BF16 ? words & 0xffff0000u : widen_half(words >> 16);
+}
+
+/* VEC elements from element `at` on, widened. */
+INLINE uvec widen_vec(tt_dtype dtype, const void *w, size_t at) {
+    if (dtype == TT_DTYPE_F32) return (uvec) * (const uvec_any *)((const float *)w + at);
+    hvec_any words = *(const hvec_any *)((const uint16_t *)w + at);
+    return widen_low(dtype, __builtin_convertvector(words, uvec));
+}
+
+INLINE float widen_one(tt_dtype dtype, const void *w, size_t at) {
+    float value;
+    tt_gemm_widen(dtype, w, at, 1, &value);
+    return value;
+}
+
+/* VEC outputs, whose stored rows start at the elements of start[], into one vector column of a
+ * panel that is ld floats wide: out[p * ld + i] = w[start[i] + p]. */
+INLINE void pack_rows(tt_dtype dtype, const void *w, const size_t start[VEC], int n_inner, int ld,
+                      float *out) {
+    const int per_word = dtype == TT_DTYPE_F32 ? 1 : 2, step = VEC * per_word;
+    const size_t element = sizeof(uint32_t) / (size_t)per_word;
+    int p = 0;
+    for (; p + step <= n_inner; p += step) {
+        uvec rows[VEC];
+        UNROLL
+        for (int i = 0; i < VEC; i++)
+            rows[i] =
+                (uvec) * (const uvec_any *)((const char *)w + (start[i] + (size_t)p) * element);
+        transpose(rows);
+        UNROLL
+        for (int i = 0; i < VEC; i++) {
+            uvec *to = (uvec *)(out + (size_t)(p + i * per_word) * (size_t)ld);
+            if (per_word == 1) {
+                *to = rows[i];
+            } else {
+                *to = widen_low(dtype, rows[i]);
+                *(uvec *)((float *)to + ld) = widen_high(dtype, rows[i]);
+            }
+        }
+    }
+    for (; p < n_inner; p++)
+        for (int i = 0; i < VEC; i++)
+            out[(size_t)p * (size_t)ld + (size_t)i] = widen_one(dtype, w, start[i] + (size_t)p);
+}
+
+/* Outputs are stored rows: transposing. Lanes beyond n repeat the last output; nobody reads them.
+ */
+INLINE void pack_transposed(tt_dtype dtype, const tt_gemm_share *s, int first, int n, int inner,
+                            int n_inner) {
+    for (int panel = 0; panel < n; panel += PANEL) {
+        int n_vecs = n - panel < PANEL ? (n - panel + VEC - 1) / VEC : PANEL_VECS;
+        float *out = s->packed + (size_t)panel * (size_t)n_inner;
+        for (int v = 0; v < n_vecs; v++) {
+            size_t start[VEC];
+            for (int i = 0; i < VEC; i++) {
+                int o = panel + v * VEC + i;
+                start[i] = (size_t)(first + (o < n ? o : n - 1)) * s->w_ld + (size_t)inner;
+            }
+            pack_rows(dtype, s->w, start, n_inner, n_vecs * VEC, out + v * VEC);
+        }
+    }
+}
+
+/* Outputs are stored columns: each stored row is one line of every panel. */
+INLINE void pack_straight(tt_dtype dtype, const tt_gemm_share *s, int first, int n, int inner,
+                          int n_inner) {
+    for (int p = 0; p < n_inner; p++) {
+        size_t row = (size_t)(inner + p) * s->w_ld + (size_t)first;
+        for (int panel = 0; panel < n; panel += PANEL) {
+            int count = n - panel < PANEL ? n - panel : PANEL, i = 0;
+            int ld = (count + VEC - 1) / VEC * VEC;
+            float *out = s->packed + (size_t)panel * (size_t)n_inner + (size_t)p * (size_t)ld;
+            for (; i + VEC <= count; i += VEC)
+                *(uvec *)(out + i) = widen_vec(dtype, s->w, row + (size_t)(panel + i));
+            for (; i < count; i++) out[i] = widen_one(dtype, s->w, row + (size_t)(panel + i));
+            for (; i < ld; i++) out[i] = 0.0f;
+        }
+    }
+}
+
+/* dtype arrives as a constant, so that each case is compiled for its own. */
+INLINE void pack_as(tt_dtype dtype, const tt_gemm_share *s, int first, int n, int inner,
+                    int n_inner) {
+    if (s->outputs_are_rows)
+        pack_transposed(dtype, s, first, n, inner, n_inner);
+    else
+        pack_straight(dtype, s, first, n, inner, n_inner);
+}
+
+static void pack(const tt_gemm_share *s, int first, int n, int inner, int n_inner) {
+    if (s->w_dtype == TT_DTYPE_BF16)
+        pack_as(TT_DTYPE_BF16, s, first, n, inner, n_inner);
+    else if (s->w_dtype == TT_DTYPE_F16)
+        pack_as(TT_DTYPE_F16, s, first, n, inner, n_inner);
+    else
+        pack_as(TT_DTYPE_F32, s, first, n, inner, n_inner);
+}
+
+/* --- Register tile ------------------------------------------------------------------------------
+ */
+
+typedef struct tile {
+    int n_inner;
+    const float *x;
+    size_t x_row, x_col;
+    const float *panel;
+    float *y;
+    size_t y_ld;
+    bool add;
+} tile;
+
+/* The constants unroll everything: n_rows * n_vecs sums live in registers. */
+INLINE void tile_multiply(const int n_rows, const int n_vecs, const bool across, const tile *t) {
+    vec sum[TILE_ROWS][PANEL_VECS];
+    const float *x[TILE_ROWS], *w = t->panel;
+    const size_t step = across ? t->x_col : 1;
+    UNROLL
+    for (int r = 0; r < n_rows; r++) {
+        x[r] = across ? t->x + r : t->x + (size_t)r * t->x_row;
+        UNROLL
+        for (int v = 0; v < n_vecs; v++) {
+            sum[r][v] = (vec){0};
+            __builtin_prefetch(t->y + (size_t)r * t->y_ld + v * VEC, 1);
+        }
+    }
+    for (size_t p = 0; p < (size_t)t->n_inner; p++, w += n_vecs * VEC) {
+        vec weight[PANEL_VECS];
+        UNROLL
+        for (int v = 0; v < n_vecs; v++) weight[v] = *(const vec *)(w + v * VEC);
+        UNROLL
+        for (int r = 0; r < n_rows; r++) {
+            float value = x[r][p * step];
+            UNROLL
+            for (int v = 0; v < n_vecs; v++) sum[r][v] += weight[v] * value;
+        }
+    }
+    UNROLL
+    for (int r = 0; r < n_rows; r++) {
+        UNROLL
+        for (int v = 0; v < n_vecs; v++) {
+            vec_any *y = (vec_any *)(t->y + (size_t)r * t->y_ld + v * VEC);
+            *y = (vec_any)(t->add ? (vec)*y + sum[r][v] : sum[r][v]);
+        }
+    }
+}
+
+INLINE void tile_of_rows(const int n_rows, int n_vecs, const tile *t) {
+    const bool across = t->x_col != 1;
+    switch (n_vecs * 2 + across) {
+    case 2:
+        tile_multiply(n_rows, 1, false, t);
+        break;
+    case 3:
+        tile_multiply(n_rows, 1, true, t);
+        break;
+    case 4:
+        tile_multiply(n_rows, 2, false, t);
+        break;
+    case 5:
+        tile_multiply(n_rows, 2, true, t);
+        break;
+    case 6:
+        tile_multiply(n_rows, 3, false, t);
+        break;
+    default:
+        tile_multiply(n_rows, 3, true, t);
+        break;
+    }
+}
+
+static void tile_full(int n_vecs, const tile *t) {
+    tile_of_rows(TILE_ROWS, n_vecs, t);
+}
+static void tile_4(int n_vecs, const tile *t) {
+    tile_of_rows(4, n_vecs, t);
+}
+static void tile_2(int n_vecs, const tile *t) {
+    tile_of_rows(2, n_vecs, t);
+}
+static void tile_1(int n_vecs, const tile *t) {
+    tile_of_rows(1, n_vecs, t);
+}
+
+/* As many rows as the largest fitting tile takes; returns their number. */
+static int tile_run(int n_rows, int n_vecs, const tile *t) {
+    if (n_rows >= TILE_ROWS) {
+        tile_full(n_vecs, t);
+        return TILE_ROWS;
+    }
+    if (n_rows >= 4) {
+        tile_4(n_vecs, t);
+        return 4;
+    }
+    if (n_rows >= 2) {
+        tile_2(n_vecs, t);
+        return 2;
+    }
+    tile_1(n_vecs, t);
+    return 1;
+}
+
+/* A panel whose last vector is only partly wanted goes through a buffer. */
+static int tile_run_edge(int n_rows, int n, const tile *t) {
+    float buffer[TILE_ROWS * PANEL] __attribute__((aligned(64)));
+    tile inside = *t;
+    inside.y = buffer;
+    inside.y_ld = PANEL;
+    inside.add = false;
+    int done = tile_run(n_rows, (n + VEC - 1) / VEC, &inside);
+    for (int r = 0; r < done; r++) {
+        float *y = t->y + (size_t)r * t->y_ld;
+        for (int i = 0; i < n; i++) y[i] = (t->add ? y[i] : 0.0f) + buffer[r * PANEL + i];
+    }
+    return done;
+}
+
+static void multiply_block(const tt_gemm_share *s, int first, int n, int inner, int n_inner) {
+    tile t = {.n_inner = n_inner, .x_row = s->x_row, .x_col = s->x_col, .y_ld = s->y_ld};
+    t.add = s->accumulate || inner > 0;
+    for (int row = 0, done; row < s->n_rows; row += done) {
+        t.x = s->x + (size_t)row * s->x_row + (size_t)inner * s->x_col;
+        for (int panel = 0; panel < n; panel += PANEL) {
+            int count = n - panel < PANEL ? n - panel : PANEL, left = s->n_rows - row;
+            t.panel = s->packed + (size_t)panel * (size_t)n_inner;
+            t.y = s->y + (size_t)row * s->y_ld + (size_t)(first + panel);
+            done = count % VEC ? tile_run_edge(left, count, &t) : tile_run(left, count / VEC, &t);
+        }
+    }
+}
+
+static void multiply(const tt_gemm_share *s) {
+    const int block = TT_GEMM_BLOCK_OUTPUTS / PANEL * PANEL;
+    for (int at = 0; at < s->n; at += block) {
+        int n = s->n - at < block ? s->n - at : block;
+        for (int inner = 0; inner < s->n_inner; inner += TT_GEMM_BLOCK_INNER) {
+            int left = s->n_inner - inner;
+            int n_inner = left < TT_GEMM_BLOCK_INNER ? left : TT_GEMM_BLOCK_INNER;
+            pack(s, s->first + at, n, inner, n_inner);
+            multiply_block(s, s->first + at, n, inner, n_inner);
+        }
+    }
+}
+
+const tt_gemm_kernel KERNEL = {KERNEL_NAME, VEC, multiply};

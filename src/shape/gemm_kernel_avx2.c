@@ -1,0 +1,6 @@
+/* Compiled with the flags of AVX2 and FMA; runs only where the CPU has them. */
+#define KERNEL      tt_gemm_kernel_avx2
+#define KERNEL_NAME "avx2"
+#define VEC         8
+#define TILE_ROWS   4
+#include "gemm_kernel.h"
