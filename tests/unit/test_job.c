@@ -1,4 +1,5 @@
 /* job: the key table, includes, overrides, messages, and the way back through print. */
+#include <glob.h>
 #include <locale.h>
 #include <math.h>
 #include <setjmp.h>
@@ -383,6 +384,29 @@ static void reference_page_is_current(void **state) {
     free(text);
 }
 
+/* Pieces of configs/ stand in a job of which they are the only line; jobs/ stand alone. */
+static void shipped_pieces_and_jobs_are_read(void **state) {
+    (void)state;
+    static const char *const patterns[] = {"configs/methods/*.cfg", "configs/models/*.cfg",
+                                           "jobs/*.cfg"};
+    int n_read = 0;
+    for (int i = 0; i < 3; i++) {
+        char pattern[512], text[1200];
+        glob_t found;
+        snprintf(pattern, sizeof pattern, "%s/%s", TT_SOURCE_DIR, patterns[i]);
+        assert_int_equal(glob(pattern, 0, NULL, &found), 0);
+        for (size_t j = 0; j < found.gl_pathc; j++, n_read++) {
+            tt_job job;
+            tt_error err = {0};
+            snprintf(text, sizeof text, MINIMAL "@include \"%s\"\n", found.gl_pathv[j]);
+            const char *path = i == 2 ? found.gl_pathv[j] : put("piece.cfg", text);
+            if (tt_job_read(path, NULL, 0, false, &job, &err) != TT_OK) fail_msg("%s", err.text);
+        }
+        globfree(&found);
+    }
+    assert_true(n_read >= 8);
+}
+
 /* Under a locale with a decimal comma nothing changes. Skipped where none is installed. */
 static void a_decimal_comma_locale_changes_nothing(void **state) {
     (void)state;
@@ -419,6 +443,7 @@ int main(void) {
         cmocka_unit_test(positions_and_layers_have_their_forms),
         cmocka_unit_test(layers_expand),
         cmocka_unit_test(reference_page_is_current),
+        cmocka_unit_test(shipped_pieces_and_jobs_are_read),
         cmocka_unit_test(a_decimal_comma_locale_changes_nothing),
     };
     return cmocka_run_group_tests(tests, make_dir, remove_dir);
