@@ -20,6 +20,7 @@
 
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 
 #include "trimtab/safetensors.h"
 #include "trimtab/status.h"
@@ -65,6 +66,10 @@ void tt_gemm_backward(tt_gemm *gemm, int n_tokens, const float *dy, const tt_mat
  * n_threads threads (1: safe to call from inside an OpenMP region). */
 void tt_gemm_f32(int n_threads, bool trans_a, bool trans_b, int m, int n, int k, float alpha,
                  const float *a, int lda, const float *b, int ldb, float beta, float *c, int ldc);
+
+/* Runs n_rounds rounds of multiply-adds that never leave the registers, in the calling thread, and
+ * returns the floating-point operations done: timed, the peak that products are measured against. */
+double tt_gemm_burst(int64_t n_rounds);
 
 /* Rows [first, first + n_rows) of w widened to fp32 into out [n_rows x w.cols]. */
 void tt_gemm_widen_rows(const tt_matrix *w, int first, int n_rows, float *out);

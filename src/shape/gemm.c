@@ -95,6 +95,10 @@ const char *tt_gemm_own_kernel_name(void) {
     return tt_gemm_best_kernel()->name;
 }
 
+double tt_gemm_burst(int64_t n_rounds) {
+    return tt_gemm_best_kernel()->burst(n_rounds);
+}
+
 static float from_bits(uint32_t bits) {
     float x;
     memcpy(&x, &bits, sizeof x);

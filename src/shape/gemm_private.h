@@ -2,6 +2,8 @@
 #ifndef TRIMTAB_SHAPE_GEMM_PRIVATE_H
 #define TRIMTAB_SHAPE_GEMM_PRIVATE_H
 
+#include <stdint.h>
+
 #include "trimtab/gemm.h"
 
 /* One thread's share of a product:  y [n_rows x (first .. first + n)] (+)= x * op(w), where x is
@@ -38,6 +40,7 @@ typedef struct tt_gemm_kernel {
     const char *name;
     int width; /* floats of a vector register: shares start at multiples of it */
     void (*multiply)(const tt_gemm_share *share);
+    double (*burst)(int64_t n_rounds); /* see tt_gemm_burst */
 } tt_gemm_kernel;
 
 extern const tt_gemm_kernel tt_gemm_kernel_base, tt_gemm_kernel_avx2, tt_gemm_kernel_avx512;

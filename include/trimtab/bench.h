@@ -1,0 +1,61 @@
+/* bench: each kernel against a limit measured in the same run.
+ *
+ * Rates are the best of repeated runs, so that a busy machine spoils them least; products of one
+ * shape and the plain product they are compared with take turns. Nothing here is a test: numbers
+ * are returned as rows and mean something only beside each other.
+ *
+ *     tt_bench_rows rows;
+ *     tt_bench_settings settings = {.n_tokens = 512, .n_threads = 2, .seconds = 0.5};
+ *     TT_TRY(tt_bench_kernels(&settings, &rows, err));
+ *     for (int i = 0; i < rows.n; i++) ... rows.row[i].name, .value, .unit, .limit, .ratio
+ *
+ * Shapes are those of a Llama-3.2-1B layer: hidden 2048, 32 heads and 8 kv heads of 64,
+ * intermediate 8192. */
+#ifndef TRIMTAB_BENCH_H
+#define TRIMTAB_BENCH_H
+
+#include "trimtab/status.h"
+
+enum { TT_BENCH_NAME_BYTES = 48, TT_BENCH_MAX_ROWS = 32 };
+
+typedef struct tt_bench_settings {
+    int n_tokens; /* of a micro-batch */
+    int n_threads;
+    double seconds; /* spent on each shape, at least one run */
+} tt_bench_settings;
+
+typedef struct tt_bench_row {
+    char name[TT_BENCH_NAME_BYTES];
+    double value;
+    const char *unit; /* "GFLOP/s", "GB/s" */
+    double limit;     /* what value is compared with, same unit; 0: none */
+    double ratio;     /* value / limit; 0 without a limit */
+} tt_bench_row;
+
+typedef struct tt_bench_rows {
+    int n;
+    tt_bench_row row[TT_BENCH_MAX_ROWS];
+} tt_bench_rows;
+
+/* Appends a row (nothing when rows is full). */
+void tt_bench_add(tt_bench_rows *rows, const char *name, double value, const char *unit,
+                  double limit);
+
+/* GFLOP/s of register-only multiply-adds with the widest vectors, all threads together. */
+double tt_bench_fma_peak(int n_threads);
+
+/* GFLOP/s of BLIS: c [m x n] = a [m x k] b^T with b [n x k] in fp32 (a layer's forward pass).
+ * 0 when there is no memory. */
+double tt_bench_sgemm(int m, int n, int k, int n_threads);
+
+/* GB/s read from an array far larger than the caches; 0 when there is no memory. */
+double tt_bench_memory(int n_threads);
+
+/* Peaks; then for every shape the plain product (limit: peak), and the stored-weight products
+ * forward and backward in bf16 (limit: plain product of the shape); then attention of one sequence
+ * of n_tokens, forward and backward (limit: plain product 2048 x 2048). Not collective.
+ * Errors: ERR_MEMORY. */
+tt_status tt_bench_kernels(const tt_bench_settings *settings, tt_bench_rows *out,
+                           tt_error *err) TT_MUST_CHECK;
+
+#endif

@@ -1,0 +1,227 @@
+#include "trimtab/bench.h"
+
+#include <omp.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <time.h>
+
+#include "trimtab/gemm.h"
+#include "trimtab/ops.h"
+
+enum { HIDDEN = 2048, HEADS = 32, KV_HEADS = 8, HEAD_DIM = 64, INTERMEDIATE = 8192 };
+
+static const struct {
+    const char *name;
+    int rows, cols;
+} shapes[] = {
+    {"q, o", HEADS *HEAD_DIM, HIDDEN},
+    {"k, v", KV_HEADS *HEAD_DIM, HIDDEN},
+    {"gate, up", INTERMEDIATE, HIDDEN},
+    {"down", HIDDEN, INTERMEDIATE},
+};
+enum { N_SHAPES = sizeof shapes / sizeof shapes[0] };
+
+/* Shortest of all runs so far, in seconds. */
+typedef struct stopwatch {
+    double start, best;
+} stopwatch;
+
+static double now(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+static void start(stopwatch *w) {
+    w->start = now();
+}
+
+static void stop(stopwatch *w) {
+    double took = now() - w->start;
+    if (w->best == 0.0 || took < w->best) w->best = took;
+}
+
+/* 1e9 units a second. */
+static double rate(const stopwatch *w, double units) {
+    return w->best > 0.0 ? units / w->best * 1e-9 : 0.0;
+}
+
+void tt_bench_add(tt_bench_rows *rows, const char *name, double value, const char *unit,
+                  double limit) {
+    if (rows->n == TT_BENCH_MAX_ROWS) return;
+    tt_bench_row *row = &rows->row[rows->n++];
+    *row = (tt_bench_row){.value = value, .unit = unit, .limit = limit};
+    row->ratio = limit > 0.0 ? value / limit : 0.0;
+    snprintf(row->name, sizeof row->name, "%s", name);
+}
+
+double tt_bench_fma_peak(int n_threads) {
+    const int64_t n_rounds = 50000;
+    double sum = 0.0;
+    /* each thread by its own clock: one that has to wait for a core spoils only its own run */
+#pragma omp parallel num_threads(n_threads) reduction(+ : sum)
+    {
+        stopwatch w = {0};
+        double flops = 0.0;
+        for (int run = 0; run < 200; run++) {
+            start(&w);
+            flops = tt_gemm_burst(n_rounds);
+            stop(&w);
+        }
+        sum += rate(&w, flops);
+    }
+    return sum;
+}
+
+/* Values of ordinary size: neither zero (some machines are faster) nor subnormal (all are slower).
+ */
+static void fill(size_t n, float *x) {
+    for (size_t i = 0; i < n; i++) x[i] = (float)((i * 2654435761u >> 7) % 255) / 255.0f - 0.5f;
+}
+
+static float *filled(size_t n) {
+    float *x = malloc(n * sizeof *x);
+    if (x) fill(n, x);
+    return x;
+}
+
+double tt_bench_sgemm(int m, int n, int k, int n_threads) {
+    float *a = filled((size_t)m * (size_t)k), *b = filled((size_t)n * (size_t)k);
+    float *c = filled((size_t)m * (size_t)n);
+    stopwatch w = {0};
+    if (a && b && c) {
+        double end = now() + 0.3;
+        do {
+            start(&w);
+            tt_gemm_f32(n_threads, false, true, m, n, k, 1.0f, a, k, b, k, 0.0f, c, n);
+            stop(&w);
+        } while (now() < end);
+    }
+    free(a);
+    free(b);
+    free(c);
+    return rate(&w, 2.0 * m * n * k);
+}
+
+double tt_bench_memory(int n_threads) {
+    const size_t n = (size_t)1 << 25; /* 128 MiB */
+    float *x = filled(n), sum = 0.0f;
+    if (!x) return 0.0;
+    stopwatch w = {0};
+    for (int run = 0; run < 5; run++) {
+        start(&w);
+#pragma omp parallel for simd num_threads(n_threads) reduction(+ : sum)
+        for (size_t i = 0; i < n; i++) sum += x[i];
+        stop(&w);
+    }
+    volatile float used = sum;
+    (void)used;
+    free(x);
+    return rate(&w, (double)(n * sizeof *x));
+}
+
+/* Arrays large enough for every shape. */
+typedef struct bench_data {
+    tt_gemm *gemm;
+    float *x, *y, *weights;
+    uint16_t *stored;
+    float *attention; /* q, k, v, out, d_out, d_q, d_k, d_v, each n_tokens x 2048, then lse */
+    void *scratch;
+} bench_data;
+
+static void free_data(bench_data *d) {
+    tt_gemm_destroy(d->gemm);
+    free(d->x);
+    free(d->y);
+    free(d->weights);
+    free(d->stored);
+    free(d->attention);
+    free(d->scratch);
+}
+
+static tt_status create_data(const tt_bench_settings *s, bench_data *d, tt_error *err) {
+    size_t n = (size_t)s->n_tokens, n_weights = (size_t)HIDDEN * INTERMEDIATE;
+    *d = (bench_data){0};
+    TT_TRY(tt_gemm_create(s->n_threads, INTERMEDIATE, &d->gemm, err));
+    d->x = filled(n * INTERMEDIATE);
+    d->y = filled(n * INTERMEDIATE);
+    d->weights = filled(n_weights);
+    d->stored = malloc(n_weights * sizeof *d->stored);
+    d->attention = filled(n * (8 * HIDDEN + HEADS));
+    d->scratch = malloc(tt_ops_attention_scratch_bytes(s->n_tokens, HEAD_DIM, s->n_threads));
+    if (!d->x || !d->y || !d->weights || !d->stored || !d->attention || !d->scratch)
+        return tt_fail(err, TT_ERR_MEMORY, "no memory to measure %d tokens", s->n_tokens);
+    for (size_t i = 0; i < n_weights; i++) d->stored[i] = (uint16_t)(0x3c00u + i % 251);
+    return TT_OK;
+}
+
+/* Plain and stored-weight products of one shape take turns. Returns the plain rate. */
+static double bench_shape(const tt_bench_settings *s, bench_data *d, int i, double peak,
+                          tt_bench_rows *out) {
+    int n = s->n_tokens, rows = shapes[i].rows, cols = shapes[i].cols;
+    tt_matrix w = {d->stored, TT_DTYPE_BF16, rows, cols};
+    stopwatch plain = {0}, forward = {0}, backward = {0};
+    double end = now() + s->seconds, flops = 2.0 * n * rows * cols;
+    do {
+        start(&plain);
+        tt_gemm_f32(s->n_threads, false, true, n, rows, cols, 1.0f, d->x, cols, d->weights, cols,
+                    0.0f, d->y, rows);
+        stop(&plain);
+        start(&forward);
+        tt_gemm_forward(d->gemm, n, d->x, &w, NULL, false, d->y);
+        stop(&forward);
+        start(&backward);
+        tt_gemm_backward(d->gemm, n, d->x, &w, false, d->y);
+        stop(&backward);
+    } while (now() < end);
+    char name[TT_BENCH_NAME_BYTES];
+    snprintf(name, sizeof name, "sgemm %s", shapes[i].name);
+    tt_bench_add(out, name, rate(&plain, flops), "GFLOP/s", peak);
+    snprintf(name, sizeof name, "bf16 forward %s", shapes[i].name);
+    tt_bench_add(out, name, rate(&forward, flops), "GFLOP/s", rate(&plain, flops));
+    snprintf(name, sizeof name, "bf16 backward %s", shapes[i].name);
+    tt_bench_add(out, name, rate(&backward, flops), "GFLOP/s", rate(&plain, flops));
+    return rate(&plain, flops);
+}
+
+/* Counted: two products forward, five backward (one of them recomputes the scores), over the
+ * visible half of the scores. */
+static void bench_attention(const tt_bench_settings *s, bench_data *d, double limit,
+                            tt_bench_rows *out) {
+    const tt_attention_seq seq = {0, s->n_tokens, s->n_tokens, 0};
+    const tt_attention att = {HEADS, KV_HEADS, HEAD_DIM, 0.125f, 1, &seq};
+    size_t n = (size_t)s->n_tokens * HIDDEN;
+    float *q = d->attention, *k = q + n, *v = k + n, *o = v + n, *d_o = o + n, *d_q = d_o + n;
+    float *d_k = d_q + n, *d_v = d_k + n, *lse = d_v + n;
+    stopwatch forward = {0}, backward = {0};
+    double end = now() + s->seconds;
+    double flops = 2.0 * s->n_tokens * (s->n_tokens + 1) / 2 * HEADS * HEAD_DIM;
+    do {
+        start(&forward);
+        tt_ops_attention_forward(d->gemm, &att, q, k, v, o, lse, d->scratch);
+        stop(&forward);
+        start(&backward);
+        tt_ops_attention_backward(d->gemm, &att, q, k, v, o, lse, d_o, d_q, d_k, d_v, d->scratch);
+        stop(&backward);
+    } while (now() < end);
+    tt_bench_add(out, "attention forward", rate(&forward, 2 * flops), "GFLOP/s", limit);
+    tt_bench_add(out, "attention backward", rate(&backward, 5 * flops), "GFLOP/s", limit);
+}
+
+tt_status tt_bench_kernels(const tt_bench_settings *settings, tt_bench_rows *out, tt_error *err) {
+    bench_data data;
+    out->n = 0;
+    tt_status status = create_data(settings, &data, err);
+    if (status == TT_OK) {
+        double peak = tt_bench_fma_peak(settings->n_threads), plain = 0.0;
+        tt_bench_add(out, "fma peak", peak, "GFLOP/s", 0.0);
+        tt_bench_add(out, "memory read", tt_bench_memory(settings->n_threads), "GB/s", 0.0);
+        for (int i = 0; i < N_SHAPES; i++) {
+            double shape_rate = bench_shape(settings, &data, i, peak, out);
+            if (i == 0) plain = shape_rate;
+        }
+        bench_attention(settings, &data, plain, out);
+    }
+    free_data(&data);
+    return status;
+}
