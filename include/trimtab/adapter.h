@@ -29,7 +29,7 @@ enum { TT_VIEW_NAME_BYTES = 96 };
 
 typedef struct tt_adapter_view {
     char name[TT_VIEW_NAME_BYTES];
-    int layer;        /* of the whole model */
+    int layer; /* of the whole model */
     int n_dims;
     int64_t shape[2];
     size_t offset, n; /* elements in the flat vectors */
@@ -38,10 +38,10 @@ typedef struct tt_adapter_view {
 typedef struct tt_adapter {
     tt_method method;
     int hidden, first_layer, n_layers; /* this rank's layers */
-    bool *steered;        /* [n_layers] */
-    size_t *layer_offset; /* [n_layers + 1]: flat range of each layer */
-    size_t n_params;      /* this rank's */
-    float *params, *grads; /* [n_params] */
+    bool *steered;                     /* [n_layers] */
+    size_t *layer_offset;              /* [n_layers + 1]: flat range of each layer */
+    size_t n_params;                   /* this rank's */
+    float *params, *grads;             /* [n_params] */
     tt_adapter_view *views;
     int n_views;
 } tt_adapter;
@@ -70,20 +70,27 @@ bool tt_adapter_steers(const tt_adapter *adapter, int layer);
 int tt_adapter_rows(const tt_method *method, int n_seqs, const int32_t *seq_start,
                     const int32_t *prompt_len, const int32_t *past, int32_t *rows);
 
-/* Floats of scratch that forward and backward need for n_tokens. */
-size_t tt_adapter_scratch_floats(const tt_method *method, int hidden, int n_tokens);
-/* Floats a layer keeps from forward to backward for n_tokens (pre-activation z). */
-size_t tt_adapter_saved_floats(const tt_method *method, int n_tokens);
+/* Most rows that can be steered in a micro-batch of this size: what sizes scratch and saved. */
+int tt_adapter_max_rows(const tt_method *method, int n_tokens, int n_seqs);
 
-/* y = h' for all n_tokens rows; rows/n_rows from tt_adapter_rows. y may be h itself when the
- * backward pass is not wanted or the form is VECTOR. saved: z, kept for backward (NULL: not
- * wanted). A layer that is not steered copies. */
+/* Floats of scratch that forward and backward need for n_rows steered rows. */
+size_t tt_adapter_scratch_floats(const tt_method *method, int hidden, int n_rows);
+/* Floats a layer keeps from forward to backward for n_rows steered rows: the pre-activation
+ * z [n_rows x rank]. */
+size_t tt_adapter_saved_floats(const tt_method *method, int n_rows);
+/* Does backward read h? If not (VECTOR), h need not be kept and forward may work in place. */
+bool tt_adapter_keeps_input(const tt_method *method);
+
+/* y [n_tokens x hidden] = h' for all rows; rows, n_rows from tt_adapter_rows. y may be h itself
+ * when backward is not wanted or does not read h. saved: z, kept for backward (NULL: not wanted).
+ * A layer that is not steered copies. Errors: none. */
 void tt_adapter_forward(const tt_adapter *adapter, tt_gemm *gemm, int layer, int n_tokens,
                         const int32_t *rows, int n_rows, const float *h, float *y, float *saved,
                         float *scratch);
 
 /* d [n_tokens x hidden]: gradient after the adapter, overwritten with the gradient before it.
- * Adds this micro-batch's parameter gradients to adapter->grads. h, saved as in forward. */
+ * Adds this micro-batch's parameter gradients to adapter->grads; a layer that is not steered
+ * changes nothing. h, saved as in forward (h may be NULL when backward does not read it). */
 void tt_adapter_backward(tt_adapter *adapter, tt_gemm *gemm, int layer, int n_tokens,
                          const int32_t *rows, int n_rows, const float *h, const float *saved,
                          float *d, float *scratch);

@@ -25,14 +25,14 @@
 
 /* What decides a stage's memory; pure numbers, so a planner can ask before anything is loaded. */
 typedef struct tt_stage_shape {
-    const tt_spec *spec;      /* borrowed; must outlive the stage */
-    const tt_method *method;  /* borrowed: the member with the largest scratch */
+    const tt_spec *spec;     /* borrowed; must outlive the stage */
+    const tt_method *method; /* borrowed: the member with the largest scratch */
     int first_layer, n_layers;
     bool is_first, is_last;
-    int first_steered;        /* lowest steered layer of the whole model; spec->n_layers: none */
+    int first_steered; /* lowest steered layer of the whole model; spec->n_layers: none */
     int max_tokens, max_seqs, max_targets; /* of one micro-batch */
-    int max_seq_length;       /* tokens of the longest sequence */
-    int n_slots;              /* training micro-batches in flight; 0: forward only (one call) */
+    int max_seq_length;                    /* tokens of the longest sequence */
+    int n_slots;                  /* training micro-batches in flight; 0: forward only (one call) */
     int cache_seqs, cache_length; /* KV cache: sequences x positions; 0: no generation */
     int n_threads;
 } tt_stage_shape;
@@ -48,14 +48,18 @@ typedef struct tt_stage_memory {
 } tt_stage_memory;
 void tt_stage_bytes(const tt_stage_shape *shape, tt_stage_memory *out);
 
-/* Borrows shape->spec, weights and gemm; they must outlive the stage. Freed by tt_stage_destroy.
- * Errors: ERR_MEMORY. */
+/* Borrows shape->spec, shape->method, weights and gemm; they must outlive the stage. Freed by
+ * tt_stage_destroy. Errors: ERR_MEMORY; ERR_INTERNAL (weights of other layers, gemm with more
+ * threads than shape). */
 tt_status tt_stage_create(const tt_stage_shape *shape, const tt_weights *weights, tt_gemm *gemm,
                           tt_stage **out, tt_error *err) TT_MUST_CHECK;
 void tt_stage_destroy(tt_stage *stage);
 
-/* Does this stage take part in backward (holds, or lies above, a steered layer), and must it hand
- * a gradient down (a steered layer lies below its first)? */
+/* Bytes of the arena in use: what tt_stage_bytes predicted. */
+size_t tt_stage_high_water(const tt_stage *stage);
+
+/* Does this stage take part in backward (a steered layer lies on or below it), and must it hand a
+ * gradient down (a steered layer lies below its first)? */
 bool tt_stage_has_backward(const tt_stage *stage);
 bool tt_stage_sends_gradient(const tt_stage *stage);
 
@@ -96,8 +100,8 @@ typedef struct tt_extend {
 void tt_stage_extend(tt_stage *stage, const tt_extend *extend, const tt_adapter *adapter,
                      const float *x_in, float *x_out, int32_t *next, float *logits);
 
-/* Logits of every token of a micro-batch, last stage only: for tests and inspection.
- * x [n_tokens x hidden] before the final norm; logits [n_tokens x vocab]. */
-void tt_stage_logits(tt_stage *stage, int n_tokens, const float *x, float *logits);
+/* Logits [n_tokens x vocab] of every token of the latest tt_stage_forward, before any other call.
+ * Last stage only; for tests and inspection. */
+void tt_stage_logits(tt_stage *stage, int n_tokens, float *logits);
 
 #endif

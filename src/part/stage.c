@@ -1,0 +1,241 @@
+#include "stage_private.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+static size_t row_floats(const tt_stage *stage, int n_rows) {
+    return (size_t)n_rows * (size_t)stage->shape.spec->hidden;
+}
+
+static tt_status check_shape(const tt_stage_shape *shape, const tt_weights *weights,
+                             const tt_gemm *gemm, tt_error *err) {
+    if (shape->n_layers < 1)
+        return tt_fail(err, TT_ERR_INTERNAL, "stage of %d layers, expected at least one",
+                       shape->n_layers);
+    if (weights->first_layer != shape->first_layer || weights->n_layers != shape->n_layers)
+        return tt_fail(err, TT_ERR_INTERNAL, "stage of layers %d+%d was given weights of %d+%d",
+                       shape->first_layer, shape->n_layers, weights->first_layer,
+                       weights->n_layers);
+    if (tt_gemm_n_threads(gemm) > shape->n_threads)
+        return tt_fail(err, TT_ERR_INTERNAL, "stage sized for %d threads was given a gemm with %d",
+                       shape->n_threads, tt_gemm_n_threads(gemm));
+    return TT_OK;
+}
+
+tt_status tt_stage_create(const tt_stage_shape *shape, const tt_weights *weights, tt_gemm *gemm,
+                          tt_stage **out, tt_error *err) {
+    *out = NULL;
+    TT_TRY(check_shape(shape, weights, gemm, err));
+    tt_stage *stage = calloc(1, sizeof *stage);
+    if (!stage) return tt_fail(err, TT_ERR_MEMORY, "no memory for a stage");
+    stage->shape = *shape;
+    stage->weights = weights;
+    stage->gemm = gemm;
+    tt_stage_bytes(shape, &stage->memory);
+    tt_status status = tt_arena_create(stage->memory.total, &stage->arena, err);
+    if (status != TT_OK) {
+        tt_error_prefix(err, "layers %d to %d", shape->first_layer,
+                        shape->first_layer + shape->n_layers - 1);
+        tt_stage_destroy(stage);
+        return status;
+    }
+    tt_stage_lay_out(stage, stage->arena);
+    tt_spec_rope_frequencies(shape->spec, stage->inv_freq);
+    tt_ops_rope_table(tt_stage_n_positions(shape), shape->spec->head_dim, stage->inv_freq,
+                      stage->rope_cos, stage->rope_sin);
+    *out = stage;
+    return TT_OK;
+}
+
+void tt_stage_destroy(tt_stage *stage) {
+    if (!stage) return;
+    tt_arena_destroy(stage->arena);
+    free(stage);
+}
+
+size_t tt_stage_high_water(const tt_stage *stage) {
+    return tt_arena_high_water(stage->arena);
+}
+
+bool tt_stage_has_backward(const tt_stage *stage) {
+    return stage->shape.first_steered < stage->shape.first_layer + stage->shape.n_layers;
+}
+
+bool tt_stage_sends_gradient(const tt_stage *stage) {
+    return stage->shape.first_steered < stage->shape.first_layer;
+}
+
+static tt_kept_layer *kept_layer(const tt_stage *stage, int slot, int i) {
+    return &stage->kept[slot * stage->shape.n_layers + i];
+}
+
+static tt_keep keeps(const tt_stage *stage, int slot, int i) {
+    return slot < 0 ? TT_KEEP_NOTHING : tt_stage_keeps(&stage->shape, stage->shape.first_layer + i);
+}
+
+/* Where layer i (of this stage) reads its input, which is where layer i - 1 must write. */
+static float *layer_input(const tt_stage *stage, int slot, int i) {
+    return keeps(stage, slot, i) == TT_KEEP_ALL ? kept_layer(stage, slot, i)->x : stage->stream;
+}
+
+void tt_stage_enter(tt_stage *stage, int slot, int n_tokens, const int32_t *ids,
+                    const float *x_in) {
+    float *x = layer_input(stage, slot, 0);
+    if (stage->shape.is_first)
+        tt_ops_embed(n_tokens, ids, &stage->weights->embed, x);
+    else
+        memcpy(x, x_in, row_floats(stage, n_tokens) * sizeof *x);
+}
+
+tt_block_call tt_stage_call(const tt_stage *stage, int n_tokens, const int32_t *positions,
+                            int n_seqs) {
+    const tt_spec *spec = stage->shape.spec;
+    return (tt_block_call){
+        .spec = spec,
+        .gemm = stage->gemm,
+        .n_tokens = n_tokens,
+        .positions = positions,
+        .rope_cos = stage->rope_cos,
+        .rope_sin = stage->rope_sin,
+        .attention = {.n_heads = spec->n_heads,
+                      .n_kv_heads = spec->n_kv_heads,
+                      .head_dim = spec->head_dim,
+                      .scale = (float)(1.0 / sqrt((double)spec->head_dim)),
+                      .n_seqs = n_seqs,
+                      .seqs = stage->seqs},
+        .normed = stage->normed,
+        .attention_scratch = stage->attention_scratch,
+    };
+}
+
+/* The call of a training micro-batch: every sequence attends to itself only. */
+static tt_block_call batch_call(tt_stage *stage, const tt_micro_batch *mb) {
+    for (int s = 0; s < mb->n_seqs; s++) {
+        int first = mb->seq_start[s], n = mb->seq_start[s + 1] - first;
+        stage->seqs[s] =
+            (tt_attention_seq){.q_start = first, .n_q = n, .n_kv = n, .kv_start = (size_t)first};
+    }
+    return tt_stage_call(stage, mb->n_tokens, mb->positions, mb->n_seqs);
+}
+
+static int batch_rows(tt_stage *stage, const tt_micro_batch *mb, const tt_adapter *adapter) {
+    if (!adapter) return 0;
+    return tt_adapter_rows(&adapter->method, mb->n_seqs, mb->seq_start, mb->prompt_len, NULL,
+                           stage->rows);
+}
+
+static tt_block_cache layer_cache(const tt_stage *stage, bool cached, int i) {
+    const tt_stage_shape *shape = &stage->shape;
+    if (!cached) return (tt_block_cache){0};
+    size_t n = (size_t)shape->cache_seqs * (size_t)shape->cache_length *
+               (size_t)shape->spec->n_kv_heads * (size_t)shape->spec->head_dim;
+    return (tt_block_cache){stage->cache_k + (size_t)i * n, stage->cache_v + (size_t)i * n};
+}
+
+static void run_layer(tt_stage *stage, const tt_block_call *call, const tt_stage_run *run, int i,
+                      float *out) {
+    int layer = stage->shape.first_layer + i;
+    tt_keep keep = keeps(stage, run->slot, i);
+    tt_kept_layer nothing = {0};
+    tt_kept_layer *kept = keep == TT_KEEP_NOTHING ? &nothing : kept_layer(stage, run->slot, i);
+    bool steered = run->adapter && tt_adapter_steers(run->adapter, layer);
+    const tt_block_cache cache = layer_cache(stage, run->cached, i);
+
+    float *x = layer_input(stage, run->slot, i), *mid = x;
+    tt_block_acts acts = stage->work;
+    if (keep == TT_KEEP_ALL) {
+        mid = kept->mid;
+        acts = kept->acts;
+        acts.act = stage->work.act;
+    }
+    float *h = steered && kept->h ? kept->h : out;
+    tt_block_forward(call, &stage->weights->layers[i], &acts, &cache, x, mid, h);
+    if (steered)
+        tt_adapter_forward(run->adapter, stage->gemm, layer, call->n_tokens, stage->rows,
+                           run->n_rows, h, out, kept->z, stage->adapter_scratch);
+}
+
+void tt_stage_run_layers(tt_stage *stage, const tt_block_call *call, const tt_stage_run *run,
+                         float *x_out) {
+    for (int i = 0; i < stage->shape.n_layers; i++) {
+        bool is_top = i + 1 == stage->shape.n_layers;
+        float *out = !is_top                ? layer_input(stage, run->slot, i + 1)
+                     : stage->shape.is_last ? stage->stream
+                                            : x_out;
+        run_layer(stage, call, run, i, out);
+    }
+}
+
+void tt_stage_norm_rows(tt_stage *stage, int n_rows, const int32_t *rows, const float *x) {
+    int hidden = stage->shape.spec->hidden;
+    for (int i = 0; i < n_rows; i++)
+        memcpy(stage->head_x + row_floats(stage, i), x + row_floats(stage, rows[i]),
+               (size_t)hidden * sizeof *x);
+    tt_ops_rmsnorm_forward(n_rows, hidden, stage->shape.spec->norm_eps, stage->head_x,
+                           stage->weights->final_norm, stage->head_normed, stage->head_rstd);
+}
+
+/* Loss at the supervised rows; in training also the gradient at those rows, before the norm. */
+static void head_forward(tt_stage *stage, int slot, const tt_micro_batch *mb, double *losses,
+                         uint8_t *correct) {
+    int n = mb->n_targets, hidden = stage->shape.spec->hidden;
+    if (n == 0) return;
+    float *d_rows = slot < 0 ? NULL : stage->d_targets[slot];
+    tt_stage_norm_rows(stage, n, mb->target_row, stage->stream);
+    tt_ops_head_loss(stage->gemm, n, stage->head_normed, &stage->weights->head, mb->target_id,
+                     mb->loss_scale, losses, correct, d_rows ? stage->head_d : NULL,
+                     stage->head_scratch);
+    if (!d_rows) return;
+    memset(d_rows, 0, row_floats(stage, n) * sizeof *d_rows);
+    tt_ops_rmsnorm_backward(n, hidden, stage->head_x, stage->weights->final_norm, stage->head_rstd,
+                            stage->head_d, d_rows);
+}
+
+void tt_stage_forward(tt_stage *stage, int slot, const tt_micro_batch *mb,
+                      const tt_adapter *adapter, const float *x_in, float *x_out, double *losses,
+                      uint8_t *correct) {
+    tt_block_call call = batch_call(stage, mb);
+    tt_stage_run run = {.slot = slot, .adapter = adapter, .n_rows = batch_rows(stage, mb, adapter)};
+    tt_stage_enter(stage, slot, mb->n_tokens, mb->ids, x_in);
+    tt_stage_run_layers(stage, &call, &run, x_out);
+    if (stage->shape.is_last) head_forward(stage, slot, mb, losses, correct);
+}
+
+/* d of the residual stream after this stage's top layer. */
+static void enter_backward(const tt_stage *stage, int slot, const tt_micro_batch *mb,
+                           const float *d_out, float *d) {
+    size_t n = row_floats(stage, mb->n_tokens);
+    if (!stage->shape.is_last) {
+        if (d != d_out) memcpy(d, d_out, n * sizeof *d);
+        return;
+    }
+    memset(d, 0, n * sizeof *d);
+    for (int i = 0; i < mb->n_targets; i++)
+        tt_ops_add(row_floats(stage, 1), stage->d_targets[slot] + row_floats(stage, i),
+                   d + row_floats(stage, mb->target_row[i]));
+}
+
+void tt_stage_backward(tt_stage *stage, int slot, const tt_micro_batch *mb, tt_adapter *adapter,
+                       const float *d_out, float *d_in, tt_stage_layer_done on_layer,
+                       void *context) {
+    if (!tt_stage_has_backward(stage)) return;
+    const tt_stage_shape *shape = &stage->shape;
+    tt_block_call call = batch_call(stage, mb);
+    int n_rows = batch_rows(stage, mb, adapter);
+    float *d = tt_stage_sends_gradient(stage) ? d_in : stage->stream;
+    enter_backward(stage, slot, mb, d_out, d);
+    for (int i = shape->n_layers - 1; i >= 0; i--) {
+        int layer = shape->first_layer + i;
+        const tt_kept_layer *kept = kept_layer(stage, slot, i);
+        if (tt_adapter_steers(adapter, layer)) {
+            tt_adapter_backward(adapter, stage->gemm, layer, mb->n_tokens, stage->rows, n_rows,
+                                kept->h, kept->z, d, stage->adapter_scratch);
+            if (on_layer) on_layer(context, layer);
+        }
+        /* Nothing below the lowest steered layer is trained. */
+        if (layer <= shape->first_steered) break;
+        tt_block_backward(&call, &stage->weights->layers[i], &kept->acts, &stage->work, kept->x,
+                          kept->mid, d);
+    }
+}

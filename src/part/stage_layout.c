@@ -1,0 +1,152 @@
+/* Where everything of a stage lies. One walk either counts or hands out pointers. */
+#include <stdint.h>
+
+#include "stage_private.h"
+
+typedef struct layout {
+    tt_arena *arena; /* NULL: count only */
+    size_t n_bytes;
+} layout;
+
+static size_t product(size_t a, size_t b) {
+    size_t c;
+    return __builtin_mul_overflow(a, b, &c) ? SIZE_MAX : c;
+}
+
+static void *take_bytes(layout *at, size_t n_bytes) {
+    size_t rounded = n_bytes > SIZE_MAX - TT_ARENA_ALIGN ? SIZE_MAX : tt_arena_rounded(n_bytes);
+    if (__builtin_add_overflow(at->n_bytes, rounded, &at->n_bytes)) at->n_bytes = SIZE_MAX;
+    return at->arena ? tt_arena_alloc(at->arena, n_bytes) : NULL;
+}
+
+static float *take(layout *at, int rows, int width) {
+    return take_bytes(at, product(product((size_t)rows, (size_t)width), sizeof(float)));
+}
+
+tt_keep tt_stage_keeps(const tt_stage_shape *shape, int layer) {
+    if (shape->n_slots == 0 || layer < shape->first_steered) return TT_KEEP_NOTHING;
+    return layer == shape->first_steered ? TT_KEEP_SITE : TT_KEEP_ALL;
+}
+
+int tt_stage_n_positions(const tt_stage_shape *shape) {
+    return shape->max_seq_length > shape->cache_length ? shape->max_seq_length
+                                                       : shape->cache_length;
+}
+
+static int query_width(const tt_spec *spec) {
+    return spec->n_heads * spec->head_dim;
+}
+
+static int key_width(const tt_spec *spec) {
+    return spec->n_kv_heads * spec->head_dim;
+}
+
+/* The arrays that the shared work set and a kept layer both have. */
+static void lay_acts(layout *at, const tt_stage_shape *shape, tt_block_acts *acts) {
+    const tt_spec *spec = shape->spec;
+    int n = shape->max_tokens;
+    acts->q = take(at, n, query_width(spec));
+    acts->k = take(at, n, key_width(spec));
+    acts->v = take(at, n, key_width(spec));
+    acts->att = take(at, n, query_width(spec));
+    acts->gate = take(at, n, spec->intermediate);
+    acts->up = take(at, n, spec->intermediate);
+}
+
+static tt_kept_layer lay_layer(layout *at, const tt_stage_shape *shape, int layer) {
+    tt_kept_layer kept = {0};
+    int n = shape->max_tokens, hidden = shape->spec->hidden;
+    tt_keep keep = tt_stage_keeps(shape, layer);
+    if (keep == TT_KEEP_ALL) {
+        kept.x = take(at, n, hidden);
+        kept.mid = take(at, n, hidden);
+        kept.acts.rstd_attn = take(at, n, 1);
+        kept.acts.rstd_mlp = take(at, n, 1);
+        kept.acts.lse = take(at, n, shape->spec->n_heads);
+        lay_acts(at, shape, &kept.acts);
+    }
+    if (keep != TT_KEEP_NOTHING && tt_adapter_keeps_input(shape->method)) {
+        int n_rows = tt_adapter_max_rows(shape->method, n, shape->max_seqs);
+        kept.h = take(at, n, hidden);
+        kept.z =
+            take_bytes(at, product(tt_adapter_saved_floats(shape->method, n_rows), sizeof(float)));
+    }
+    return kept;
+}
+
+static void lay_slots(layout *at, tt_stage *stage) {
+    const tt_stage_shape *shape = &stage->shape;
+    size_t n_kept = product((size_t)shape->n_slots, (size_t)shape->n_layers);
+    stage->kept = take_bytes(at, product(n_kept, sizeof *stage->kept));
+    stage->d_targets = take_bytes(at, product((size_t)shape->n_slots, sizeof *stage->d_targets));
+    for (int slot = 0; slot < shape->n_slots; slot++) {
+        for (int i = 0; i < shape->n_layers; i++) {
+            tt_kept_layer kept = lay_layer(at, shape, shape->first_layer + i);
+            if (stage->kept) stage->kept[slot * shape->n_layers + i] = kept;
+        }
+        float *d_targets = shape->is_last && tt_stage_has_backward(stage)
+                               ? take(at, shape->max_targets, shape->spec->hidden)
+                               : NULL;
+        if (stage->d_targets) stage->d_targets[slot] = d_targets;
+    }
+}
+
+static void lay_head(layout *at, tt_stage *stage) {
+    const tt_stage_shape *shape = &stage->shape;
+    int hidden = shape->spec->hidden;
+    int n_rows = shape->max_targets;
+    if (shape->cache_seqs > 0 && shape->max_seqs > n_rows) n_rows = shape->max_seqs;
+    stage->head_x = take(at, n_rows, hidden);
+    stage->head_normed = take(at, n_rows, hidden);
+    stage->head_d = take(at, n_rows, hidden);
+    stage->head_rstd = take(at, n_rows, 1);
+    stage->head_scratch = take_bytes(at, tt_ops_head_scratch_bytes(n_rows, hidden));
+}
+
+static void lay_workspace(layout *at, tt_stage *stage) {
+    const tt_stage_shape *shape = &stage->shape;
+    const tt_spec *spec = shape->spec;
+    int n = shape->max_tokens, n_positions = tt_stage_n_positions(shape);
+    stage->stream = take(at, n, spec->hidden);
+    stage->normed = take(at, n, spec->hidden);
+    lay_acts(at, shape, &stage->work);
+    stage->work.act = stage->work.gate;
+    stage->attention_scratch = take_bytes(
+        at, tt_ops_attention_scratch_bytes(n_positions, spec->head_dim, shape->n_threads));
+    int n_rows = tt_adapter_max_rows(shape->method, n, shape->max_seqs);
+    stage->adapter_scratch = take_bytes(
+        at, product(tt_adapter_scratch_floats(shape->method, spec->hidden, n_rows), sizeof(float)));
+    stage->rows = take_bytes(at, product((size_t)n, sizeof *stage->rows));
+    stage->seqs = take_bytes(at, product((size_t)shape->max_seqs, sizeof *stage->seqs));
+    stage->inv_freq = take_bytes(at, (size_t)(spec->head_dim / 2) * sizeof *stage->inv_freq);
+    stage->rope_cos = take(at, n_positions, spec->head_dim / 2);
+    stage->rope_sin = take(at, n_positions, spec->head_dim / 2);
+    if (shape->is_last) lay_head(at, stage);
+}
+
+static void lay_cache(layout *at, tt_stage *stage) {
+    const tt_stage_shape *shape = &stage->shape;
+    size_t rows = product(product((size_t)shape->cache_seqs, (size_t)shape->cache_length),
+                          (size_t)shape->n_layers);
+    size_t n_bytes = product(rows, (size_t)key_width(shape->spec) * sizeof(float));
+    stage->cache_k = take_bytes(at, n_bytes);
+    stage->cache_v = take_bytes(at, n_bytes);
+}
+
+tt_stage_memory tt_stage_lay_out(tt_stage *stage, tt_arena *arena) {
+    layout at = {.arena = arena};
+    tt_stage_memory memory = {0};
+    lay_slots(&at, stage);
+    memory.activations = at.n_bytes;
+    lay_workspace(&at, stage);
+    memory.workspace = at.n_bytes - memory.activations;
+    lay_cache(&at, stage);
+    memory.cache = at.n_bytes - memory.activations - memory.workspace;
+    memory.total = at.n_bytes;
+    return memory;
+}
+
+void tt_stage_bytes(const tt_stage_shape *shape, tt_stage_memory *out) {
+    tt_stage probe = {.shape = *shape};
+    *out = tt_stage_lay_out(&probe, NULL);
+}

@@ -1,0 +1,177 @@
+#include "network_rig.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <cmocka.h>
+
+void rig_batch_build(rig_batch *out, const rig_sequence *seqs, int n_seqs) {
+    int n = 0, n_targets = 0;
+    assert_true(n_seqs <= RIG_SEQS);
+    for (int s = 0; s < n_seqs; s++) {
+        assert_true(n + seqs[s].n <= RIG_TOKENS);
+        out->seq_start[s] = n;
+        out->prompt_len[s] = seqs[s].prompt_len;
+        for (int i = 0; i < seqs[s].n; i++, n++) {
+            out->ids[n] = seqs[s].ids[i];
+            out->positions[n] = i;
+            if (i + 1 < seqs[s].prompt_len || i + 1 == seqs[s].n) continue;
+            out->target_row[n_targets] = n;
+            out->target_id[n_targets++] = seqs[s].ids[i + 1];
+        }
+    }
+    out->seq_start[n_seqs] = n;
+    out->mb = (tt_micro_batch){.n_tokens = n,
+                               .n_seqs = n_seqs,
+                               .n_targets = n_targets,
+                               .ids = out->ids,
+                               .positions = out->positions,
+                               .seq_start = out->seq_start,
+                               .prompt_len = out->prompt_len,
+                               .target_row = out->target_row,
+                               .target_id = out->target_id,
+                               .loss_scale = n_targets ? 1.0f / (float)n_targets : 0};
+}
+
+static tt_stage_shape shape_of(const rig *r, int i) {
+    tt_stage_shape shape = {.spec = r->spec,
+                            .method = &r->method,
+                            .first_layer = r->first[i],
+                            .n_layers = r->first[i + 1] - r->first[i],
+                            .is_first = i == 0,
+                            .is_last = i + 1 == r->n_stages,
+                            .max_tokens = RIG_TOKENS,
+                            .max_seqs = RIG_SEQS,
+                            .max_targets = RIG_TOKENS,
+                            .max_seq_length = RIG_TOKENS,
+                            .n_slots = RIG_SLOTS,
+                            .cache_seqs = RIG_SEQS,
+                            .cache_length = RIG_CACHE,
+                            .n_threads = tt_gemm_n_threads(r->gemm)};
+    assert_int_equal(
+        tt_adapter_first_steered(&r->method, r->spec->n_layers, &shape.first_steered, NULL), TT_OK);
+    return shape;
+}
+
+static void create_stage(rig *r, int i, const tt_weights *weights, uint64_t seed) {
+    tt_error err = {0};
+    size_t n = (size_t)RIG_TOKENS * (size_t)r->spec->hidden;
+    tt_stage_shape shape = shape_of(r, i);
+    tt_status status = tt_stage_create(&shape, weights, r->gemm, &r->stage[i], &err);
+    if (status == TT_OK)
+        status = tt_adapter_create(&r->method, r->spec->hidden, r->spec->n_layers,
+                                   shape.first_layer, shape.n_layers, seed, &r->adapter[i], &err);
+    if (status != TT_OK) fail_msg("stage %d: %s", i, err.text);
+    tt_stage_memory memory;
+    tt_stage_bytes(&shape, &memory);
+    assert_int_equal(tt_stage_high_water(r->stage[i]), memory.total);
+    r->x[i] = calloc(n, sizeof(float));
+    r->d[i] = calloc(n, sizeof(float));
+    assert_true(r->x[i] && r->d[i]);
+}
+
+static int widest(const tt_spec *spec) {
+    int width = spec->hidden > spec->intermediate ? spec->hidden : spec->intermediate;
+    return width > spec->n_heads * spec->head_dim ? width : spec->n_heads * spec->head_dim;
+}
+
+void rig_create(rig *out, const tt_spec *spec, const tt_method *method, tt_weights *const *weights,
+                const int *first, int n_stages, uint64_t seed) {
+    *out = (rig){.spec = spec, .method = *method, .n_stages = n_stages};
+    assert_int_equal(tt_gemm_create(2, widest(spec), &out->gemm, NULL), TT_OK);
+    memcpy(out->first, first, (size_t)(n_stages + 1) * sizeof *first);
+    for (int i = 0; i < n_stages; i++) create_stage(out, i, weights[i], seed);
+}
+
+void rig_destroy(rig *r) {
+    for (int i = 0; i < r->n_stages; i++) {
+        tt_stage_destroy(r->stage[i]);
+        tt_adapter_destroy(r->adapter[i]);
+        free(r->x[i]);
+        free(r->d[i]);
+    }
+    tt_gemm_destroy(r->gemm);
+}
+
+double rig_forward(rig *r, int slot, const tt_micro_batch *mb, bool adapted) {
+    for (int i = 0; i < r->n_stages; i++)
+        tt_stage_forward(r->stage[i], slot, mb, adapted ? r->adapter[i] : NULL,
+                         i > 0 ? r->x[i - 1] : NULL, r->x[i], r->losses, r->correct);
+    double loss = 0;
+    for (int t = 0; t < mb->n_targets; t++) loss += r->losses[t];
+    return loss * mb->loss_scale;
+}
+
+void rig_backward(rig *r, int slot, const tt_micro_batch *mb) {
+    for (int i = r->n_stages - 1; i >= 0; i--) {
+        if (!tt_stage_has_backward(r->stage[i])) break;
+        tt_stage_backward(r->stage[i], slot, mb, r->adapter[i], r->d[i], i > 0 ? r->d[i - 1] : NULL,
+                          NULL, NULL);
+    }
+}
+
+void rig_zero_grads(rig *r) {
+    for (int i = 0; i < r->n_stages; i++)
+        memset(r->adapter[i]->grads, 0, r->adapter[i]->n_params * sizeof(float));
+}
+
+tt_adapter_view *rig_find(const rig *r, const char *name, tt_adapter **adapter) {
+    for (int i = 0; i < r->n_stages; i++)
+        for (int v = 0; v < r->adapter[i]->n_views; v++)
+            if (strcmp(r->adapter[i]->views[v].name, name) == 0) {
+                *adapter = r->adapter[i];
+                return &r->adapter[i]->views[v];
+            }
+    fail_msg("no adapter tensor %s", name);
+    return NULL;
+}
+
+/* Every sequence into its own cache place, nothing before it. */
+static tt_extend prefill(const tt_micro_batch *mb, const int32_t *slot, const int32_t *zeros) {
+    return (tt_extend){.n_tokens = mb->n_tokens,
+                       .n_seqs = mb->n_seqs,
+                       .ids = mb->ids,
+                       .positions = mb->positions,
+                       .seq_start = mb->seq_start,
+                       .slot = slot,
+                       .past = zeros,
+                       .prompt_len = mb->prompt_len};
+}
+
+static void extend(rig *r, const tt_extend *step, bool adapted, int32_t *next) {
+    for (int i = 0; i < r->n_stages; i++)
+        tt_stage_extend(r->stage[i], step, adapted ? r->adapter[i] : NULL,
+                        i > 0 ? r->x[i - 1] : NULL, r->x[i], next, NULL);
+}
+
+float *rig_logits(rig *r, const tt_micro_batch *mb, bool adapted) {
+    float *logits = calloc((size_t)mb->n_tokens * (size_t)r->spec->vocab, sizeof *logits);
+    assert_non_null(logits);
+    rig_forward(r, -1, mb, adapted);
+    tt_stage_logits(r->stage[r->n_stages - 1], mb->n_tokens, logits);
+    return logits;
+}
+
+void rig_generate(rig *r, const rig_sequence *prompts, int n_prompts, int n_new, bool adapted,
+                  int32_t *out) {
+    rig_batch packed;
+    int32_t slot[RIG_SEQS], past[RIG_SEQS] = {0}, next[RIG_SEQS], start[RIG_SEQS + 1];
+    rig_batch_build(&packed, prompts, n_prompts);
+    for (int s = 0; s < n_prompts; s++) slot[s] = RIG_SEQS - 1 - s, start[s] = s;
+    start[n_prompts] = n_prompts;
+    tt_extend step = prefill(&packed.mb, slot, past);
+    extend(r, &step, adapted, next);
+    for (int s = 0; s < n_prompts; s++) past[s] = prompts[s].n;
+    step.n_tokens = n_prompts;
+    step.ids = next;
+    step.positions = past; /* the next token's position is the number before it */
+    step.seq_start = start;
+    for (int i = 0; i < n_new; i++) {
+        for (int s = 0; s < n_prompts; s++) out[s * n_new + i] = next[s];
+        if (i + 1 == n_new) break;
+        extend(r, &step, adapted, next);
+        for (int s = 0; s < n_prompts; s++) past[s]++;
+    }
+}

@@ -1,0 +1,58 @@
+/* network_rig: the network in one process, its layers dealt to one or more stages by hand. For
+ * tests of the part floor. */
+#ifndef TRIMTAB_TESTS_NETWORK_RIG_H
+#define TRIMTAB_TESTS_NETWORK_RIG_H
+
+#include "trimtab/stage.h"
+
+enum { RIG_STAGES = 4, RIG_TOKENS = 256, RIG_SEQS = 8, RIG_SLOTS = 2, RIG_CACHE = 96 };
+
+typedef struct rig_sequence {
+    const int32_t *ids;
+    int n, prompt_len; /* supervised: tokens from prompt_len on */
+} rig_sequence;
+
+/* Packed sequences with their own storage. loss_scale is 1 / n_targets. */
+typedef struct rig_batch {
+    tt_micro_batch mb;
+    int32_t ids[RIG_TOKENS], positions[RIG_TOKENS], seq_start[RIG_SEQS + 1];
+    int32_t prompt_len[RIG_SEQS], target_row[RIG_TOKENS], target_id[RIG_TOKENS];
+} rig_batch;
+void rig_batch_build(rig_batch *out, const rig_sequence *seqs, int n_seqs);
+
+typedef struct rig {
+    const tt_spec *spec;
+    tt_method method;
+    tt_gemm *gemm;
+    int n_stages, first[RIG_STAGES + 1];
+    tt_adapter *adapter[RIG_STAGES];
+    tt_stage *stage[RIG_STAGES];
+    float *x[RIG_STAGES], *d[RIG_STAGES]; /* stage i's output, and its gradient */
+    double losses[RIG_TOKENS];
+    uint8_t correct[RIG_TOKENS];
+} rig;
+
+/* weights[i]: layers [first[i], first[i + 1]), borrowed. Asserts on failure. */
+void rig_create(rig *out, const tt_spec *spec, const tt_method *method, tt_weights *const *weights,
+                const int *first, int n_stages, uint64_t seed);
+void rig_destroy(rig *r);
+
+/* Forward through all stages; returns sum(losses) * loss_scale. slot -1: nothing kept.
+ * adapted = false: the frozen model. */
+double rig_forward(rig *r, int slot, const tt_micro_batch *mb, bool adapted);
+/* Backward of that slot: adds to the adapters' gradients. */
+void rig_backward(rig *r, int slot, const tt_micro_batch *mb);
+void rig_zero_grads(rig *r);
+
+/* The tensor of that name, or asserts. */
+tt_adapter_view *rig_find(const rig *r, const char *name, tt_adapter **adapter);
+
+/* Logits of every token [n_tokens x vocab]; freed by the caller. */
+float *rig_logits(rig *r, const tt_micro_batch *mb, bool adapted);
+
+/* Greedy continuation of n_prompts prompts by n_new tokens each, decoded together through the KV
+ * cache: out [n_prompts x n_new]. */
+void rig_generate(rig *r, const rig_sequence *prompts, int n_prompts, int n_new, bool adapted,
+                  int32_t *out);
+
+#endif
