@@ -3,9 +3,18 @@
  *
  * Each layer's slice of the flat gradient starts its MPI_Iallreduce over the data communicator as
  * soon as the last micro-batch's backward has passed that layer; finish waits for all, and one
- * small all-reduce over the grid carries loss, norm, health and the stop flag. Sums are taken in a
- * fixed order: per layer over replicas, then layers in order of index, so the norm has the same
- * bits however the layers are split over stages. */
+ * small all-reduce over the grid carries loss, norm, health and the stop flag. That one is a table
+ * of doubles in which every entry has one contributor and everybody else adds zero: its sums are
+ * exact, and each rank then adds entries in index order. So the norm has the same bits however the
+ * layers are split over stages, and the loss too; only the sum over replicas of one gradient
+ * element depends on the number of replicas.
+ *
+ * Numbers that are not finite are looked for before they are summed over replicas, so that the
+ * rank where they arose can still be named.
+ *
+ *     tt_reduce_begin_layer(reduce, layer);         from tt_stage_backward's on_layer
+ *     tt_reduce_finish(reduce, loss, tt_world_stop_signalled(), &health);
+ *     if (!health.finite) ... */
 #ifndef TRIMTAB_REDUCE_H
 #define TRIMTAB_REDUCE_H
 
@@ -19,23 +28,30 @@ typedef struct tt_step_health {
     double loss;      /* sum of supervised losses * loss_scale over the global batch */
     double grad_norm; /* of the whole adapter */
     bool finite;
-    int bad_rank, bad_layer; /* first offender when not finite; layer -1: the loss itself */
+    /* Where the first number arose that is not finite, -1 and -1 when all are. Of the lowest
+     * replica concerned: the loss (layer -1) before gradients, then the highest layer, since
+     * backward goes down. When only the sum over replicas overflowed: the first rank of that
+     * layer. */
+    int bad_rank, bad_layer;
     bool stop;        /* some rank was signalled to stop */
 } tt_step_health;
 
-/* Borrows world and adapter; both must outlive it. n_model_layers sizes the norm table.
- * Errors: ERR_MEMORY. */
+/* Borrows world (after tt_world_split) and adapter; both must outlive it. n_model_layers sizes the
+ * norm table. Not collective. Errors: ERR_MEMORY, ERR_CONFIG (a layer's gradient too long for one
+ * MPI message). */
 tt_status tt_reduce_create(const tt_world *world, tt_adapter *adapter, int n_model_layers,
                            tt_reduce **out, tt_error *err) TT_MUST_CHECK;
 void tt_reduce_destroy(tt_reduce *reduce);
 
-/* Layer's gradient is complete on this rank: start summing it over replicas. Called once for each
- * of this rank's layers that is steered, in any order but the same on all replicas. Also drives
- * earlier ones forward. */
+/* Gradients of this rank's layers >= layer are complete on this rank: start summing them over
+ * replicas, from the highest down. Calls go from higher to lower layers. Also drives earlier sums
+ * forward. Waits for nobody. */
 void tt_reduce_begin_layer(tt_reduce *reduce, int layer);
 
-/* Starts the layers not begun yet (a replica without micro-batches), waits for all, fills health.
- * Collective over all. local_loss: this rank's share (0 except on last stages). */
+/* Begins the layers not begun yet (a replica without micro-batches), waits for all, fills health;
+ * afterwards the adapter holds the summed gradient, the same on all replicas, and reduce is ready
+ * for the next step. Collective over all. local_loss: this rank's share (0 except on last stages;
+ * last stages' shares are summed in replica order). */
 void tt_reduce_finish(tt_reduce *reduce, double local_loss, bool local_stop,
                       tt_step_health *health);
 
