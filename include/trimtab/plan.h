@@ -1,11 +1,21 @@
 /* plan: who holds what, and how many bytes that takes. Pure: numbers in, numbers out.
  *
- * Given the model's description, the job, the storage bytes of the weights and the machine, the
- * plan fixes the grid (pipeline stages x data replicas), the contiguous layers of each stage
- * (embedding and head counted, the largest stage cost minimised), the micro-batch limits, the
- * threads, and the bytes of every purpose on every stage. It asks the modules themselves
- * (tt_stage_bytes, tt_pipeline_bytes, ...), so prediction and allocation cannot drift apart.
- * "Does not fit" is thus said before anything is loaded. */
+ * Given the model's description, the job, the storage bytes of the weights, facts of the data and
+ * the machine, the plan fixes the grid (pipeline stages x data replicas), the contiguous layers of
+ * each stage (embedding and head counted, the largest stage cost minimised), the micro-batch
+ * limits, the threads, and the bytes of every purpose on every stage. It asks the modules
+ * themselves (tt_stage_bytes, tt_pipeline_bytes, ...), so prediction and allocation cannot drift
+ * apart. "Does not fit" is thus said before anything is loaded.
+ *
+ *     tt_plan_input input = {.spec = &spec, .job = &job, .n_ranks = n, ...};
+ *     TT_TRY(tt_plan_input_add(&input, dataset, true, err));
+ *     TT_TRY(tt_plan_build(&input, &plan, err));
+ *     tt_plan_print(plan, &spec, stdout);
+ *
+ * Cost of a layer, in products with its matrices: forward 1, backward 1 (frozen weights need no
+ * gradient), attention's own products added; a layer below the first steered one has no backward.
+ * The head costs hidden * vocab per supervised token, forward and backward. The embedding is a
+ * look-up: 0. */
 #ifndef TRIMTAB_PLAN_H
 #define TRIMTAB_PLAN_H
 
@@ -14,33 +24,57 @@
 #include <stdint.h>
 #include <stdio.h>
 
+#include "trimtab/dataset.h"
 #include "trimtab/job.h"
 #include "trimtab/spec.h"
 #include "trimtab/stage.h"
 #include "trimtab/status.h"
 
+/* Zero-initialise. A fact left 0 is one that does not occur (no data set, no generation). */
 typedef struct tt_plan_input {
-    const tt_spec *spec;  /* borrowed for the call */
+    const tt_spec *spec; /* borrowed for the call */
     const tt_job *job;
-    size_t layer_bytes;   /* storage bytes of one layer's weights (the largest layer) */
-    size_t embed_bytes;   /* of the embedding table */
-    size_t head_bytes;    /* of the head; the same pages as the embedding when tied */
+    size_t layer_bytes; /* storage bytes of one layer's weights (the largest layer) */
+    size_t embed_bytes; /* of the embedding table */
+    size_t head_bytes;  /* of the head; the same pages as the embedding when tied */
     int n_ranks, ranks_per_node, cores_per_node;
-    bool train;           /* keep activations, gradients and moments */
-    bool generate;        /* KV cache for job.eval.batch sequences */
-    int longest;          /* tokens of the longest example (prompt + completion) */
-    int max_new_tokens;   /* of a generated answer */
-    size_t dataset_bytes; /* of the tokenised data sets, on every rank */
+    bool train;            /* keep activations, gradients and moments */
+    bool generate;         /* KV cache for job.eval.batch sequences */
+    int max_new_tokens;    /* of a generated answer */
     size_t baseline_bytes; /* resident bytes of a rank before anything is loaded */
+
+    /* Of the data; tt_plan_input_add fills them in. */
+    int longest;        /* tokens of the longest example (prompt + completion), or prompt */
+    int longest_prompt; /* tokens of the longest prompt that is generated from */
+    int shortest;       /* tokens of the shortest example */
+    int dense_targets;  /* targets and tokens of the example with most targets a token */
+    int dense_tokens;
+    int64_t n_distinct; /* different token ids */
+    int64_t n_tokens;   /* of all data sets */
+    int64_t train_examples, train_tokens, train_targets;
+    size_t dataset_bytes; /* of the tokenised data sets, on every rank */
 } tt_plan_input;
+
+/* Counts a data set in; train: it is what steps are made of. NULL: none, nothing changes. Needs
+ * input->spec. Errors: ERR_MEMORY. */
+tt_status tt_plan_input_add(tt_plan_input *input, const tt_dataset *dataset, bool train,
+                            tt_error *err) TT_MUST_CHECK;
 
 typedef struct tt_plan_stage {
     int first_layer, n_layers;
     bool is_first, is_last;
-    double cost; /* relative FLOPs of a training step; 1 = one layer */
+    double cost; /* relative time of a training step; 1 = forward and backward of one layer */
     struct {
-        size_t weights, adapter, activations, workspace, cache, buffers, data, baseline, total;
-    } bytes; /* per rank; weights are mapped pages, shared by the ranks of a node */
+        size_t weights;     /* mapped pages, shared by the ranks of a node, and fp32 vectors */
+        size_t adapter;     /* parameters, gradients, moments */
+        size_t activations; /* kept from forward to backward */
+        size_t workspace;   /* of one micro-batch */
+        size_t cache;       /* keys and values */
+        size_t buffers;     /* between stages, and of products */
+        size_t data;        /* tokenised data sets */
+        size_t baseline;    /* the process itself */
+        size_t total;       /* predicted peak resident */
+    } bytes;                /* per rank */
 } tt_plan_stage;
 
 typedef struct tt_plan {
@@ -51,19 +85,26 @@ typedef struct tt_plan {
     int max_tokens, max_seqs, max_targets;    /* of a micro-batch */
     int max_seq_length; /* longest sequence any call will see, generation included */
     int cache_seqs, cache_length;
-    int n_slots_first;  /* activation slots of stage 0; stage s has fewer */
+    int n_slots_first;     /* activation slots of stage 0; stage s has no more */
     tt_plan_stage *stages; /* [n_stages] */
 } tt_plan;
 
 /* Not collective. Freed by tt_plan_destroy. Errors: ERR_CONFIG (grid does not match the ranks, more
  * stages than layers, longest example beyond parallel.micro_batch_tokens, longer than the model's
- * positions). */
+ * positions), ERR_MEMORY. */
 tt_status tt_plan_build(const tt_plan_input *input, tt_plan **out, tt_error *err) TT_MUST_CHECK;
 void tt_plan_destroy(tt_plan *plan);
 
 /* What the stage module needs to create stage s of this plan. spec and method are borrowed. */
 void tt_plan_stage_shape(const tt_plan *plan, int stage, const tt_spec *spec,
                          const tt_method *method, bool train, tt_stage_shape *out);
+
+/* Contiguous split of n layers with the given costs (>= 0) into n_stages >= 1 parts of at least
+ * one layer; last_extra is added to the last part. The largest part is as small as can be, and
+ * among such splits the sum of squares. first_layer [n_stages] receives where each part begins.
+ * Pure. Errors: ERR_CONFIG (more stages than layers), ERR_MEMORY. */
+tt_status tt_plan_split(const double *cost, int n, double last_extra, int n_stages,
+                        int *first_layer, tt_error *err) TT_MUST_CHECK;
 
 /* One row a stage, bytes by purpose, to a stream the door hands in. */
 void tt_plan_print(const tt_plan *plan, const tt_spec *spec, FILE *stream);

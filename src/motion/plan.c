@@ -1,0 +1,271 @@
+#include "trimtab/plan.h"
+
+#include <math.h>
+#include <stdlib.h>
+
+#include "trimtab/adapter.h"
+#include "trimtab/gemm.h"
+#include "trimtab/pipeline.h"
+#include "trimtab/schedule.h"
+
+enum {
+    USUAL_TOKENS = 2048, /* of a micro-batch when nobody chose: products are large enough by then */
+    FAULT_BYTES = 65536  /* the kernel maps this much around a touched page of a cached file */
+};
+
+static int larger(int a, int b) {
+    return a > b ? a : b;
+}
+
+static int smaller(int a, int b) {
+    return a < b ? a : b;
+}
+
+static int divide_up(int64_t a, int64_t b) {
+    return (int)((a + b - 1) / b);
+}
+
+/* --- Grid
+ * ---------------------------------------------------------------------------------------*/
+
+static tt_status choose_grid(const tt_plan_input *in, tt_plan *plan, tt_error *err) {
+    int stages = in->job->parallel.stages, replicas = in->job->parallel.replicas;
+    if (stages == 0) stages = replicas ? in->n_ranks / replicas : in->n_ranks;
+    if (replicas == 0) replicas = stages ? in->n_ranks / stages : 0;
+    if ((int64_t)stages * replicas != in->n_ranks)
+        return tt_fail(err, TT_ERR_CONFIG,
+                       "parallel.stages, parallel.replicas: %d x %d (0: chosen by trimtab) do not "
+                       "make %d ranks",
+                       in->job->parallel.stages, in->job->parallel.replicas, in->n_ranks);
+    plan->n_stages = stages;
+    plan->n_replicas = replicas;
+    plan->n_threads = in->job->parallel.threads;
+    if (plan->n_threads == 0)
+        plan->n_threads = larger(1, in->cores_per_node / larger(1, in->ranks_per_node));
+    return TT_OK;
+}
+
+/* --- Micro-batches
+ * ------------------------------------------------------------------------------*/
+
+/* What a call can fill when nothing is trained: all that is to be scored, or every prompt at once.
+ */
+static int forward_tokens(const tt_plan_input *in) {
+    int64_t tokens = in->n_tokens;
+    if (tokens == 0) tokens = (int64_t)in->longest * larger(in->job->eval.batch, 1);
+    return tokens < USUAL_TOKENS ? (int)tokens : USUAL_TOKENS;
+}
+
+/* In training an even share of a step, and a tenth more for uneven bins; the batcher makes one more
+ * micro-batch when that does not suffice. */
+static int default_tokens(const tt_plan_input *in, const tt_plan *plan) {
+    if (in->train_examples == 0) return larger(forward_tokens(in), larger(in->longest, 1));
+    double mean = (double)in->train_tokens / (double)in->train_examples;
+    double share =
+        mean * in->job->train.batch_size / ((double)plan->n_replicas * plan->min_micro_batches);
+    int tokens = share * 1.1 < USUAL_TOKENS ? (int)ceil(share * 1.1) : USUAL_TOKENS;
+    return larger(tokens, larger(in->longest, 1));
+}
+
+static tt_status bound_micro_batches(const tt_plan_input *in, tt_plan *plan, tt_error *err) {
+    int batch = larger(in->job->train.batch_size, 1);
+    int chosen = in->job->parallel.micro_batch_tokens;
+    plan->min_micro_batches = in->job->parallel.micro_batches;
+    if (plan->min_micro_batches == 0) plan->min_micro_batches = plan->n_stages;
+    plan->max_tokens = chosen ? chosen : default_tokens(in, plan);
+    if (plan->max_tokens < in->longest)
+        return tt_fail(err, TT_ERR_CONFIG,
+                       "parallel.micro_batch_tokens: %d, but the longest example has %d tokens",
+                       plan->max_tokens, in->longest);
+    /* One sequence to a bin always fits, so no replica needs more bins than its sequences. */
+    plan->max_micro_batches =
+        smaller(larger(plan->min_micro_batches, divide_up(batch, plan->n_replicas)), batch);
+    plan->max_seqs = plan->max_tokens / larger(in->shortest, 1);
+    plan->max_targets =
+        (int)((int64_t)plan->max_tokens * in->dense_targets / larger(in->dense_tokens, 1));
+    plan->max_seq_length = in->longest;
+    return TT_OK;
+}
+
+static tt_status size_cache(const tt_plan_input *in, tt_plan *plan, tt_error *err) {
+    if (in->generate) {
+        plan->cache_seqs = in->job->eval.batch;
+        plan->cache_length = in->longest_prompt + in->max_new_tokens;
+        plan->max_seqs = larger(plan->max_seqs, plan->cache_seqs);
+        plan->max_seq_length = larger(plan->max_seq_length, plan->cache_length);
+    }
+    plan->max_seqs = larger(plan->max_seqs, 1);
+    if (plan->max_seq_length > in->spec->max_positions)
+        return tt_fail(err, TT_ERR_CONFIG,
+                       "sequences of up to %d tokens (longest example %d; longest prompt %d + %d "
+                       "new), but the model has only %d positions",
+                       plan->max_seq_length, in->longest, in->longest_prompt, in->max_new_tokens,
+                       in->spec->max_positions);
+    return TT_OK;
+}
+
+/* --- Layers of each stage
+ * -----------------------------------------------------------------------*/
+
+/* Cost of the head relative to forward and backward of one layer. */
+static double head_cost(const tt_plan_input *in, double layer_flops) {
+    double supervised =
+        in->train_tokens > 0 ? (double)in->train_targets / (double)in->train_tokens : 1;
+    return (double)in->spec->hidden * in->spec->vocab * supervised / layer_flops;
+}
+
+/* Multiplications of one token with a layer's matrices, and of attention (half of the longest
+ * sequence lies before the average token, for scores and for values). */
+static double layer_flops(const tt_plan_input *in) {
+    return (double)tt_spec_layer_params(in->spec) +
+           (double)in->longest * in->spec->n_heads * in->spec->head_dim;
+}
+
+static tt_status share_layers(const tt_plan_input *in, tt_plan *plan, tt_error *err) {
+    int n = in->spec->n_layers;
+    double *cost = calloc((size_t)n + 1, sizeof *cost);
+    int *first = calloc((size_t)plan->n_stages + 1, sizeof *first);
+    plan->stages = calloc((size_t)plan->n_stages, sizeof *plan->stages);
+    tt_status status = TT_OK;
+    if (!cost || !first || !plan->stages) {
+        status = tt_fail(err, TT_ERR_MEMORY, "no memory for a plan of %d stages", plan->n_stages);
+        goto done;
+    }
+    for (int l = 0; l < n; l++) cost[l] = in->train && l <= plan->first_steered ? 0.5 : 1;
+    double head = head_cost(in, layer_flops(in));
+    status = tt_plan_split(cost, n, head, plan->n_stages, first, err);
+    if (status != TT_OK) goto done;
+    first[plan->n_stages] = n;
+    plan->first_backward = plan->n_stages;
+    for (int s = plan->n_stages - 1; s >= 0; s--) {
+        tt_plan_stage *stage = &plan->stages[s];
+        stage->first_layer = first[s];
+        stage->n_layers = first[s + 1] - first[s];
+        stage->is_first = s == 0;
+        stage->is_last = s == plan->n_stages - 1;
+        stage->cost = stage->is_last ? head : 0;
+        for (int l = first[s]; l < first[s + 1]; l++) stage->cost += cost[l];
+        if (in->train && plan->first_steered < first[s + 1]) plan->first_backward = s;
+    }
+done:
+    free(cost);
+    free(first);
+    return status;
+}
+
+/* --- Bytes
+ * --------------------------------------------------------------------------------------*/
+
+void tt_plan_stage_shape(const tt_plan *plan, int stage, const tt_spec *spec,
+                         const tt_method *method, bool train, tt_stage_shape *out) {
+    const tt_plan_stage *s = &plan->stages[stage];
+    *out = (tt_stage_shape){.spec = spec,
+                            .method = method,
+                            .first_layer = s->first_layer,
+                            .n_layers = s->n_layers,
+                            .is_first = s->is_first,
+                            .is_last = s->is_last,
+                            .first_steered = plan->first_steered,
+                            .max_tokens = plan->max_tokens,
+                            .max_seqs = plan->max_seqs,
+                            .max_targets = plan->max_targets,
+                            .max_seq_length = plan->max_seq_length,
+                            .cache_seqs = plan->cache_seqs,
+                            .cache_length = plan->cache_length,
+                            .n_threads = plan->n_threads};
+    if (train)
+        out->n_slots = tt_schedule_n_slots(plan->n_stages, stage, plan->first_backward,
+                                           plan->max_micro_batches);
+}
+
+/* Pages of the embedding that look-ups touch: each of n_distinct rows brings in the block around
+ * it, and rows fall into blocks as if thrown at random. */
+static size_t touched_embedding(const tt_plan_input *in) {
+    if (in->n_distinct == 0) return in->embed_bytes;
+    double n_blocks = ceil((double)in->embed_bytes / FAULT_BYTES);
+    double row_bytes = (double)in->embed_bytes / larger(in->spec->vocab, 1);
+    double a_row = 1 + floor(row_bytes / FAULT_BYTES);
+    double untouched = exp(-(double)in->n_distinct * a_row / larger((int)n_blocks, 1));
+    return (size_t)((double)in->embed_bytes * (1 - untouched));
+}
+
+static size_t weight_bytes(const tt_plan_input *in, const tt_plan_stage *stage) {
+    const tt_spec *spec = in->spec;
+    size_t bytes = (size_t)stage->n_layers * in->layer_bytes;
+    if (stage->is_last) bytes += in->head_bytes;
+    if (stage->is_first && !(stage->is_last && spec->tied_head)) bytes += touched_embedding(in);
+    size_t vectors = 2 * (size_t)spec->hidden; /* norms; biases are shorter than matrices by far */
+    return bytes + ((size_t)stage->n_layers * vectors + (size_t)spec->hidden) * sizeof(float);
+}
+
+static size_t adapter_bytes(const tt_plan_input *in, const tt_plan_stage *stage,
+                            const bool *steered) {
+    size_t n_steered = 0;
+    for (int l = 0; l < stage->n_layers; l++) n_steered += steered[stage->first_layer + l];
+    size_t n_copies = in->train ? 4 : 2; /* parameters, gradients, two moments */
+    return n_steered * tt_adapter_layer_params(&in->job->method, in->spec->hidden) * n_copies *
+           sizeof(float);
+}
+
+static int widest(const tt_spec *spec) {
+    return larger(larger(spec->hidden, spec->intermediate), spec->n_heads * spec->head_dim);
+}
+
+static void count_bytes(const tt_plan_input *in, tt_plan *plan, const bool *steered) {
+    for (int s = 0; s < plan->n_stages; s++) {
+        tt_plan_stage *stage = &plan->stages[s];
+        tt_stage_shape shape;
+        tt_stage_memory memory;
+        tt_plan_stage_shape(plan, s, in->spec, &in->job->method, in->train, &shape);
+        tt_stage_bytes(&shape, &memory);
+        stage->bytes.weights = weight_bytes(in, stage);
+        stage->bytes.adapter = adapter_bytes(in, stage, steered);
+        stage->bytes.activations = memory.activations;
+        stage->bytes.workspace = memory.workspace;
+        stage->bytes.cache = memory.cache;
+        stage->bytes.buffers =
+            tt_pipeline_bytes(plan->n_stages, s, plan->first_backward, in->spec->hidden,
+                              plan->max_tokens, plan->max_targets, plan->max_micro_batches) +
+            tt_gemm_bytes(plan->n_threads, widest(in->spec));
+        stage->bytes.data = in->dataset_bytes;
+        stage->bytes.baseline = in->baseline_bytes;
+        stage->bytes.total = stage->bytes.weights + stage->bytes.adapter + memory.total +
+                             stage->bytes.buffers + stage->bytes.data + stage->bytes.baseline;
+    }
+}
+
+static tt_status fill(const tt_plan_input *in, tt_plan *plan, bool *steered, tt_error *err) {
+    int n_layers = in->spec->n_layers;
+    TT_TRY(choose_grid(in, plan, err));
+    TT_TRY(bound_micro_batches(in, plan, err));
+    TT_TRY(size_cache(in, plan, err));
+    TT_TRY(tt_adapter_first_steered(&in->job->method, n_layers, &plan->first_steered, err));
+    if (plan->first_steered < n_layers)
+        TT_TRY(tt_job_layers(in->job->method.layers, n_layers, steered, err));
+    TT_TRY(share_layers(in, plan, err));
+    plan->n_slots_first =
+        tt_schedule_n_slots(plan->n_stages, 0, plan->first_backward, plan->max_micro_batches);
+    count_bytes(in, plan, steered);
+    return TT_OK;
+}
+
+tt_status tt_plan_build(const tt_plan_input *input, tt_plan **out, tt_error *err) {
+    *out = NULL;
+    tt_plan *plan = calloc(1, sizeof *plan);
+    bool *steered = calloc((size_t)input->spec->n_layers + 1, sizeof *steered);
+    tt_status status = plan && steered ? fill(input, plan, steered, err)
+                                       : tt_fail(err, TT_ERR_MEMORY, "no memory for a plan");
+    free(steered);
+    if (status != TT_OK) {
+        tt_plan_destroy(plan);
+        return status;
+    }
+    *out = plan;
+    return TT_OK;
+}
+
+void tt_plan_destroy(tt_plan *plan) {
+    if (!plan) return;
+    free(plan->stages);
+    free(plan);
+}

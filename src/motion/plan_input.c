@@ -1,0 +1,54 @@
+/* Facts of a data set that decide memory and balance. */
+#include <stdlib.h>
+
+#include "trimtab/plan.h"
+
+static int larger(int a, int b) {
+    return a > b ? a : b;
+}
+
+static void add_example(tt_plan_input *input, int n_tokens, int n_targets) {
+    input->longest = larger(input->longest, n_tokens);
+    if (input->shortest == 0 || n_tokens < input->shortest) input->shortest = n_tokens;
+    if (input->dense_tokens == 0 ||
+        (int64_t)n_targets * input->dense_tokens > (int64_t)input->dense_targets * n_tokens) {
+        input->dense_targets = n_targets;
+        input->dense_tokens = n_tokens;
+    }
+}
+
+static tt_status count_distinct(const tt_dataset *dataset, int vocab, int64_t *n, tt_error *err) {
+    unsigned char *seen = calloc((size_t)vocab + 1, 1);
+    if (!seen) return tt_fail(err, TT_ERR_MEMORY, "no memory to count %d token ids", vocab);
+    int64_t found = 0, n_ids = dataset->n > 0 ? dataset->offset[dataset->n] : 0;
+    for (int64_t i = 0; i < n_ids; i++) {
+        int32_t id = dataset->ids[i];
+        if (id < 0 || id >= vocab || seen[id]) continue;
+        seen[id] = 1;
+        found++;
+    }
+    if (found > *n) *n = found; /* data sets of one task mostly share their tokens */
+    free(seen);
+    return TT_OK;
+}
+
+tt_status tt_plan_input_add(tt_plan_input *input, const tt_dataset *dataset, bool train,
+                            tt_error *err) {
+    if (!dataset) return TT_OK;
+    TT_TRY(count_distinct(dataset, input->spec->vocab, &input->n_distinct, err));
+    for (int64_t i = 0; i < dataset->n; i++) {
+        int n_tokens = (int)(dataset->offset[i + 1] - dataset->offset[i]);
+        int n_prompt = larger(dataset->n_prompt[i], 1); /* nothing predicts token 0 */
+        add_example(input, n_tokens, larger(n_tokens - n_prompt, 0));
+    }
+    input->longest_prompt = larger(input->longest_prompt, dataset->longest_prompt);
+    input->longest = larger(input->longest, dataset->longest_prompt);
+    input->n_tokens += dataset->n > 0 ? dataset->offset[dataset->n] : 0;
+    input->dataset_bytes += dataset->block_bytes;
+    if (train && dataset->n > 0) {
+        input->train_examples += dataset->n;
+        input->train_tokens += dataset->offset[dataset->n];
+        input->train_targets += dataset->n_supervised;
+    }
+    return TT_OK;
+}
