@@ -142,21 +142,10 @@ static tt_status share(tt_engine *engine, engine_facts *facts, tt_error *err) {
     return TT_OK;
 }
 
-static int longest_of(const tt_engine *engine, const tt_engine_options *options, int max_new) {
-    int longest = options->longest_prompt + max_new;
-    if (engine->train && engine->train->longest > longest) longest = engine->train->longest;
-    if (engine->eval && engine->eval->longest > longest) longest = engine->eval->longest;
-    if (engine->eval && engine->eval->longest_prompt > longest)
-        longest = engine->eval->longest_prompt;
-    return longest;
-}
-
 static tt_status make_plan(tt_engine *engine, const engine_facts *facts,
                            const tt_engine_options *options, size_t baseline, tt_error *err) {
     const tt_world *world = engine->world;
     int n_ranks = options->n_plan_ranks > 0 ? options->n_plan_ranks : world->n_ranks;
-    size_t data_bytes = (engine->train ? engine->train->block_bytes : 0) +
-                        (engine->eval ? engine->eval->block_bytes : 0);
     bool generate =
         engine->purpose == TT_PURPOSE_GENERATE || (engine->eval && engine->job->eval.generate);
     tt_plan_input input = {.spec = &engine->spec,
@@ -171,10 +160,12 @@ static tt_status make_plan(tt_engine *engine, const engine_facts *facts,
                            .cores_per_node = tt_process_machine_cores(),
                            .train = engine->purpose == TT_PURPOSE_TRAIN,
                            .generate = generate,
-                           .longest = longest_of(engine, options, engine->settings.max_new_tokens),
+                           .longest = options->longest_prompt,
+                           .longest_prompt = options->longest_prompt,
                            .max_new_tokens = engine->settings.max_new_tokens,
-                           .dataset_bytes = data_bytes,
                            .baseline_bytes = baseline};
+    TT_TRY(tt_plan_input_add(&input, engine->train, true, err));
+    TT_TRY(tt_plan_input_add(&input, engine->eval, false, err));
     return tt_plan_build(&input, &engine->plan, err);
 }
 
