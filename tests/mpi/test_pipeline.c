@@ -8,16 +8,16 @@
 #include <float.h>
 #include <math.h>
 
-#include "tiny_model.h"
+#include "pipe_model.h"
 #include "trimtab/pipeline.h"
 #include "trimtab/reduce.h"
 #include "trimtab/stage.h"
 #include "trimtab/world.h"
 
 static tt_world *world;
-static tiny_model model;
-static tiny_batch storage[TINY_MICRO];
-static tt_micro_batch batches[TINY_MICRO];
+static pipe_model model;
+static pipe_batch storage[PIPE_MICRO];
+static tt_micro_batch batches[PIPE_MICRO];
 
 static tt_method method_on(const char *layers) {
     tt_method method = {
@@ -55,25 +55,25 @@ static void share_close(share *s) {
 }
 
 static bool share_open(share *s, const char *layers, int first, int n, int n_slots) {
-    *s = (share){.method = method_on(layers), .weights = tiny_share(&model, first, n)};
-    tt_stage_shape shape = {.spec = &tiny_spec,
+    *s = (share){.method = method_on(layers), .weights = pipe_share(&model, first, n)};
+    tt_stage_shape shape = {.spec = &pipe_spec,
                             .method = &s->method,
                             .first_layer = first,
                             .n_layers = n,
                             .is_first = first == 0,
-                            .is_last = first + n == TINY_LAYERS,
-                            .max_tokens = TINY_TOKENS,
-                            .max_seqs = TINY_SEQS,
-                            .max_targets = TINY_TOKENS,
+                            .is_last = first + n == PIPE_LAYERS,
+                            .max_tokens = PIPE_TOKENS,
+                            .max_seqs = PIPE_SEQS,
+                            .max_targets = PIPE_TOKENS,
                             .max_seq_length = 32,
                             .n_slots = n_slots,
-                            .cache_seqs = TINY_SEQS,
+                            .cache_seqs = PIPE_SEQS,
                             .cache_length = 32,
                             .n_threads = 1};
-    if (tt_adapter_first_steered(&s->method, TINY_LAYERS, &shape.first_steered, NULL) != TT_OK ||
-        tt_gemm_create(1, TINY_INTERMEDIATE, &s->gemm, NULL) != TT_OK ||
+    if (tt_adapter_first_steered(&s->method, PIPE_LAYERS, &shape.first_steered, NULL) != TT_OK ||
+        tt_gemm_create(1, PIPE_INTERMEDIATE, &s->gemm, NULL) != TT_OK ||
         tt_stage_create(&shape, &s->weights, s->gemm, &s->stage, NULL) != TT_OK ||
-        tt_adapter_create(&s->method, TINY_HIDDEN, TINY_LAYERS, first, n, 11, &s->adapter, NULL) !=
+        tt_adapter_create(&s->method, PIPE_HIDDEN, PIPE_LAYERS, first, n, 11, &s->adapter, NULL) !=
             TT_OK)
         return false;
     randomise(s->adapter);
@@ -82,24 +82,24 @@ static bool share_open(share *s, const char *layers, int first, int n, int n_slo
 
 /* Where stages begin: n_stages + 1 numbers. skew > 0 gives later stages more layers. */
 static void split_layers(int n_stages, int skew, int *first) {
-    for (int s = 0; s <= n_stages; s++) first[s] = s * TINY_LAYERS / n_stages;
+    for (int s = 0; s <= n_stages; s++) first[s] = s * PIPE_LAYERS / n_stages;
     if (n_stages == 2) first[1] += skew;
 }
 
 /* The share of this rank in a grid, with pipeline and reduction. */
 static bool grid_open(share *s, const char *layers, int n_stages, int skew, int max_micro) {
-    int first[TINY_LAYERS + 1], lowest = TINY_LAYERS, first_backward = n_stages;
+    int first[PIPE_LAYERS + 1], lowest = PIPE_LAYERS, first_backward = n_stages;
     split_layers(n_stages, skew, first);
     if (tt_world_split(world, n_stages, world->n_ranks / n_stages, NULL) != TT_OK) return false;
     tt_method method = method_on(layers);
-    if (tt_adapter_first_steered(&method, TINY_LAYERS, &lowest, NULL) != TT_OK) return false;
+    if (tt_adapter_first_steered(&method, PIPE_LAYERS, &lowest, NULL) != TT_OK) return false;
     for (int i = n_stages - 1; i >= 0; i--)
         if (lowest < first[i + 1]) first_backward = i;
     int begin = first[world->stage], n = first[world->stage + 1] - begin;
     return share_open(s, layers, begin, n, world->stage < first_backward ? 0 : n_stages) &&
-           tt_pipeline_create(world, s->stage, first_backward, TINY_HIDDEN, TINY_TOKENS,
-                              TINY_TOKENS, max_micro, &s->pipeline, NULL) == TT_OK &&
-           tt_reduce_create(world, s->adapter, TINY_LAYERS, &s->reduce, NULL) == TT_OK;
+           tt_pipeline_create(world, s->stage, first_backward, PIPE_HIDDEN, PIPE_TOKENS,
+                              PIPE_TOKENS, max_micro, &s->pipeline, NULL) == TT_OK &&
+           tt_reduce_create(world, s->adapter, PIPE_LAYERS, &s->reduce, NULL) == TT_OK;
 }
 
 static double mean_loss(const tt_micro_batch *mb, const double *losses) {
@@ -110,7 +110,7 @@ static double mean_loss(const tt_micro_batch *mb, const double *losses) {
 
 /* Micro-batches [begin, end) on one stage with all layers: adds gradients, returns the loss. */
 static double reference(share *all, int begin, int end) {
-    double loss = 0, losses[TINY_TOKENS];
+    double loss = 0, losses[PIPE_TOKENS];
     for (int i = begin; i < end; i++) {
         tt_stage_forward(all->stage, 0, &batches[i], all->adapter, NULL, NULL, losses, NULL);
         tt_stage_backward(all->stage, 0, &batches[i], all->adapter, NULL, NULL, NULL, NULL);
@@ -142,8 +142,8 @@ static bool same_everywhere(double x) {
 /* Trains per_replica[r] micro-batches on replica r, one after the other from batch 0 on. */
 static void train_case(const char *layers, int n_stages, int skew, const int *per_replica) {
     share mine, all;
-    check_all(grid_open(&mine, layers, n_stages, skew, TINY_MICRO));
-    check_all(share_open(&all, layers, 0, TINY_LAYERS, 1));
+    check_all(grid_open(&mine, layers, n_stages, skew, PIPE_MICRO));
+    check_all(share_open(&all, layers, 0, PIPE_LAYERS, 1));
     int begin = 0, n_all = 0;
     for (int r = 0; r < world->n_replicas; r++) {
         if (r < world->replica) begin += per_replica[r];
@@ -186,15 +186,15 @@ static void any_grid_trains_like_one_process(void **state) {
 static void norm_has_the_bits_of_one_process(void **state) {
     (void)state;
     share mine, all;
-    check_all(grid_open(&mine, "all", world->n_ranks, 1, TINY_MICRO));
-    check_all(share_open(&all, "all", 0, TINY_LAYERS, 1));
+    check_all(grid_open(&mine, "all", world->n_ranks, 1, PIPE_MICRO));
+    check_all(share_open(&all, "all", 0, PIPE_LAYERS, 1));
     double local;
     tt_step_health health;
     tt_pipeline_train(mine.pipeline, batches, 7, mine.adapter, mine.reduce, &local);
     tt_reduce_finish(mine.reduce, local, false, &health);
     reference(&all, 0, 7);
     double squares = 0;
-    for (int l = 0; l < TINY_LAYERS; l++) {
+    for (int l = 0; l < PIPE_LAYERS; l++) {
         double layer = 0;
         for (size_t i = all.adapter->layer_offset[l]; i < all.adapter->layer_offset[l + 1]; i++)
             layer += (double)all.adapter->grads[i] * (double)all.adapter->grads[i];
@@ -215,8 +215,8 @@ typedef struct scored {
 static void compare_losses(void *context, int i, const tt_micro_batch *mb, const double *losses,
                            const uint8_t *correct) {
     scored *s = context;
-    double expected[TINY_TOKENS];
-    uint8_t expected_correct[TINY_TOKENS];
+    double expected[PIPE_TOKENS];
+    uint8_t expected_correct[PIPE_TOKENS];
     tt_stage_forward(s->all->stage, -1, mb, s->all->adapter, NULL, NULL, expected,
                      expected_correct);
     s->equal = s->equal && i == s->n_seen++ && mb == &batches[i] &&
@@ -229,11 +229,11 @@ static void scores_are_those_of_one_process(void **state) {
     for (int n_stages = 1; n_stages <= world->n_ranks; n_stages *= 2) {
         share mine, all;
         check_all(grid_open(&mine, "all", n_stages, 0, 1)); /* score takes more than max_micro */
-        check_all(share_open(&all, "all", 0, TINY_LAYERS, 1));
+        check_all(share_open(&all, "all", 0, PIPE_LAYERS, 1));
         scored s = {.all = &all, .equal = true};
-        tt_pipeline_score(mine.pipeline, batches, TINY_MICRO, mine.adapter, compare_losses, &s);
+        tt_pipeline_score(mine.pipeline, batches, PIPE_MICRO, mine.adapter, compare_losses, &s);
         bool last = world->stage == n_stages - 1;
-        check_all(s.equal && s.n_seen == (last ? TINY_MICRO : 0));
+        check_all(s.equal && s.n_seen == (last ? PIPE_MICRO : 0));
         tt_pipeline_score(mine.pipeline, batches, 1, NULL, NULL, NULL);
         tt_pipeline_score(mine.pipeline, batches, 0, NULL, NULL, NULL);
         share_close(&all);
@@ -248,7 +248,7 @@ static void generated_ids_are_those_of_one_process(void **state) {
     for (int n_stages = 1; n_stages <= world->n_ranks; n_stages *= 2) {
         share mine, all;
         check_all(grid_open(&mine, "1,3", n_stages, 0, 1));
-        check_all(share_open(&all, "1,3", 0, TINY_LAYERS, 0));
+        check_all(share_open(&all, "1,3", 0, PIPE_LAYERS, 0));
         int32_t ids[] = {3, 9, 4, 8, 1, 2, 7}, positions[] = {0, 1, 2, 0, 0, 1, 2};
         int32_t start[N + 1] = {0, 3, 4, 7}, slot[N] = {2, 0, 1}, past[N] = {0};
         int32_t prompt_len[N] = {3, 1, 3}, next[N], expected[N];
@@ -279,7 +279,7 @@ static void origin_of_a_nan_is_named_everywhere(void **state) {
             share mine;
             double local;
             tt_step_health health;
-            check_all(grid_open(&mine, "all", n_stages, 0, TINY_MICRO));
+            check_all(grid_open(&mine, "all", n_stages, 0, PIPE_MICRO));
             int layer = mine.adapter->first_layer + mine.adapter->n_layers - 1;
             MPI_Bcast(&layer, 1, MPI_INT, bad, MPI_COMM_WORLD);
             if (world->rank == bad) mine.adapter->grads[mine.adapter->n_params - 1] = NAN;
@@ -302,12 +302,34 @@ static void origin_of_a_nan_is_named_everywhere(void **state) {
         }
 }
 
+/* Backward goes down, so of several layers the highest is where it began; and the next step starts
+ * without a stain. */
+static void highest_layer_of_the_first_replica_comes_first(void **state) {
+    (void)state;
+    for (int n_stages = 1; n_stages <= world->n_ranks; n_stages *= 2) {
+        share mine;
+        double local;
+        tt_step_health health;
+        check_all(grid_open(&mine, "all", n_stages, 0, PIPE_MICRO));
+        for (int l = 0; l < mine.adapter->n_layers; l++)
+            mine.adapter->grads[mine.adapter->layer_offset[l]] = INFINITY;
+        tt_reduce_finish(mine.reduce, 0.5, false, &health);
+        check_all(!health.finite && health.bad_rank == n_stages - 1);
+        check_all(health.bad_layer == PIPE_LAYERS - 1);
+        memset(mine.adapter->grads, 0, mine.adapter->n_params * sizeof(float));
+        tt_pipeline_train(mine.pipeline, batches, 2, mine.adapter, mine.reduce, &local);
+        tt_reduce_finish(mine.reduce, local, false, &health);
+        check_all(health.finite && health.bad_rank == -1 && health.bad_layer == -1);
+        share_close(&mine);
+    }
+}
+
 static void sum_that_overflows_is_named_by_layer(void **state) {
     (void)state;
     if (world->n_ranks == 1) skip();
     share mine;
     tt_step_health health;
-    check_all(grid_open(&mine, "all", 1, 0, TINY_MICRO)); /* replicas only */
+    check_all(grid_open(&mine, "all", 1, 0, PIPE_MICRO)); /* replicas only */
     mine.adapter->grads[mine.adapter->layer_offset[2]] = FLT_MAX;
     tt_reduce_finish(mine.reduce, 0, false, &health);
     check_all(!health.finite && health.bad_rank == 0 && health.bad_layer == 2);
@@ -319,7 +341,7 @@ static void one_stage_communicates_nothing(void **state) {
     (void)state;
     if (world->n_ranks > 1) skip();
     share mine;
-    check_all(grid_open(&mine, "all", 1, 0, TINY_MICRO));
+    check_all(grid_open(&mine, "all", 1, 0, PIPE_MICRO));
     tt_world kept = *world;
     world->pipe = world->data = world->all = MPI_COMM_NULL;
     double local;
@@ -350,13 +372,14 @@ int main(int argc, char **argv) {
         cmocka_unit_test(scores_are_those_of_one_process),
         cmocka_unit_test(generated_ids_are_those_of_one_process),
         cmocka_unit_test(origin_of_a_nan_is_named_everywhere),
+        cmocka_unit_test(highest_layer_of_the_first_replica_comes_first),
         cmocka_unit_test(sum_that_overflows_is_named_by_layer),
         cmocka_unit_test(one_stage_communicates_nothing),
         cmocka_unit_test(too_long_a_message_is_refused),
     };
-    if (tt_world_create(MPI_COMM_WORLD, &world, NULL) != TT_OK || !tiny_model_make(&model))
+    if (tt_world_create(MPI_COMM_WORLD, &world, NULL) != TT_OK || !pipe_model_make(&model))
         MPI_Abort(MPI_COMM_WORLD, 1);
-    for (int i = 0; i < TINY_MICRO; i++) batches[i] = tiny_batch_make(&storage[i], (uint64_t)i);
+    for (int i = 0; i < PIPE_MICRO; i++) batches[i] = pipe_batch_make(&storage[i], (uint64_t)i);
     int n_failed = cmocka_run_group_tests(tests, NULL, NULL);
     free(model.numbers);
     tt_world_destroy(world);

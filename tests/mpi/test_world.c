@@ -104,6 +104,18 @@ static void agree_keeps_a_text_of_full_length(void **state) {
     check_all(status == TT_ERR_CONFIG && strlen(err.text) == sizeof err.text - 1);
 }
 
+static void follow_spreads_rank_0_only(void **state) {
+    (void)state;
+    tt_error err = {0};
+    tt_status mine = mpi_test_rank == 0 ? TT_OK : TT_ERR_IO; /* what others say does not count */
+    tt_status status = tt_world_follow(world, mine, &err);
+    check_all(status == TT_OK);
+    mine = mpi_test_rank == 0 ? tt_fail(&err, TT_ERR_MISSING, "no job") : TT_OK;
+    status = tt_world_follow(world, mine, &err);
+    check_all(status == TT_ERR_MISSING && err.status == TT_ERR_MISSING);
+    check_all(strcmp(err.text, "no job") == 0);
+}
+
 static unsigned char pattern(size_t i, int rank) {
     return (unsigned char)(i * 31 + i / 251 + (size_t)rank * 7);
 }
@@ -223,6 +235,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(agree_spreads_the_lowest_failure),
         cmocka_unit_test(agree_without_a_text_says_the_status),
         cmocka_unit_test(agree_keeps_a_text_of_full_length),
+        cmocka_unit_test(follow_spreads_rank_0_only),
         cmocka_unit_test(bcast_spreads_rank_0_in_pieces),
         cmocka_unit_test(bcast_alloc_gives_everyone_a_copy),
         cmocka_unit_test(bcast_alloc_fails_everywhere_when_one_cannot),
