@@ -1,0 +1,384 @@
+/* plan: splits against brute force, grids, limits, and bytes that add up. */
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <cmocka.h>
+
+#include "trimtab/adapter.h"
+#include "trimtab/gemm.h"
+#include "trimtab/pipeline.h"
+#include "trimtab/plan.h"
+#include "trimtab/rng.h"
+
+/* --- Splits
+ * -------------------------------------------------------------------------------------*/
+
+enum { MAX_LAYERS = 9, MAX_STAGES = 5 };
+
+typedef struct value {
+    double most, squares;
+} value;
+
+static value value_of(const double *cost, int n, double extra, const int *first, int n_stages) {
+    value v = {0, 0};
+    for (int s = 0; s < n_stages; s++) {
+        double part = s == n_stages - 1 ? extra : 0;
+        for (int l = first[s]; l < (s == n_stages - 1 ? n : first[s + 1]); l++) part += cost[l];
+        if (part > v.most) v.most = part;
+        v.squares += part * part;
+    }
+    return v;
+}
+
+/* Tries every split of layers from `begin` on into stages s .. n_stages - 1. */
+static void try_all(const double *cost, int n, double extra, int *first, int s, int n_stages,
+                    value *best) {
+    if (s == n_stages) {
+        value v = value_of(cost, n, extra, first, n_stages);
+        if (v.most < best->most - 1e-9 ||
+            (v.most <= best->most + 1e-9 && v.squares < best->squares - 1e-9))
+            *best = v;
+        return;
+    }
+    for (first[s] = first[s - 1] + 1; first[s] <= n - (n_stages - s); first[s]++)
+        try_all(cost, n, extra, first, s + 1, n_stages, best);
+}
+
+static void split_is_the_best_of_all(void **state) {
+    (void)state;
+    for (uint64_t trial = 0; trial < 400; trial++) {
+        double cost[MAX_LAYERS];
+        int n = 1 + (int)tt_rng_below(1, trial, 0, MAX_LAYERS);
+        int n_stages =
+            1 + (int)tt_rng_below(1, trial, 1, (uint64_t)(n < MAX_STAGES ? n : MAX_STAGES));
+        for (int l = 0; l < n; l++)
+            cost[l] = (double)tt_rng_below(1, trial, 2 + (uint64_t)l, 5) / 2;
+        double extra = (double)tt_rng_below(1, trial, 50, 8) / 2;
+        int first[MAX_STAGES] = {0}, tried[MAX_STAGES + 1] = {0};
+        assert_int_equal(tt_plan_split(cost, n, extra, n_stages, first, NULL), TT_OK);
+        assert_int_equal(first[0], 0);
+        for (int s = 1; s < n_stages; s++) assert_in_range(first[s], first[s - 1] + 1, n - 1);
+        value best = {HUGE_VAL, HUGE_VAL}, got = value_of(cost, n, extra, first, n_stages);
+        try_all(cost, n, extra, tried, 1, n_stages, &best);
+        assert_true(fabs(got.most - best.most) < 1e-9);
+        assert_true(fabs(got.squares - best.squares) < 1e-9);
+    }
+}
+
+static void more_stages_than_layers_are_refused(void **state) {
+    (void)state;
+    double cost[] = {1, 1};
+    int first[3];
+    tt_error err = {0};
+    assert_int_equal(tt_plan_split(cost, 2, 0, 3, first, &err), TT_ERR_CONFIG);
+    assert_non_null(strstr(err.text, "3 stages"));
+}
+
+/* --- Whole plans
+ * --------------------------------------------------------------------------------*/
+
+static const tt_spec spec = {.n_layers = 8,
+                             .hidden = 64,
+                             .intermediate = 160,
+                             .vocab = 1000,
+                             .max_positions = 512,
+                             .n_heads = 4,
+                             .n_kv_heads = 2,
+                             .head_dim = 16,
+                             .rope = {.kind = TT_ROPE_DEFAULT, .theta = 10000}};
+
+static tt_job job_of(int stages, int replicas) {
+    tt_job job = {.method = {.form = TT_STEER_LINEAR, .rank = 4, .layers = "all"},
+                  .train = {.batch_size = 16},
+                  .parallel = {.stages = stages, .replicas = replicas},
+                  .eval = {.batch = 4}};
+    return job;
+}
+
+/* 100 examples of 20 tokens on average, 30 at most, half of them targets. */
+static tt_plan_input input_of(const tt_job *job, int n_ranks) {
+    return (tt_plan_input){.spec = &spec,
+                           .job = job,
+                           .layer_bytes = 100000,
+                           .embed_bytes = 128000,
+                           .head_bytes = 128000,
+                           .n_ranks = n_ranks,
+                           .ranks_per_node = n_ranks,
+                           .cores_per_node = 8,
+                           .train = true,
+                           .longest = 30,
+                           .longest_prompt = 12,
+                           .shortest = 5,
+                           .dense_targets = 1,
+                           .dense_tokens = 2,
+                           .n_distinct = 50,
+                           .n_tokens = 2000,
+                           .train_examples = 100,
+                           .train_tokens = 2000,
+                           .train_targets = 1000,
+                           .dataset_bytes = 8000,
+                           .baseline_bytes = 1000000};
+}
+
+static void grids_follow_the_job(void **state) {
+    (void)state;
+    const struct {
+        int stages, replicas, n_ranks, got_stages, got_replicas; /* got 0: refused */
+    } cases[] = {{0, 0, 1, 1, 1}, {0, 0, 4, 4, 1}, {2, 0, 4, 2, 2}, {0, 2, 8, 4, 2},
+                 {2, 3, 6, 2, 3}, {0, 8, 8, 1, 8}, {2, 3, 4, 0, 0}, {3, 0, 4, 0, 0},
+                 {0, 3, 4, 0, 0}, {8, 0, 4, 0, 0}, {0, 0, 9, 0, 0}, {9, 1, 9, 0, 0}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        tt_job job = job_of(cases[i].stages, cases[i].replicas);
+        tt_plan_input input = input_of(&job, cases[i].n_ranks);
+        tt_plan *plan;
+        tt_error err = {0};
+        tt_status status = tt_plan_build(&input, &plan, &err);
+        assert_int_equal(status, cases[i].got_stages ? TT_OK : TT_ERR_CONFIG);
+        if (status != TT_OK) {
+            assert_null(plan);
+            assert_non_null(strstr(err.text, "parallel.stages"));
+            continue;
+        }
+        assert_int_equal(plan->n_stages, cases[i].got_stages);
+        assert_int_equal(plan->n_replicas, cases[i].got_replicas);
+        int next = 0;
+        for (int s = 0; s < plan->n_stages; s++) {
+            assert_int_equal(plan->stages[s].first_layer, next);
+            assert_true(plan->stages[s].n_layers >= 1);
+            assert_int_equal(plan->stages[s].is_first, s == 0);
+            assert_int_equal(plan->stages[s].is_last, s == plan->n_stages - 1);
+            next += plan->stages[s].n_layers;
+        }
+        assert_int_equal(next, spec.n_layers);
+        tt_plan_destroy(plan);
+    }
+    tt_plan_destroy(NULL);
+}
+
+static tt_plan *build(const tt_plan_input *input) {
+    tt_plan *plan;
+    tt_error err = {0};
+    if (tt_plan_build(input, &plan, &err) != TT_OK) fail_msg("%s", err.text);
+    return plan;
+}
+
+static void threads_share_the_cores_of_a_node(void **state) {
+    (void)state;
+    const int cases[][4] = {{1, 8, 0, 8}, {2, 8, 0, 4}, {3, 8, 0, 2}, {16, 8, 0, 1}, {2, 8, 5, 5}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        tt_job job = job_of(1, 0);
+        job.parallel.threads = cases[i][2];
+        tt_plan_input input = input_of(&job, cases[i][0]);
+        input.cores_per_node = cases[i][1];
+        tt_plan *plan = build(&input);
+        assert_int_equal(plan->n_threads, cases[i][3]);
+        tt_plan_destroy(plan);
+    }
+}
+
+static void micro_batches_are_bounded(void **state) {
+    (void)state;
+    tt_job job = job_of(2, 2);
+    tt_plan_input input = input_of(&job, 4);
+    tt_plan *plan = build(&input);
+    assert_int_equal(plan->min_micro_batches, 2); /* one a stage */
+    assert_int_equal(plan->max_micro_batches, 8); /* 16 sequences over 2 replicas */
+    assert_int_equal(plan->max_tokens, 88);       /* 16 * 20 / (2 * 2), a tenth more */
+    assert_int_equal(plan->max_seqs, 17);         /* of at least 5 tokens */
+    assert_int_equal(plan->max_targets, 44);
+    assert_int_equal(plan->n_slots_first, 2);
+    assert_int_equal(plan->cache_seqs, 0);
+    tt_plan_destroy(plan);
+
+    job.train.batch_size = 1; /* fewer sequences than micro-batches asked for */
+    plan = build(&input);
+    assert_int_equal(plan->max_micro_batches, 1);
+    assert_int_equal(plan->max_tokens, 30); /* the longest must fit */
+    tt_plan_destroy(plan);
+
+    job.parallel.micro_batch_tokens = 29;
+    tt_error err = {0};
+    assert_int_equal(tt_plan_build(&input, &plan, &err), TT_ERR_CONFIG);
+    assert_non_null(strstr(err.text, "micro_batch_tokens"));
+}
+
+static void cache_holds_prompt_and_answer(void **state) {
+    (void)state;
+    tt_job job = job_of(1, 1);
+    tt_plan_input input = input_of(&job, 1);
+    input.generate = true;
+    input.max_new_tokens = 40;
+    tt_plan *plan = build(&input);
+    assert_int_equal(plan->cache_seqs, 4);
+    assert_int_equal(plan->cache_length, 52);
+    assert_int_equal(plan->max_seq_length, 52);
+    assert_true(plan->stages[0].bytes.cache > 0);
+    tt_plan_destroy(plan);
+    input.max_new_tokens = 501;
+    tt_error err = {0};
+    assert_int_equal(tt_plan_build(&input, &plan, &err), TT_ERR_CONFIG);
+    assert_non_null(strstr(err.text, "512 positions"));
+}
+
+/* A head of 64 * 1000 products for every second token costs three quarters of a layer: 5 + 3. For
+ * every 40th token it costs nothing to speak of: 4 + 4. */
+static void head_counts_as_work_of_the_last_stage(void **state) {
+    (void)state;
+    tt_job job = job_of(2, 1);
+    tt_plan_input input = input_of(&job, 2);
+    tt_plan *plan = build(&input);
+    assert_int_equal(plan->stages[0].n_layers, 5);
+    double head = plan->stages[1].cost - 3;
+    double expected = 64 * 500 / ((double)tt_spec_layer_params(&spec) + 30 * 64);
+    assert_true(fabs(head - expected) < 1e-9);
+    assert_true(fabs(plan->stages[0].cost - 4.5) < 1e-9); /* no backward below layer 0's adapter */
+    tt_plan_destroy(plan);
+    input.train_targets = 50;
+    plan = build(&input);
+    assert_int_equal(plan->stages[0].n_layers, 4);
+    tt_plan_destroy(plan);
+}
+
+static void backward_ends_at_the_lowest_steered_layer(void **state) {
+    (void)state;
+    tt_job job = job_of(4, 1);
+    tt_plan_input input = input_of(&job, 4);
+    snprintf(job.method.layers, sizeof job.method.layers, "6,7");
+    tt_plan *plan = build(&input);
+    assert_int_equal(plan->first_steered, 6);
+    const tt_plan_stage *lowest = &plan->stages[plan->first_backward];
+    assert_in_range(6, lowest->first_layer, lowest->first_layer + lowest->n_layers - 1);
+    assert_true(plan->first_backward > 0);
+    assert_int_equal(plan->n_slots_first, 0);
+    assert_int_equal(plan->stages[0].bytes.adapter, 0);
+    assert_true(plan->stages[0].n_layers > plan->stages[3].n_layers);
+    tt_plan_destroy(plan);
+    input.train = false;
+    plan = build(&input);
+    assert_int_equal(plan->first_backward, 4);
+    tt_plan_destroy(plan);
+}
+
+static void bytes_are_those_of_the_modules(void **state) {
+    (void)state;
+    tt_job job = job_of(2, 1);
+    tt_plan_input input = input_of(&job, 2);
+    tt_plan *plan = build(&input);
+    for (int s = 0; s < 2; s++) {
+        const tt_plan_stage *stage = &plan->stages[s];
+        tt_stage_shape shape;
+        tt_stage_memory memory;
+        tt_plan_stage_shape(plan, s, &spec, &job.method, true, &shape);
+        tt_stage_bytes(&shape, &memory);
+        assert_int_equal(shape.n_slots, 2 - s);
+        assert_int_equal(shape.n_layers, stage->n_layers);
+        assert_int_equal(stage->bytes.activations, memory.activations);
+        assert_int_equal(stage->bytes.workspace, memory.workspace);
+        assert_int_equal(stage->bytes.adapter,
+                         16 * tt_adapter_layer_params(&job.method, 64) * (size_t)stage->n_layers);
+        assert_int_equal(stage->bytes.buffers,
+                         tt_pipeline_bytes(2, s, 0, 64, plan->max_tokens, plan->max_targets,
+                                           plan->max_micro_batches) +
+                             tt_gemm_bytes(plan->n_threads, 160));
+        size_t vectors = ((size_t)stage->n_layers * 2 + 1) * 64 * sizeof(float);
+        size_t layers = (size_t)stage->n_layers * 100000 + vectors;
+        if (s == 1)
+            assert_int_equal(stage->bytes.weights, layers + 128000);
+        else /* looked-up rows only: 50 of 1000, but in blocks the kernel maps at once */
+            assert_in_range(stage->bytes.weights, layers + 64000, layers + 128000);
+        assert_int_equal(stage->bytes.total, stage->bytes.weights + stage->bytes.adapter +
+                                                 memory.total + stage->bytes.buffers + 8000 +
+                                                 1000000);
+    }
+    tt_plan_destroy(plan);
+}
+
+static void tied_head_is_counted_once(void **state) {
+    (void)state;
+    tt_job job = job_of(1, 1);
+    tt_plan_input input = input_of(&job, 1);
+    tt_spec tied = spec;
+    tt_plan *plan = build(&input);
+    size_t untied_bytes = plan->stages[0].bytes.weights;
+    tt_plan_destroy(plan);
+    tied.tied_head = true;
+    input.spec = &tied;
+    plan = build(&input);
+    assert_true(plan->stages[0].bytes.weights < untied_bytes);
+    assert_int_equal(plan->stages[0].bytes.weights, 8 * 100000 + 128000 + 17 * 64 * 4);
+    tt_plan_destroy(plan);
+}
+
+/* Two examples: 5 tokens of which 2 are the prompt, and 3 tokens without a prompt. */
+static void facts_come_from_the_data(void **state) {
+    (void)state;
+    const int64_t offset[] = {0, 5, 8}, prompt_offset[] = {0, 2, 9};
+    const int32_t ids[] = {1, 2, 3, 2, 1, 7, 7, 999999}, n_prompt[] = {2, 0};
+    tt_dataset dataset = {.n = 2,
+                          .offset = offset,
+                          .ids = ids,
+                          .n_prompt = n_prompt,
+                          .prompt_offset = prompt_offset,
+                          .longest = 5,
+                          .longest_prompt = 7,
+                          .n_supervised = 5,
+                          .block_bytes = 123};
+    tt_plan_input input = {.spec = &spec};
+    assert_int_equal(tt_plan_input_add(&input, NULL, true, NULL), TT_OK);
+    assert_int_equal(input.longest, 0);
+    assert_int_equal(tt_plan_input_add(&input, &dataset, false, NULL), TT_OK);
+    assert_int_equal(input.train_examples, 0);
+    assert_int_equal(tt_plan_input_add(&input, &dataset, true, NULL), TT_OK);
+    assert_int_equal(input.longest, 7);
+    assert_int_equal(input.longest_prompt, 7);
+    assert_int_equal(input.shortest, 3);
+    assert_int_equal(input.dense_targets, 2); /* 2 of 3 is more than 3 of 5 */
+    assert_int_equal(input.dense_tokens, 3);
+    assert_int_equal(input.n_distinct, 4); /* an id outside the vocabulary is not looked up */
+    assert_int_equal(input.n_tokens, 16);
+    assert_int_equal(input.train_examples, 2);
+    assert_int_equal(input.train_tokens, 8);
+    assert_int_equal(input.train_targets, 5);
+    assert_int_equal(input.dataset_bytes, 246);
+}
+
+static void table_has_a_row_a_stage(void **state) {
+    (void)state;
+    tt_job job = job_of(4, 2);
+    tt_plan_input input = input_of(&job, 8);
+    tt_plan *plan = build(&input);
+    char *text = NULL;
+    size_t n = 0, n_lines = 0;
+    FILE *stream = open_memstream(&text, &n);
+    assert_non_null(stream);
+    tt_plan_print(plan, &spec, stream);
+    fclose(stream);
+    for (size_t i = 0; i < n; i++) n_lines += text[i] == '\n';
+    assert_int_equal(n_lines, 3 + 4);
+    assert_non_null(strstr(text, "4 stages x 2 replicas"));
+    assert_non_null(strstr(text, "weights"));
+    free(text);
+    tt_plan_destroy(plan);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(split_is_the_best_of_all),
+        cmocka_unit_test(more_stages_than_layers_are_refused),
+        cmocka_unit_test(grids_follow_the_job),
+        cmocka_unit_test(threads_share_the_cores_of_a_node),
+        cmocka_unit_test(micro_batches_are_bounded),
+        cmocka_unit_test(cache_holds_prompt_and_answer),
+        cmocka_unit_test(head_counts_as_work_of_the_last_stage),
+        cmocka_unit_test(backward_ends_at_the_lowest_steered_layer),
+        cmocka_unit_test(bytes_are_those_of_the_modules),
+        cmocka_unit_test(tied_head_is_counted_once),
+        cmocka_unit_test(facts_come_from_the_data),
+        cmocka_unit_test(table_has_a_row_a_stage),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
