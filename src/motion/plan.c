@@ -17,10 +17,6 @@ static int larger(int a, int b) {
     return a > b ? a : b;
 }
 
-static int smaller(int a, int b) {
-    return a < b ? a : b;
-}
-
 static int divide_up(int64_t a, int64_t b) {
     return (int)((a + b - 1) / b);
 }
@@ -77,9 +73,8 @@ static tt_status bound_micro_batches(const tt_plan_input *in, tt_plan *plan, tt_
         return tt_fail(err, TT_ERR_CONFIG,
                        "parallel.micro_batch_tokens: %d, but the longest example has %d tokens",
                        plan->max_tokens, in->longest);
-    /* One sequence to a bin always fits, so no replica needs more bins than its sequences. */
-    plan->max_micro_batches =
-        smaller(larger(plan->min_micro_batches, divide_up(batch, plan->n_replicas)), batch);
+    /* One sequence to a bin always fits: no replica ever gets more bins than its share of them. */
+    plan->max_micro_batches = divide_up(batch, plan->n_replicas);
     plan->max_seqs = plan->max_tokens / larger(in->shortest, 1);
     plan->max_targets =
         (int)((int64_t)plan->max_tokens * in->dense_targets / larger(in->dense_tokens, 1));

@@ -194,6 +194,12 @@ static void micro_batches_are_bounded(void **state) {
     assert_int_equal(plan->cache_seqs, 0);
     tt_plan_destroy(plan);
 
+    job.parallel.micro_batches = 12; /* more than there are sequences */
+    plan = build(&input);
+    assert_int_equal(plan->min_micro_batches, 12);
+    assert_int_equal(plan->max_micro_batches, 8);
+    tt_plan_destroy(plan);
+
     job.train.batch_size = 1; /* fewer sequences than micro-batches asked for */
     plan = build(&input);
     assert_int_equal(plan->max_micro_batches, 1);
