@@ -1,8 +1,9 @@
 /* report: what a run tells: metrics as JSON lines, a progress line with an ETA, notes.
  *
  * Rank 0 speaks, into the streams the door handed over; on other ranks every call does nothing.
- * On a terminal the progress line rewrites itself; elsewhere (a SLURM log) each is a line. quiet
- * silences notes and progress; metrics are always written.
+ * On a terminal the progress line rewrites itself; elsewhere (a SLURM log) each is a line, and the
+ * progress of an evaluation is told every few seconds only. quiet silences notes and progress;
+ * metrics are always written.
  *
  * metrics.jsonl: one object a line, always with "kind" and "step":
  *     {"kind":"train","step":20,"loss":..,"lr":..,"grad_norm":..,"tokens":..,"tokens_per_s":..,

@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 const cli_option cli_job_options[] = {
     {"set", "GROUP.KEY=VALUE", "override a key of the job file (repeatable)"},
@@ -12,6 +13,12 @@ const cli_option cli_job_options[] = {
      "the one before it, or start anew if there is none (auto)"},
     {"quiet", NULL, "no progress, no tables: errors and files only"},
     {NULL, NULL, NULL}};
+
+/* mpirun gives rank 0 a pseudo-terminal whatever its own output goes to, so isatty says nothing
+ * there: under a launcher every line is a line. */
+bool cli_is_terminal(int descriptor) {
+    return isatty(descriptor) && !getenv("OMPI_COMM_WORLD_SIZE") && !getenv("PMIX_RANK");
+}
 
 bool cli_speaks(const cli *c) {
     return !c->world || c->world->rank == 0;

@@ -44,6 +44,9 @@ tt_status cli_int(const cli_given *given, const char *name, long long low, long 
                   long long missing, long long *out, tt_error *err);
 void cli_print_options(const cli_option *options);
 
+/* Is the descriptor a terminal whose lines may be rewritten? */
+bool cli_is_terminal(int descriptor);
+
 /* Is this the rank that speaks? */
 bool cli_speaks(const cli *c);
 

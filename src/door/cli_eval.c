@@ -58,7 +58,7 @@ static tt_status evaluate(tt_engine *engine, const tt_adapter *adapter, const cl
     if (speaks && !quiet && !cli_value(given, "json")) cli_print_audits(engine, stdout);
     tt_report *report;
     tt_status status =
-        tt_report_create(speaks, stderr, isatty(STDERR_FILENO), quiet, NULL, &report, err);
+        tt_report_create(speaks, stderr, cli_is_terminal(STDERR_FILENO), quiet, NULL, &report, err);
     TT_TRY(tt_world_agree(engine->world, status, err));
     tt_eval_options wanted = {.generate = engine->job->eval.generate,
                               .jsonl_path = cli_value(given, "out"),

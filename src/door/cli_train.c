@@ -32,7 +32,7 @@ static tt_status open_report(const cli *c, const tt_job *job, const tt_rundir *r
                              tt_report **report, tt_error *err) {
     char metrics[TT_PATH_BYTES + 16];
     snprintf(metrics, sizeof metrics, "%s/metrics.jsonl", rundir->path);
-    tt_status status = tt_report_create(c->world->rank == 0, stdout, isatty(STDOUT_FILENO),
+    tt_status status = tt_report_create(c->world->rank == 0, stdout, cli_is_terminal(STDOUT_FILENO),
                                         job->log.quiet, metrics, report, err);
     return tt_world_agree(c->world, status, err);
 }

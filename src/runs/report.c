@@ -15,6 +15,7 @@ struct tt_report {
     FILE *metrics;
     char metrics_path[TT_PATH_BYTES];
     double began_s, last_s;
+    double progress_s; /* when an evaluation's progress was last told */
     int64_t began_step, last_step;
 };
 
@@ -52,7 +53,7 @@ void tt_report_destroy(tt_report *report) {
 }
 
 void tt_report_begin(tt_report *report, int64_t step) {
-    report->began_s = report->last_s = tt_process_seconds();
+    report->began_s = report->last_s = report->progress_s = tt_process_seconds();
     report->began_step = report->last_step = step;
 }
 
@@ -170,7 +171,10 @@ tt_status tt_report_eval(tt_report *report, int64_t step, const char *what,
 }
 
 void tt_report_progress(tt_report *report, const char *what, int64_t done, int64_t total) {
-    if (!report->talk || !report->is_terminal) return;
+    double now = tt_process_seconds(), pause_s = report->is_terminal ? 0.2 : 15;
+    if (done <= 1) report->progress_s = now;
+    if (!report->talk || now - report->progress_s < pause_s) return;
+    report->progress_s = now;
     char text[160];
     snprintf(text, sizeof text, "%s: %lld of %lld", what, (long long)done, (long long)total);
     progress_line(report, text);

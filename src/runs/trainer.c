@@ -160,7 +160,7 @@ static tt_status resume(trainer *t, tt_error *err) {
     } chosen = {0};
     tt_status status = TT_OK;
     if (world->rank == 0) status = find_checkpoint(t, &chosen.found, chosen.path, err);
-    TT_TRY(tt_world_agree(world, status, err));
+    TT_TRY(tt_world_follow(world, status, err));
     tt_world_bcast(world, &chosen, sizeof chosen);
     t->saved_step = -1;
     if (!chosen.found) return TT_OK;

@@ -238,7 +238,7 @@ static void another_job_cannot_resume(void **state) {
 
 static void numbers_that_explode_stop_the_run_with_their_place(void **state) {
     (void)state;
-    outcome out = run_layout("nan", 2, 2, "train.lr=1e30 train.clip=0 train.warmup_ratio=0");
+    outcome out = run_layout("nan", 2, 2, "train.lr=1e6 train.clip=0 train.warmup_ratio=0");
     assert_int_equal(out.status, TT_ERR_NUMERIC);
     assert_non_null(strstr(out.error, "step "));
     assert_non_null(strstr(out.error, "rank "));
@@ -251,12 +251,7 @@ static void a_signal_on_one_rank_checkpoints_and_stops_all(void **state) {
     if (world_rank == 3) raise(SIGTERM);
     outcome stopped = run_layout("sig", 2, 2, "");
     assert_int_equal(stopped.status, TT_INTERRUPTED);
-    bool found;
-    char run[256], path[TT_PATH_BYTES];
-    snprintf(run, sizeof run, "%s/sig", work);
-    assert_int_equal(tt_checkpoint_find(run, 0, &found, path, NULL), TT_OK);
-    assert_true(found);
-    assert_non_null(strstr(path, "step-0000000001"));
+    assert_non_null(strstr(stopped.checkpoint, "step-0000000001"));
 }
 
 static void say_where(int signal_number) {
@@ -298,6 +293,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(a_signal_on_one_rank_checkpoints_and_stops_all),
     };
     int failed = cmocka_run_group_tests(tests, NULL, NULL);
+    MPI_Barrier(MPI_COMM_WORLD);
     if (world_rank == 0 && tt_file_remove_tree(work, NULL) != TT_OK) failed++;
     MPI_Finalize();
     return failed;

@@ -1,0 +1,58 @@
+#include <stdio.h>
+#include <string.h>
+
+#include "cli.h"
+#include "trimtab/bench.h"
+#include "trimtab/process.h"
+
+static const cli_option options[] = {
+    {"tokens", "N", "tokens of a micro-batch (default 512)"},
+    {"threads", "N", "threads (default: the cores this process may use)"},
+    {"seconds", "N", "spent on each row (default 2)"},
+    {"json", NULL, "JSON lines with name, value, unit, limit, ratio"},
+    {NULL, NULL, NULL}};
+
+void cli_bench_help(void) {
+    printf("usage: trimtab bench kernels|step [OPTIONS]\n\n"
+           "kernels  products with stored weights and attention, against BLIS and the FMA peak\n"
+           "step     a whole training step of layers of the shape of Llama-3.2-1B, against BLIS\n\n"
+           "Every row is compared with a limit measured in the same run. One process.\n\n");
+    cli_print_options(options);
+}
+
+static void print_rows(const tt_bench_rows *rows, bool as_json) {
+    for (int i = 0; i < rows->n; i++) {
+        const tt_bench_row *row = &rows->row[i];
+        if (as_json)
+            printf("{\"name\": \"%s\", \"value\": %.6g, \"unit\": \"%s\", \"limit\": %.6g, "
+                   "\"ratio\": %.4f}\n",
+                   row->name, row->value, row->unit, row->limit, row->ratio);
+        else if (row->limit > 0)
+            printf("%-44s %10.1f %-9s %5.2f of %.1f\n", row->name, row->value, row->unit,
+                   row->ratio, row->limit);
+        else
+            printf("%-44s %10.1f %s\n", row->name, row->value, row->unit);
+    }
+}
+
+tt_status cli_bench(const cli *c, tt_error *err) {
+    cli_given given;
+    long long n_tokens, n_threads, seconds;
+    TT_TRY(cli_parse(c, options, &given, err));
+    TT_TRY(cli_int(&given, "tokens", 1, 1 << 16, 512, &n_tokens, err));
+    TT_TRY(cli_int(&given, "threads", 1, 4096, tt_process_cores(), &n_threads, err));
+    TT_TRY(cli_int(&given, "seconds", 1, 3600, 2, &seconds, err));
+    const char *what = given.n_words == 1 ? given.words[0] : "";
+    bool step = strcmp(what, "step") == 0;
+    if (!step && strcmp(what, "kernels") != 0)
+        return tt_fail(err, TT_ERR_USAGE, "bench: got \"%s\", expected kernels or step", what);
+    if (c->world->n_ranks > 1)
+        return tt_fail(err, TT_ERR_USAGE, "bench: got %d ranks, expected one", c->world->n_ranks);
+    tt_bench_settings settings = {.n_tokens = (int)n_tokens,
+                                  .n_threads = (int)n_threads,
+                                  .seconds = (double)seconds};
+    tt_bench_rows rows = {0};
+    TT_TRY(step ? tt_bench_step(&settings, &rows, err) : tt_bench_kernels(&settings, &rows, err));
+    print_rows(&rows, cli_value(&given, "json") != NULL);
+    return TT_OK;
+}
