@@ -1,0 +1,219 @@
+#include "trimtab/tokenizer.h"
+
+#include <limits.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "json_private.h"
+#include "tokenizer_private.h"
+#include "trimtab/file.h"
+
+enum { MAX_FILE_BYTES = 256 << 20 };
+
+/* --- Open ------------------------------------------------------------------------------------- */
+
+/* Settings of the whole file that would change the result and are not done here. */
+static tt_status check_head(const json_t *root, tt_error *err) {
+    static const char *const unsupported[] = {"truncation", "padding"};
+    char shown[TT_JSON_SHOWN_BYTES];
+    const json_t *version = json_object_get(root, "version");
+    if (version && (!json_is_string(version) || strcmp(json_string_value(version), "1.0")))
+        return tt_fail(err, TT_ERR_FORMAT, "version: found %s, expected \"1.0\"",
+                       tt_json_shown_value(version, shown));
+    for (size_t i = 0; i < 2; i++) {
+        const json_t *section = json_object_get(root, unsupported[i]);
+        if (section && !json_is_null(section))
+            return tt_fail(err, TT_ERR_FORMAT, "%s: found %s, expected null", unsupported[i],
+                           tt_tok_json_type(section));
+    }
+    return TT_OK;
+}
+
+/* As HF: a token is left out by skip_special when its text, as decoded, is a special token's. */
+static bool is_special_text(const tt_tok_added_list *added, const tt_text *text) {
+    for (size_t i = 0; i < added->n; i++)
+        if (added->v[i].special && added->v[i].content.n == text->n &&
+            !memcmp(added->v[i].content.bytes, text->bytes, text->n))
+            return true;
+    return false;
+}
+
+static tt_status build_entries(tt_tokenizer *t, tt_error *err) {
+    const tt_tok_words *words = &t->model.words;
+    t->n_ids = words->n_ids;
+    for (size_t i = 0; i < t->added.n; i++)
+        if (t->added.v[i].id >= t->n_ids) t->n_ids = t->added.v[i].id + 1;
+    t->entries = calloc((size_t)t->n_ids + 1, sizeof *t->entries);
+    bool *taken = calloc((size_t)t->n_ids + 1, sizeof *taken);
+    tt_status status = TT_OK;
+    if (!t->entries || !taken)
+        status = tt_fail(err, TT_ERR_MEMORY, "no memory for %d tokens", (int)t->n_ids);
+    for (int32_t id = 0; status == TT_OK && id < words->n_ids; id++)
+        if (words->start[id] != SIZE_MAX)
+            t->entries[id] =
+                (tt_tok_entry){words->texts.bytes + words->start[id], words->length[id], false};
+    for (size_t i = 0; status == TT_OK && i < t->added.n; i++) {
+        const tt_tok_added *token = &t->added.v[i];
+        if (taken[token->id])
+            status = tt_fail(err, TT_ERR_FORMAT, "added_tokens: id %d is given twice", token->id);
+        taken[token->id] = true;
+        t->entries[token->id] = (tt_tok_entry){token->matched.bytes, token->matched.n,
+                                               (token->special && !token->normalized) ||
+                                                   is_special_text(&t->added, &token->matched)};
+    }
+    free(taken);
+    return status;
+}
+
+static tt_status read_root(const json_t *root, tt_tokenizer *t, tt_error *err) {
+    const json_t *decoder = json_object_get(root, "decoder");
+    TT_TRY(check_head(root, err));
+    TT_TRY(tt_tok_model_read(json_object_get(root, "model"), &t->model, err));
+    TT_TRY(tt_tok_read_normalizers(json_object_get(root, "normalizer"), "normalizer",
+                                   &t->normalizers, err));
+    TT_TRY(tt_tok_read_pre_tokenizers(json_object_get(root, "pre_tokenizer"), "pre_tokenizer",
+                                      &t->pre_tokenizers, err));
+    TT_TRY(tt_tok_read_decoders(decoder, "decoder", &t->decoders, err));
+    t->has_decoder = decoder && !json_is_null(decoder);
+    TT_TRY(tt_tok_added_read(json_object_get(root, "added_tokens"), &t->model, &t->normalizers,
+                             &t->added, err));
+    TT_TRY(build_entries(t, err));
+    return tt_tok_template_read(json_object_get(root, "post_processor"), t->n_ids, &t->post, err);
+}
+
+static tt_status read_file(const char *path, tt_tokenizer *t, tt_error *err) {
+    json_t *root;
+    TT_TRY(tt_json_read_object(path, MAX_FILE_BYTES, &root, err));
+    tt_status status = read_root(root, t, err);
+    json_decref(root);
+    if (status != TT_OK) (void)tt_error_prefix(err, "%s", path);
+    return status;
+}
+
+tt_status tt_tokenizer_open(const char *path, tt_tokenizer **out, tt_error *err) {
+    char file[PATH_MAX];
+    *out = NULL;
+    if (tt_file_is_dir(path)) {
+        TT_TRY(tt_file_join(file, sizeof file, path, "tokenizer.json", err));
+        path = file;
+    }
+    tt_tokenizer *t = calloc(1, sizeof *t);
+    if (!t) return tt_fail(err, TT_ERR_MEMORY, "%s: no memory for a tokenizer", path);
+    tt_status status = read_file(path, t, err);
+    if (status != TT_OK) {
+        tt_tokenizer_close(t);
+        return status;
+    }
+    *out = t;
+    return TT_OK;
+}
+
+void tt_tokenizer_close(tt_tokenizer *tokenizer) {
+    if (!tokenizer) return;
+    tt_tok_template_free(&tokenizer->post);
+    free(tokenizer->entries);
+    tt_tok_added_free(&tokenizer->added);
+    tt_tok_steps_free(&tokenizer->decoders);
+    tt_tok_steps_free(&tokenizer->pre_tokenizers);
+    tt_tok_steps_free(&tokenizer->normalizers);
+    tt_tok_model_free(&tokenizer->model);
+    free(tokenizer);
+}
+
+/* --- Encode ----------------------------------------------------------------------------------- */
+
+typedef struct encoding {
+    tt_tok_pieces pieces, other;
+    tt_text text;
+    tt_tok_scratch scratch;
+    tt_ids ids;
+} encoding;
+
+/* Normalizes what is not an added token yet, and cuts out the added tokens that are looked for in
+ * normalized text: pieces -> other, and swaps them. */
+static tt_status normalize_pieces(const tt_tokenizer *t, encoding *e, tt_error *err) {
+    for (size_t i = 0; i < e->pieces.n; i++) {
+        const tt_tok_piece *piece = &e->pieces.v[i];
+        const char *bytes = e->pieces.text.bytes + piece->start;
+        if (piece->id >= 0) {
+            TT_TRY(tt_tok_pieces_push(&e->other, bytes, piece->n, 0, piece->id, err));
+            continue;
+        }
+        size_t n_first = piece->n_first;
+        e->text.n = 0;
+        TT_TRY(tt_text_append(&e->text, bytes, piece->n, err));
+        TT_TRY(tt_tok_normalize(&t->normalizers, &e->text, &n_first, err));
+        TT_TRY(tt_tok_added_split(&t->added.normalized, e->text.bytes, e->text.n, n_first,
+                                  &e->other, err));
+    }
+    tt_tok_pieces swapped = e->pieces;
+    e->pieces = e->other;
+    e->other = swapped;
+    return TT_OK;
+}
+
+static tt_status encode_pieces(const tt_tokenizer *t, const char *text, size_t n_bytes, encoding *e,
+                               tt_error *err) {
+    uint32_t code;
+    size_t n_first = n_bytes ? (size_t)tt_tok_utf8_next(text, n_bytes, &code) : 0;
+    TT_TRY(tt_tok_added_split(&t->added.raw, text, n_bytes, n_first, &e->pieces, err));
+    TT_TRY(normalize_pieces(t, e, err));
+    TT_TRY(tt_tok_pre_tokenize(&t->pre_tokenizers, &e->pieces, err));
+    for (size_t i = 0; i < e->pieces.n; i++) {
+        const tt_tok_piece *piece = &e->pieces.v[i];
+        if (piece->id >= 0)
+            TT_TRY(tt_ids_push(&e->ids, piece->id, err));
+        else
+            TT_TRY(tt_tok_bpe(&t->model, e->pieces.text.bytes + piece->start, piece->n, &e->scratch,
+                              &e->ids, err));
+    }
+    return TT_OK;
+}
+
+static tt_status append_ids(tt_ids *out, const tt_ids *added, tt_error *err) {
+    for (size_t i = 0; i < added->n; i++) TT_TRY(tt_ids_push(out, added->ids[i], err));
+    return TT_OK;
+}
+
+/* The template without its special tokens still says how often the sequence is there. */
+static tt_status post_process(const tt_tokenizer *t, const tt_ids *ids, bool with_special,
+                              tt_ids *out, tt_error *err) {
+    if (!t->post.v) return append_ids(out, ids, err);
+    for (size_t i = 0; i < t->post.n; i++) {
+        const tt_tok_template_piece *piece = &t->post.v[i];
+        if (piece->sequence)
+            TT_TRY(append_ids(out, ids, err));
+        else if (with_special)
+            TT_TRY(append_ids(out, &piece->ids, err));
+    }
+    return TT_OK;
+}
+
+tt_status tt_tokenizer_encode(const tt_tokenizer *tokenizer, const char *text, size_t n_bytes,
+                              bool with_special, tt_ids *out, tt_error *err) {
+    TT_TRY(tt_tok_utf8_check(text, n_bytes, err));
+    encoding e = {0};
+    tt_status status = encode_pieces(tokenizer, text, n_bytes, &e, err);
+    if (status == TT_OK) status = post_process(tokenizer, &e.ids, with_special, out, err);
+    tt_tok_pieces_free(&e.pieces);
+    tt_tok_pieces_free(&e.other);
+    tt_text_free(&e.text);
+    tt_tok_scratch_free(&e.scratch);
+    tt_ids_free(&e.ids);
+    return status;
+}
+
+/* --- Look-ups --------------------------------------------------------------------------------- */
+
+int32_t tt_tokenizer_n_ids(const tt_tokenizer *tokenizer) {
+    return tokenizer->n_ids;
+}
+
+int32_t tt_tokenizer_find(const tt_tokenizer *tokenizer, const char *token) {
+    size_t n = strlen(token);
+    for (size_t i = 0; i < tokenizer->added.n; i++)
+        if (tokenizer->added.v[i].content.n == n &&
+            !memcmp(tokenizer->added.v[i].content.bytes, token, n))
+            return tokenizer->added.v[i].id;
+    return tt_tok_words_find(&tokenizer->model.words, token, n);
+}

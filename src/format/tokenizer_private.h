@@ -1,0 +1,327 @@
+/* tokenizer_private: what the files of the tokenizer share.
+ *
+ * A tokenizer.json becomes: a vocabulary and merges (tt_tok_model), added tokens in two sorted
+ * matchers, and four flat lists of steps (nested Sequences are flattened: they only mean "one
+ * after the other"). Encoding carries a tt_tok_pieces from step to step: one text and the ranges
+ * of it that are still to be cut, or that are already an added token.
+ *
+ * The reference is the behaviour of HF tokenizers 0.23 (https://github.com/huggingface/tokenizers);
+ * its quirks are kept and named where they show. */
+#ifndef TRIMTAB_TOKENIZER_PRIVATE_H
+#define TRIMTAB_TOKENIZER_PRIVATE_H
+
+#include <jansson.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "trimtab/status.h"
+#include "trimtab/tokenizer.h"
+
+/* --- Text (tokenizer_text.c) ------------------------------------------------------------------ */
+
+/* Decodes one character of s[0..n), n >= 1. Returns its bytes; or, for invalid UTF-8, minus the
+ * bytes of the maximal subpart that one U+FFFD stands for (Unicode 15, section 3.9). */
+int tt_tok_utf8_next(const char *s, size_t n, uint32_t *code);
+/* Writes a character as UTF-8; returns 1..4. */
+int tt_tok_utf8_put(char out[4], uint32_t code);
+/* First byte of the character that ends at s[end) (valid UTF-8, end > 0). */
+size_t tt_tok_utf8_before(const char *s, size_t end);
+/* Errors: ERR_FORMAT with the offset of the first invalid byte. */
+tt_status tt_tok_utf8_check(const char *s, size_t n, tt_error *err) TT_MUST_CHECK;
+
+/* Grows *data (elements of `size` bytes) to hold at least n; doubles. Errors: ERR_MEMORY. */
+tt_status tt_tok_reserve(void **data, size_t *capacity, size_t n, size_t size,
+                         tt_error *err) TT_MUST_CHECK;
+
+/* --- Characters (tokenizer_unicode.c) --------------------------------------------------------- */
+
+/* The references see different Unicode versions: Oniguruma 16, Rust 17, its normalization tables
+ * 11, its punctuation table 8. ICU gives the properties; differences are in tables there. */
+bool tt_tok_is_space(uint32_t code);       /* White_Space */
+bool tt_tok_is_numeric(uint32_t code);     /* Nd, Nl, No */
+bool tt_tok_is_punctuation(uint32_t code); /* ASCII punctuation or P* of Unicode 8 */
+bool tt_tok_is_word(uint32_t code);        /* \w of Rust's regex */
+bool tt_tok_is_mark(uint32_t code);        /* M* of Unicode 9 */
+uint32_t tt_tok_lower(uint32_t code);      /* one character; U+0130 (two) is the caller's */
+/* Appends to out, as items of a PCRE2 class, the ranges of general category `name` (one or two
+ * letters) that are newer than Unicode 14. */
+tt_status tt_tok_append_new_ranges(tt_text *out, const char *name, tt_error *err) TT_MUST_CHECK;
+
+/* The same for a script: class items, or NULL for a script that is not in the table. */
+const char *tt_tok_new_in_script(const char *name);
+
+/* --- Patterns (tokenizer_regex.c) ------------------------------------------------------------- */
+
+/* A literal text, or an Oniguruma expression compiled by PCRE2. */
+typedef struct tt_tok_pattern {
+    tt_text literal; /* n > 0: a literal */
+    void *code;      /* pcre2_code */
+} tt_tok_pattern;
+
+typedef struct tt_tok_match {
+    size_t start, end;
+    bool hit; /* matched, or the text between matches */
+} tt_tok_match;
+
+/* Hits and what lies between them: covers the whole text in order. */
+typedef struct tt_tok_matches {
+    tt_tok_match *v;
+    size_t n, capacity;
+} tt_tok_matches;
+
+tt_status tt_tok_matches_push(tt_tok_matches *matches, size_t start, size_t end, bool hit,
+                              tt_error *err) TT_MUST_CHECK;
+
+/* Oniguruma's language differs from PCRE2's: every construct is either translated to the same
+ * meaning or refused. Errors: ERR_FORMAT (what is not supported, at which byte), ERR_MEMORY. */
+tt_status tt_tok_pattern_compile(const char *source, size_t n, tt_tok_pattern *out,
+                                 tt_error *err) TT_MUST_CHECK;
+void tt_tok_pattern_free(tt_tok_pattern *pattern);
+/* Replaces *out by the cover of text[0..n). Errors: ERR_FORMAT (match limit), ERR_MEMORY. */
+tt_status tt_tok_pattern_find(const tt_tok_pattern *pattern, const char *text, size_t n,
+                              tt_tok_matches *out, tt_error *err) TT_MUST_CHECK;
+
+/* --- Steps ------------------------------------------------------------------------------------ */
+
+typedef enum tt_tok_kind {
+    /* normalizers */
+    TT_TOK_PREPEND,
+    TT_TOK_REPLACE, /* also a decoder */
+    TT_TOK_NFC,
+    TT_TOK_NFD,
+    TT_TOK_NFKC,
+    TT_TOK_NFKD,
+    TT_TOK_LOWERCASE,
+    TT_TOK_STRIP,
+    TT_TOK_STRIP_ACCENTS,
+    /* pre-tokenizers */
+    TT_TOK_BYTE_LEVEL, /* also a decoder */
+    TT_TOK_SPLIT,
+    TT_TOK_METASPACE, /* also a decoder */
+    TT_TOK_DIGITS,
+    TT_TOK_WHITESPACE,
+    TT_TOK_WHITESPACE_SPLIT,
+    TT_TOK_PUNCTUATION,
+    /* decoders */
+    TT_TOK_BYTE_FALLBACK,
+    TT_TOK_FUSE,
+    TT_TOK_STRIP_CHAR
+} tt_tok_kind;
+
+typedef enum tt_tok_behavior {
+    TT_TOK_REMOVED,
+    TT_TOK_ISOLATED,
+    TT_TOK_MERGED_WITH_PREVIOUS,
+    TT_TOK_MERGED_WITH_NEXT,
+    TT_TOK_CONTIGUOUS
+} tt_tok_behavior;
+
+typedef enum tt_tok_prepend { TT_TOK_ALWAYS, TT_TOK_FIRST, TT_TOK_NEVER } tt_tok_prepend;
+
+typedef struct tt_tok_step {
+    tt_tok_kind kind;
+    tt_tok_pattern pattern;   /* REPLACE, SPLIT, BYTE_LEVEL with use_regex */
+    tt_text content;          /* PREPEND, REPLACE; the one character of METASPACE, STRIP_CHAR */
+    tt_tok_behavior behavior; /* SPLIT, DIGITS, PUNCTUATION */
+    tt_tok_prepend prepend;   /* METASPACE */
+    bool invert;              /* SPLIT */
+    bool split;               /* METASPACE; BYTE_LEVEL: has a pattern */
+    bool prefix_space;        /* BYTE_LEVEL */
+    bool left, right;         /* STRIP */
+    int64_t start, stop;      /* STRIP_CHAR: at most so many */
+    void *normalizer;         /* NF*: UNormalizer2, owned */
+} tt_tok_step;
+
+typedef struct tt_tok_steps {
+    tt_tok_step *v;
+    size_t n, capacity;
+} tt_tok_steps;
+
+/* Readers of tokenizer.json's sections (tokenizer_steps.c). section: null or an object; at: its
+ * key, for messages. */
+tt_status tt_tok_read_normalizers(const json_t *section, const char *at, tt_tok_steps *out,
+                                  tt_error *err) TT_MUST_CHECK;
+tt_status tt_tok_read_pre_tokenizers(const json_t *section, const char *at, tt_tok_steps *out,
+                                     tt_error *err) TT_MUST_CHECK;
+tt_status tt_tok_read_decoders(const json_t *section, const char *at, tt_tok_steps *out,
+                               tt_error *err) TT_MUST_CHECK;
+void tt_tok_steps_free(tt_tok_steps *steps);
+
+/* --- JSON (tokenizer_json.c): typed members; a wrong or missing one is "key: found, expected" --
+ */
+
+const char *tt_tok_json_type(const json_t *value);
+tt_status tt_tok_json_text(const json_t *object, const char *at, const char *key, const char **out,
+                           tt_error *err) TT_MUST_CHECK;
+/* Absent or null: the default (mandatory: an error). */
+tt_status tt_tok_json_flag(const json_t *object, const char *at, const char *key, bool mandatory,
+                           bool *out, tt_error *err) TT_MUST_CHECK;
+tt_status tt_tok_json_array(const json_t *object, const char *at, const char *key,
+                            const json_t **out, tt_error *err) TT_MUST_CHECK;
+/* An integer 0..most. */
+tt_status tt_tok_json_number(const json_t *value, const char *at, const char *key, int64_t most,
+                             int64_t *out, tt_error *err) TT_MUST_CHECK;
+
+/* --- Model (tokenizer_model.c, tokenizer_bpe.c) ----------------------------------------------- */
+
+enum {
+    TT_TOK_MAX_IDS = 1 << 24, /* largest id + 1; tables are as long as the largest id */
+    TT_TOK_N_DIRECT = 0x300   /* characters below are looked up in a table */
+};
+
+/* Texts to ids: open addressing over token indices, texts in one block. */
+typedef struct tt_tok_words {
+    tt_text texts;  /* all texts, one after the other */
+    size_t *start;  /* [n_ids] offset of a text, SIZE_MAX: no such id */
+    size_t *length; /* [n_ids] */
+    int32_t *slots; /* [n_slots] id or -1 */
+    size_t n_slots, n_words;
+    int32_t n_ids;
+} tt_tok_words;
+
+typedef struct tt_tok_merge {
+    int32_t left, right; /* left < 0: empty slot */
+    int32_t rank, id;
+} tt_tok_merge;
+
+typedef struct tt_tok_model {
+    tt_tok_words words;
+    tt_tok_merge *merges; /* [n_merge_slots] open addressing over (left, right) */
+    size_t n_merge_slots;
+    int32_t direct[TT_TOK_N_DIRECT]; /* id of a one-character token, or -1 */
+    int32_t bytes[256];              /* id of "<0xNN>", or -1 */
+    char *unk_token;                 /* NULL: none */
+    int32_t unk_id;                  /* -1: unk_token is not in the vocabulary */
+    bool fuse_unk, byte_fallback, ignore_merges;
+} tt_tok_model;
+
+tt_status tt_tok_model_read(const json_t *object, tt_tok_model *out, tt_error *err) TT_MUST_CHECK;
+void tt_tok_model_free(tt_tok_model *model);
+int32_t tt_tok_words_find(const tt_tok_words *words, const char *text, size_t n);
+const tt_tok_merge *tt_tok_merge_find(const tt_tok_model *model, int32_t left, int32_t right);
+
+/* Buffers of one encode call, reused from word to word. */
+typedef struct tt_tok_symbol {
+    int32_t id;
+    size_t prev, next; /* SIZE_MAX: none */
+    bool gone;         /* merged into the one before */
+} tt_tok_symbol;
+
+typedef struct tt_tok_candidate {
+    size_t position;
+    int32_t rank, id;
+} tt_tok_candidate;
+
+typedef struct tt_tok_scratch {
+    tt_tok_symbol *symbols;
+    size_t n_symbols, symbols_capacity;
+    tt_tok_candidate *heap;
+    size_t n_heap, heap_capacity;
+} tt_tok_scratch;
+
+void tt_tok_scratch_free(tt_tok_scratch *scratch);
+/* Appends the ids of one word (valid UTF-8). O(n log n). */
+tt_status tt_tok_bpe(const tt_tok_model *model, const char *word, size_t n, tt_tok_scratch *scratch,
+                     tt_ids *out, tt_error *err) TT_MUST_CHECK;
+
+/* --- Pieces (tokenizer_pieces.c, tokenizer_normalize.c, tokenizer_pretokenize.c) -------------- */
+
+typedef struct tt_tok_piece {
+    size_t start, n; /* in the text of its list */
+    size_t n_first;  /* leading bytes that stem from the first character of the input: HF's
+                        "offset 0", all that Metaspace "first" asks for */
+    int32_t id;      /* an added token, or -1: still to be cut */
+} tt_tok_piece;
+
+typedef struct tt_tok_pieces {
+    tt_text text;
+    tt_tok_piece *v;
+    size_t n, capacity;
+} tt_tok_pieces;
+
+void tt_tok_pieces_free(tt_tok_pieces *pieces);
+/* Appends a copy of bytes as a piece (nothing when n = 0 and id < 0). */
+tt_status tt_tok_pieces_push(tt_tok_pieces *pieces, const char *bytes, size_t n, size_t n_first,
+                             int32_t id, tt_error *err) TT_MUST_CHECK;
+
+/* Runs the normalizers over text in place; n_first as in tt_tok_piece. */
+tt_status tt_tok_normalize(const tt_tok_steps *steps, tt_text *text, size_t *n_first,
+                           tt_error *err) TT_MUST_CHECK;
+tt_status tt_tok_normalizer_open(tt_tok_kind kind, void **out, tt_error *err) TT_MUST_CHECK;
+void tt_tok_normalizer_close(void *normalizer);
+/* Replaces what pattern matches in text by content. */
+tt_status tt_tok_replace(const tt_tok_pattern *pattern, const tt_text *content, tt_text *text,
+                         size_t *n_first, tt_error *err) TT_MUST_CHECK;
+
+/* Runs the pre-tokenizers over pieces in place. */
+tt_status tt_tok_pre_tokenize(const tt_tok_steps *steps, tt_tok_pieces *pieces,
+                              tt_error *err) TT_MUST_CHECK;
+
+/* The byte-level alphabet (GPT-2): a printable character for each byte, and back (-1: not one). */
+uint32_t tt_tok_byte_to_char(unsigned char byte);
+int tt_tok_char_to_byte(uint32_t code);
+
+/* --- Added tokens (tokenizer_added.c) --------------------------------------------------------- */
+
+typedef struct tt_tok_added {
+    int32_t id;
+    tt_text content;
+    tt_text matched; /* what is looked for and decoded: content, normalized if `normalized` */
+    bool single_word, lstrip, rstrip, normalized, special;
+} tt_tok_added;
+
+/* Added tokens sorted by `matched`: leftmost-longest search narrows a range byte by byte. */
+typedef struct tt_tok_matcher {
+    const tt_tok_added **v; /* borrows the list of added tokens */
+    size_t n;
+} tt_tok_matcher;
+
+typedef struct tt_tok_added_list {
+    tt_tok_added *v;
+    size_t n;
+    tt_tok_matcher raw, normalized;
+} tt_tok_added_list;
+
+tt_status tt_tok_added_read(const json_t *array, const tt_tok_model *model,
+                            const tt_tok_steps *normalizers, tt_tok_added_list *out,
+                            tt_error *err) TT_MUST_CHECK;
+void tt_tok_added_free(tt_tok_added_list *list);
+/* Appends text[0..n) to out, cut at the matcher's tokens. */
+tt_status tt_tok_added_split(const tt_tok_matcher *matcher, const char *text, size_t n,
+                             size_t n_first, tt_tok_pieces *out, tt_error *err) TT_MUST_CHECK;
+
+/* --- The whole -------------------------------------------------------------------------------- */
+
+/* One piece of the post-processor's template: ids, or the sequence itself. */
+typedef struct tt_tok_template_piece {
+    bool sequence;
+    tt_ids ids;
+} tt_tok_template_piece;
+
+typedef struct tt_tok_template {
+    tt_tok_template_piece *v; /* NULL: no template */
+    size_t n;
+} tt_tok_template;
+
+tt_status tt_tok_template_read(const json_t *section, int32_t n_ids, tt_tok_template *out,
+                               tt_error *err) TT_MUST_CHECK;
+void tt_tok_template_free(tt_tok_template *post);
+
+typedef struct tt_tok_entry {
+    const char *text; /* NULL: no such id */
+    size_t n;
+    bool special; /* left out by skip_special */
+} tt_tok_entry;
+
+struct tt_tokenizer {
+    tt_tok_model model;
+    tt_tok_added_list added;
+    tt_tok_steps normalizers, pre_tokenizers, decoders;
+    bool has_decoder; /* else decode joins tokens by spaces */
+    tt_tok_template post;
+    tt_tok_entry *entries; /* [n_ids] texts to decode */
+    int32_t n_ids;
+};
+
+#endif
