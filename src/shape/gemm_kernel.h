@@ -264,49 +264,50 @@ static void tile_1(int n_vecs, const tile *t) {
     tile_of_rows(1, n_vecs, t);
 }
 
-/* As many rows as the largest fitting tile takes; returns their number. */
-static int tile_run(int n_rows, int n_vecs, const tile *t) {
-    if (n_rows >= TILE_ROWS) {
+/* Rows of the largest tile that fits into n_rows >= 1. */
+static int tile_rows(int n_rows) {
+    return n_rows >= TILE_ROWS ? TILE_ROWS : n_rows >= 4 ? 4 : n_rows >= 2 ? 2 : 1;
+}
+
+static void tile_run(int n_rows, int n_vecs, const tile *t) {
+    if (n_rows == TILE_ROWS)
         tile_full(n_vecs, t);
-        return TILE_ROWS;
-    }
-    if (n_rows >= 4) {
+    else if (n_rows == 4)
         tile_4(n_vecs, t);
-        return 4;
-    }
-    if (n_rows >= 2) {
+    else if (n_rows == 2)
         tile_2(n_vecs, t);
-        return 2;
-    }
-    tile_1(n_vecs, t);
-    return 1;
+    else
+        tile_1(n_vecs, t);
 }
 
 /* A panel whose last vector is only partly wanted goes through a buffer. */
-static int tile_run_edge(int n_rows, int n, const tile *t) {
+static void tile_run_edge(int n_rows, int n, const tile *t) {
     float buffer[TILE_ROWS * PANEL] __attribute__((aligned(64)));
     tile inside = *t;
     inside.y = buffer;
     inside.y_ld = PANEL;
     inside.add = false;
-    int done = tile_run(n_rows, (n + VEC - 1) / VEC, &inside);
-    for (int r = 0; r < done; r++) {
+    tile_run(n_rows, (n + VEC - 1) / VEC, &inside);
+    for (int r = 0; r < n_rows; r++) {
         float *y = t->y + (size_t)r * t->y_ld;
         for (int i = 0; i < n; i++) y[i] = (t->add ? y[i] : 0.0f) + buffer[r * PANEL + i];
     }
-    return done;
 }
 
 static void multiply_block(const tt_gemm_share *s, int first, int n, int inner, int n_inner) {
     tile t = {.n_inner = n_inner, .x_row = s->x_row, .x_col = s->x_col, .y_ld = s->y_ld};
     t.add = s->accumulate || inner > 0;
-    for (int row = 0, done; row < s->n_rows; row += done) {
+    for (int row = 0, n_rows; row < s->n_rows; row += n_rows) {
+        n_rows = tile_rows(s->n_rows - row);
         t.x = s->x + (size_t)row * s->x_row + (size_t)inner * s->x_col;
         for (int panel = 0; panel < n; panel += PANEL) {
-            int count = n - panel < PANEL ? n - panel : PANEL, left = s->n_rows - row;
+            int count = n - panel < PANEL ? n - panel : PANEL;
             t.panel = s->packed + (size_t)panel * (size_t)n_inner;
             t.y = s->y + (size_t)row * s->y_ld + (size_t)(first + panel);
-            done = count % VEC ? tile_run_edge(left, count, &t) : tile_run(left, count / VEC, &t);
+            if (count % VEC)
+                tile_run_edge(n_rows, count, &t);
+            else
+                tile_run(n_rows, count / VEC, &t);
         }
     }
 }
