@@ -58,4 +58,19 @@ double tt_bench_memory(int n_threads);
 tt_status tt_bench_kernels(const tt_bench_settings *settings, tt_bench_rows *out,
                            tt_error *err) TT_MUST_CHECK;
 
+/* One training step: forward, and backward to the inputs, of a micro-batch of n_tokens in four
+ * sequences through TT_BENCH_LAYERS middle layers with random bf16 weights, a nonlinear adapter of
+ * rank 8 on each. Forward and backward take turns with the plain products of the layer's shapes.
+ *
+ * Useful FLOPs: two products a weight (forward, input gradient), and over the visible half of the
+ * scores two products forward and four backward. Recomputed scores, norms and the adapter take time
+ * but do not count. Limit: the step's matrix products at the plain rate of their shapes.
+ *
+ * Rows: "step", "step forward", "step backward" (GFLOP/s, with that limit), "step tokens" (tokens/s
+ * through the 16 layers of the model at this rate, without embedding and head; no limit).
+ * Not collective. Errors: ERR_MEMORY. */
+enum { TT_BENCH_LAYERS = 2 };
+tt_status tt_bench_step(const tt_bench_settings *settings, tt_bench_rows *out,
+                        tt_error *err) TT_MUST_CHECK;
+
 #endif

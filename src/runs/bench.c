@@ -1,9 +1,8 @@
-#include "trimtab/bench.h"
+#include "bench_private.h"
 
 #include <omp.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <time.h>
 
 #include "trimtab/gemm.h"
 #include "trimtab/ops.h"
@@ -21,31 +20,6 @@ static const struct {
 };
 enum { N_SHAPES = sizeof shapes / sizeof shapes[0] };
 
-/* Shortest of all runs so far, in seconds. */
-typedef struct stopwatch {
-    double start, best;
-} stopwatch;
-
-static double now(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
-static void start(stopwatch *w) {
-    w->start = now();
-}
-
-static void stop(stopwatch *w) {
-    double took = now() - w->start;
-    if (w->best == 0.0 || took < w->best) w->best = took;
-}
-
-/* 1e9 units a second. */
-static double rate(const stopwatch *w, double units) {
-    return w->best > 0.0 ? units / w->best * 1e-9 : 0.0;
-}
-
 void tt_bench_add(tt_bench_rows *rows, const char *name, double value, const char *unit,
                   double limit) {
     if (rows->n == TT_BENCH_MAX_ROWS) return;
@@ -61,14 +35,14 @@ double tt_bench_fma_peak(int n_threads) {
     /* each thread by its own clock: one that has to wait for a core spoils only its own run */
 #pragma omp parallel num_threads(n_threads) reduction(+ : sum)
     {
-        stopwatch w = {0};
+        tt_stopwatch w = {0};
         double flops = 0.0;
         for (int run = 0; run < 200; run++) {
-            start(&w);
+            tt_bench_start(&w);
             flops = tt_gemm_burst(n_rounds);
-            stop(&w);
+            tt_bench_stop(&w);
         }
-        sum += rate(&w, flops);
+        sum += tt_bench_rate(&w, flops);
     }
     return sum;
 }
@@ -88,36 +62,36 @@ static float *filled(size_t n) {
 double tt_bench_sgemm(int m, int n, int k, int n_threads) {
     float *a = filled((size_t)m * (size_t)k), *b = filled((size_t)n * (size_t)k);
     float *c = filled((size_t)m * (size_t)n);
-    stopwatch w = {0};
+    tt_stopwatch w = {0};
     if (a && b && c) {
-        double end = now() + 0.3;
+        double end = tt_bench_now() + 0.3;
         do {
-            start(&w);
+            tt_bench_start(&w);
             tt_gemm_f32(n_threads, false, true, m, n, k, 1.0f, a, k, b, k, 0.0f, c, n);
-            stop(&w);
-        } while (now() < end);
+            tt_bench_stop(&w);
+        } while (tt_bench_now() < end);
     }
     free(a);
     free(b);
     free(c);
-    return rate(&w, 2.0 * m * n * k);
+    return tt_bench_rate(&w, 2.0 * m * n * k);
 }
 
 double tt_bench_memory(int n_threads) {
     const size_t n = (size_t)1 << 25; /* 128 MiB */
     float *x = filled(n), sum = 0.0f;
     if (!x) return 0.0;
-    stopwatch w = {0};
+    tt_stopwatch w = {0};
     for (int run = 0; run < 5; run++) {
-        start(&w);
+        tt_bench_start(&w);
 #pragma omp parallel for simd num_threads(n_threads) reduction(+ : sum)
         for (size_t i = 0; i < n; i++) sum += x[i];
-        stop(&w);
+        tt_bench_stop(&w);
     }
     volatile float used = sum;
     (void)used;
     free(x);
-    return rate(&w, (double)(n * sizeof *x));
+    return tt_bench_rate(&w, (double)(n * sizeof *x));
 }
 
 /* Arrays large enough for every shape. */
@@ -160,28 +134,30 @@ static double bench_shape(const tt_bench_settings *s, bench_data *d, int i, doub
                           tt_bench_rows *out) {
     int n = s->n_tokens, rows = shapes[i].rows, cols = shapes[i].cols;
     tt_matrix w = {d->stored, TT_DTYPE_BF16, rows, cols};
-    stopwatch plain = {0}, forward = {0}, backward = {0};
-    double end = now() + s->seconds, flops = 2.0 * n * rows * cols;
+    tt_stopwatch plain = {0}, forward = {0}, backward = {0};
+    double end = tt_bench_now() + s->seconds, flops = 2.0 * n * rows * cols;
     do {
-        start(&plain);
+        tt_bench_start(&plain);
         tt_gemm_f32(s->n_threads, false, true, n, rows, cols, 1.0f, d->x, cols, d->weights, cols,
                     0.0f, d->y, rows);
-        stop(&plain);
-        start(&forward);
+        tt_bench_stop(&plain);
+        tt_bench_start(&forward);
         tt_gemm_forward(d->gemm, n, d->x, &w, NULL, false, d->y);
-        stop(&forward);
-        start(&backward);
+        tt_bench_stop(&forward);
+        tt_bench_start(&backward);
         tt_gemm_backward(d->gemm, n, d->x, &w, false, d->y);
-        stop(&backward);
-    } while (now() < end);
+        tt_bench_stop(&backward);
+    } while (tt_bench_now() < end);
     char name[TT_BENCH_NAME_BYTES];
     snprintf(name, sizeof name, "sgemm %s", shapes[i].name);
-    tt_bench_add(out, name, rate(&plain, flops), "GFLOP/s", peak);
+    tt_bench_add(out, name, tt_bench_rate(&plain, flops), "GFLOP/s", peak);
     snprintf(name, sizeof name, "bf16 forward %s", shapes[i].name);
-    tt_bench_add(out, name, rate(&forward, flops), "GFLOP/s", rate(&plain, flops));
+    tt_bench_add(out, name, tt_bench_rate(&forward, flops), "GFLOP/s",
+                 tt_bench_rate(&plain, flops));
     snprintf(name, sizeof name, "bf16 backward %s", shapes[i].name);
-    tt_bench_add(out, name, rate(&backward, flops), "GFLOP/s", rate(&plain, flops));
-    return rate(&plain, flops);
+    tt_bench_add(out, name, tt_bench_rate(&backward, flops), "GFLOP/s",
+                 tt_bench_rate(&plain, flops));
+    return tt_bench_rate(&plain, flops);
 }
 
 /* Counted: two products forward, five backward (one of them recomputes the scores), over the
@@ -193,19 +169,19 @@ static void bench_attention(const tt_bench_settings *s, bench_data *d, double li
     size_t n = (size_t)s->n_tokens * HIDDEN;
     float *q = d->attention, *k = q + n, *v = k + n, *o = v + n, *d_o = o + n, *d_q = d_o + n;
     float *d_k = d_q + n, *d_v = d_k + n, *lse = d_v + n;
-    stopwatch forward = {0}, backward = {0};
-    double end = now() + s->seconds;
+    tt_stopwatch forward = {0}, backward = {0};
+    double end = tt_bench_now() + s->seconds;
     double flops = 2.0 * s->n_tokens * (s->n_tokens + 1) / 2 * HEADS * HEAD_DIM;
     do {
-        start(&forward);
+        tt_bench_start(&forward);
         tt_ops_attention_forward(d->gemm, &att, q, k, v, o, lse, d->scratch);
-        stop(&forward);
-        start(&backward);
+        tt_bench_stop(&forward);
+        tt_bench_start(&backward);
         tt_ops_attention_backward(d->gemm, &att, q, k, v, o, lse, d_o, d_q, d_k, d_v, d->scratch);
-        stop(&backward);
-    } while (now() < end);
-    tt_bench_add(out, "attention forward", rate(&forward, 2 * flops), "GFLOP/s", limit);
-    tt_bench_add(out, "attention backward", rate(&backward, 5 * flops), "GFLOP/s", limit);
+        tt_bench_stop(&backward);
+    } while (tt_bench_now() < end);
+    tt_bench_add(out, "attention forward", tt_bench_rate(&forward, 2 * flops), "GFLOP/s", limit);
+    tt_bench_add(out, "attention backward", tt_bench_rate(&backward, 5 * flops), "GFLOP/s", limit);
 }
 
 tt_status tt_bench_kernels(const tt_bench_settings *settings, tt_bench_rows *out, tt_error *err) {
