@@ -13,8 +13,9 @@ static const cli_option options[] = {
     {NULL, NULL, NULL}};
 
 void cli_bench_help(void) {
-    printf("usage: trimtab bench kernels [OPTIONS]\n\n"
-           "kernels  products with stored weights and attention, against BLIS and the FMA peak\n\n"
+    printf("usage: trimtab bench kernels|step [OPTIONS]\n\n"
+           "kernels  products with stored weights and attention, against BLIS and the FMA peak\n"
+           "step     a whole training step of layers of the shape of Llama-3.2-1B, against BLIS\n\n"
            "Every row is compared with a limit measured in the same run. One process.\n\n");
     cli_print_options(options);
 }
@@ -42,15 +43,16 @@ tt_status cli_bench(const cli *c, tt_error *err) {
     TT_TRY(cli_int(&given, "threads", 1, 4096, tt_process_cores(), &n_threads, err));
     TT_TRY(cli_int(&given, "seconds", 1, 3600, 2, &seconds, err));
     const char *what = given.n_words == 1 ? given.words[0] : "";
-    if (strcmp(what, "kernels") != 0)
-        return tt_fail(err, TT_ERR_USAGE, "bench: got \"%s\", expected kernels", what);
+    bool step = strcmp(what, "step") == 0;
+    if (!step && strcmp(what, "kernels") != 0)
+        return tt_fail(err, TT_ERR_USAGE, "bench: got \"%s\", expected kernels or step", what);
     if (c->world->n_ranks > 1)
         return tt_fail(err, TT_ERR_USAGE, "bench: got %d ranks, expected one", c->world->n_ranks);
     tt_bench_settings settings = {.n_tokens = (int)n_tokens,
                                   .n_threads = (int)n_threads,
                                   .seconds = (double)seconds};
     tt_bench_rows rows = {0};
-    TT_TRY(tt_bench_kernels(&settings, &rows, err));
+    TT_TRY(step ? tt_bench_step(&settings, &rows, err) : tt_bench_kernels(&settings, &rows, err));
     print_rows(&rows, cli_value(&given, "json") != NULL);
     return TT_OK;
 }
