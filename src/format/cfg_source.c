@@ -276,6 +276,7 @@ static void check_closed(walk *w, const char *path, int nesting) {
 
 static tt_status walk_text(walk *w, const char *path, const char *text, size_t n) {
     if (!check_bytes(w, path, text, n)) return TT_OK;
+    if (n >= 3 && memcmp(text, "\xEF\xBB\xBF", 3) == 0) text += 3, n -= 3;
     int file = w->source->n_files, nesting = w->nesting, line = 0;
     TT_TRY(add_file(w->source, path, w->err));
     while (n > 0) {

@@ -180,8 +180,8 @@ static void includes_are_relative_and_later_wins(void **state) {
     assert_int_equal(tt_file_make_dirs(sub, NULL), TT_OK);
     put("pieces/deep/rank.cfg", "method: { rank = 3; scale = 2; };\n");
     put("pieces/method.cfg", "@include \"deep/rank.cfg\"   # comment\nmethod: { rank = 4; };\n");
-    const char *path = put("top.cfg", MINIMAL "  @include \"pieces/method.cfg\"\r\n"
-                                              "method: { form = \"linear\"; };\r\n");
+    const char *path = put("top.cfg", "\xEF\xBB\xBF" MINIMAL "  @include \"pieces/method.cfg\"\r\n"
+                                      "method: { form = \"linear\"; };\r\n");
     tt_job job;
     tt_error err = {0};
     assert_int_equal(tt_job_read(path, NULL, 0, false, &job, &err), TT_OK);
