@@ -38,10 +38,12 @@ typedef struct tt_plan_input {
     size_t embed_bytes; /* of the embedding table */
     size_t head_bytes;  /* of the head; the same pages as the embedding when tied */
     int n_ranks, ranks_per_node, cores_per_node;
-    bool train;            /* keep activations, gradients and moments */
-    bool generate;         /* KV cache for job.eval.batch sequences */
-    int max_new_tokens;    /* of a generated answer */
-    size_t baseline_bytes; /* resident bytes of a rank before anything is loaded */
+    bool train;             /* keep activations, gradients and moments */
+    bool generate;          /* KV cache for job.eval.batch sequences */
+    int max_new_tokens;     /* of a generated answer */
+    size_t baseline_bytes;  /* resident bytes of a rank before anything is loaded */
+    size_t root_bytes;      /* what rank 0 holds besides: tokenizer, task */
+    size_t root_peak_bytes; /* most that was resident on rank 0 while it read its files */
 
     /* Of the data; tt_plan_input_add fills them in. */
     int longest;        /* tokens of the longest example (prompt + completion), or prompt */
@@ -72,7 +74,7 @@ typedef struct tt_plan_stage {
         size_t cache;       /* keys and values */
         size_t buffers;     /* between stages, and of products */
         size_t data;        /* tokenised data sets */
-        size_t baseline;    /* the process itself */
+        size_t baseline;    /* the process itself; on stage 0 with what only rank 0 holds */
         size_t total;       /* predicted peak resident */
     } bytes;                /* per rank */
 } tt_plan_stage;

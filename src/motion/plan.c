@@ -10,7 +10,11 @@
 
 enum {
     USUAL_TOKENS = 2048, /* of a micro-batch when nobody chose: products are large enough by then */
-    FAULT_BYTES = 65536  /* the kernel maps this much around a touched page of a cached file */
+    FAULT_BYTES = 65536, /* the kernel maps this much around a touched page of a cached file */
+    /* What a process grows by once it works, measured with Open MPI 4.1 on one node: code of
+     * libraries that is first run then, and with several ranks the shared memory between them. */
+    GROWTH_BYTES = 512 << 10,
+    GROWTH_MPI_BYTES = 1536 << 10
 };
 
 static int larger(int a, int b) {
@@ -206,27 +210,32 @@ static int widest(const tt_spec *spec) {
     return larger(larger(spec->hidden, spec->intermediate), spec->n_heads * spec->head_dim);
 }
 
-static void count_bytes(const tt_plan_input *in, tt_plan *plan, const bool *steered) {
-    for (int s = 0; s < plan->n_stages; s++) {
-        tt_plan_stage *stage = &plan->stages[s];
-        tt_stage_shape shape;
-        tt_stage_memory memory;
-        tt_plan_stage_shape(plan, s, in->spec, &in->job->method, in->train, &shape);
-        tt_stage_bytes(&shape, &memory);
-        stage->bytes.weights = weight_bytes(in, stage);
-        stage->bytes.adapter = adapter_bytes(in, stage, steered);
-        stage->bytes.activations = memory.activations;
-        stage->bytes.workspace = memory.workspace;
-        stage->bytes.cache = memory.cache;
-        stage->bytes.buffers =
-            tt_pipeline_bytes(plan->n_stages, s, plan->first_backward, in->spec->hidden,
-                              plan->max_tokens, plan->max_targets, plan->max_micro_batches) +
-            tt_gemm_bytes(plan->n_threads, widest(in->spec));
-        stage->bytes.data = in->dataset_bytes;
-        stage->bytes.baseline = in->baseline_bytes;
-        stage->bytes.total = stage->bytes.weights + stage->bytes.adapter + memory.total +
-                             stage->bytes.buffers + stage->bytes.data + stage->bytes.baseline;
-    }
+static size_t process_bytes(const tt_plan_input *in, const tt_plan_stage *stage) {
+    return in->baseline_bytes + GROWTH_BYTES + (in->n_ranks > 1 ? GROWTH_MPI_BYTES : 0) +
+           (stage->is_first ? in->root_bytes : 0);
+}
+
+static void count_stage(const tt_plan_input *in, const tt_plan *plan, int s, const bool *steered) {
+    tt_plan_stage *stage = &plan->stages[s];
+    tt_stage_shape shape;
+    tt_stage_memory memory;
+    tt_plan_stage_shape(plan, s, in->spec, &in->job->method, in->train, &shape);
+    tt_stage_bytes(&shape, &memory);
+    stage->bytes.weights = weight_bytes(in, stage);
+    stage->bytes.adapter = adapter_bytes(in, stage, steered);
+    stage->bytes.activations = memory.activations;
+    stage->bytes.workspace = memory.workspace;
+    stage->bytes.cache = memory.cache;
+    stage->bytes.buffers =
+        tt_pipeline_bytes(plan->n_stages, s, plan->first_backward, in->spec->hidden,
+                          plan->max_tokens, plan->max_targets, plan->max_micro_batches) +
+        tt_gemm_bytes(plan->n_threads, widest(in->spec));
+    stage->bytes.data = in->dataset_bytes;
+    stage->bytes.baseline = process_bytes(in, stage);
+    stage->bytes.total = stage->bytes.weights + stage->bytes.adapter + memory.total +
+                         stage->bytes.buffers + stage->bytes.data + stage->bytes.baseline;
+    if (stage->is_first && stage->bytes.total < in->root_peak_bytes)
+        stage->bytes.total = in->root_peak_bytes;
 }
 
 static tt_status fill(const tt_plan_input *in, tt_plan *plan, bool *steered, tt_error *err) {
@@ -240,7 +249,7 @@ static tt_status fill(const tt_plan_input *in, tt_plan *plan, bool *steered, tt_
     TT_TRY(share_layers(in, plan, err));
     plan->n_slots_first =
         tt_schedule_n_slots(plan->n_stages, 0, plan->first_backward, plan->max_micro_batches);
-    count_bytes(in, plan, steered);
+    for (int s = 0; s < plan->n_stages; s++) count_stage(in, plan, s, steered);
     return TT_OK;
 }
 

@@ -142,8 +142,30 @@ static tt_status share(tt_engine *engine, engine_facts *facts, tt_error *err) {
     return TT_OK;
 }
 
+/* Resident bytes before anything was read, and of rank 0 once it has read the files. */
+typedef struct memory_facts {
+    size_t baseline, root, root_peak;
+} memory_facts;
+
+static size_t data_bytes(const tt_dataset *dataset) {
+    return dataset ? dataset->block_bytes : 0;
+}
+
+/* Collective. */
+static void weigh_root(const tt_engine *engine, memory_facts *memory) {
+    int64_t held = 0, peak = 0;
+    if (engine->world->rank == 0) {
+        held = tt_process_resident_bytes() -
+               (int64_t)(memory->baseline + data_bytes(engine->train) + data_bytes(engine->eval));
+        peak = tt_process_peak_bytes();
+    }
+    memory->root = (size_t)tt_world_max_i64(engine->world, held > 0 ? held : 0);
+    memory->root_peak = (size_t)tt_world_max_i64(engine->world, peak);
+}
+
 static tt_status make_plan(tt_engine *engine, const engine_facts *facts,
-                           const tt_engine_options *options, size_t baseline, tt_error *err) {
+                           const tt_engine_options *options, const memory_facts *memory,
+                           tt_error *err) {
     const tt_world *world = engine->world;
     int n_ranks = options->n_plan_ranks > 0 ? options->n_plan_ranks : world->n_ranks;
     bool generate =
@@ -163,7 +185,9 @@ static tt_status make_plan(tt_engine *engine, const engine_facts *facts,
                            .longest = options->longest_prompt,
                            .longest_prompt = options->longest_prompt,
                            .max_new_tokens = engine->settings.max_new_tokens,
-                           .baseline_bytes = baseline};
+                           .baseline_bytes = memory->baseline,
+                           .root_bytes = memory->root,
+                           .root_peak_bytes = memory->root_peak};
     TT_TRY(tt_plan_input_add(&input, engine->train, true, err));
     TT_TRY(tt_plan_input_add(&input, engine->eval, false, err));
     return tt_plan_build(&input, &engine->plan, err);
@@ -180,7 +204,8 @@ static void bound_threads(tt_engine *engine) {
 
 tt_status tt_engine_prepare(tt_engine *engine, tt_world *world, const tt_job *job,
                             const tt_engine_options *options, tt_error *err) {
-    size_t baseline = (size_t)tt_world_max_i64(world, tt_process_resident_bytes());
+    memory_facts memory = {.baseline =
+                               (size_t)tt_world_max_i64(world, tt_process_resident_bytes())};
     *engine = (tt_engine){.world = world, .job = job, .purpose = options->purpose};
     engine->settings.max_new_tokens = options->max_new_tokens;
     engine_facts *facts = calloc(1, sizeof *facts);
@@ -194,8 +219,10 @@ tt_status tt_engine_prepare(tt_engine *engine, tt_world *world, const tt_job *jo
     }
     status = tt_world_follow(world, status, err);
     if (status == TT_OK) status = share(engine, facts, err);
-    if (status == TT_OK)
-        status = tt_world_agree(world, make_plan(engine, facts, options, baseline, err), err);
+    if (status == TT_OK) {
+        weigh_root(engine, &memory);
+        status = tt_world_agree(world, make_plan(engine, facts, options, &memory, err), err);
+    }
     if (status == TT_OK) bound_threads(engine);
     free(facts);
     return status;

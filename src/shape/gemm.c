@@ -30,9 +30,12 @@ static void start_blis(void) {
     bli_init();
 }
 
+/* BLIS packs a block of a (480 x 384, each thread's) and a panel of b (384 x at most 3072) and
+ * touches as much of its buffers as a product fills; its widest products are as wide as max_cols.
+ */
 size_t tt_gemm_bytes(int n_threads, int max_cols) {
-    (void)max_cols;
-    const size_t blis_per_thread = (size_t)2 << 20, blis_shared = (size_t)6 << 20;
+    size_t panel_cols = max_cols < 3072 ? (size_t)max_cols : 3072;
+    size_t blis_shared = 384 * panel_cols * sizeof(float), blis_per_thread = 480 * 384 * 4;
     return sizeof(tt_gemm) + blis_shared +
            (size_t)n_threads * (blis_per_thread + TT_GEMM_PACKED_FLOATS * sizeof(float));
 }

@@ -296,10 +296,23 @@ static void bytes_are_those_of_the_modules(void **state) {
             assert_int_equal(stage->bytes.weights, layers + 128000);
         else /* looked-up rows only: 50 of 1000, but in blocks the kernel maps at once */
             assert_in_range(stage->bytes.weights, layers + 64000, layers + 128000);
+        assert_in_range(stage->bytes.baseline, 1000000, 1000000 + (2 << 20));
         assert_int_equal(stage->bytes.total, stage->bytes.weights + stage->bytes.adapter +
                                                  memory.total + stage->bytes.buffers + 8000 +
-                                                 1000000);
+                                                 stage->bytes.baseline);
     }
+    size_t total = plan->stages[0].bytes.total, other = plan->stages[1].bytes.total;
+    tt_plan_destroy(plan);
+    input.root_bytes = 12345; /* only rank 0, so only on stage 0 */
+    input.root_peak_bytes = total;
+    plan = build(&input);
+    assert_int_equal(plan->stages[0].bytes.total, total + 12345);
+    assert_int_equal(plan->stages[1].bytes.total, other);
+    tt_plan_destroy(plan);
+    input.root_peak_bytes = (size_t)1 << 30; /* reading took more than running will */
+    plan = build(&input);
+    assert_int_equal(plan->stages[0].bytes.total, (size_t)1 << 30);
+    assert_int_equal(plan->stages[1].bytes.total, other);
     tt_plan_destroy(plan);
 }
 
