@@ -35,6 +35,7 @@ typedef struct tt_engine {
     tt_purpose purpose;
     tt_spec spec;
     tt_task_settings settings; /* the task's after the job's overrides */
+    bool is_scored;          /* the task has labels: exact match can be told */
     tt_weights_storage storage; /* what the model's files hold */
     uint64_t model_fingerprint;
     tt_tokenizer *tokenizer;          /* rank 0 only */

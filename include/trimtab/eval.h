@@ -28,7 +28,7 @@ typedef struct tt_eval_result {
 typedef void (*tt_eval_progress)(void *context, int64_t done, int64_t total);
 
 typedef struct tt_eval_options {
-    bool generate;
+    bool generate;             /* exact match too, if the task has labels */
     const char *jsonl_path;    /* per-example rows (rank 0); NULL: none */
     tt_eval_progress progress; /* may be NULL */
     void *context;

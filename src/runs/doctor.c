@@ -140,7 +140,8 @@ static tt_status examine_page_cache(const tt_world *world, const char *path, tt_
     volatile unsigned char seen = 0;
     for (size_t i = 0; i < map.n_bytes; i += 4096) seen ^= map.data[i];
     MPI_Barrier(world->all);
-    double mine = proportional_bytes(path), expected = (double)map.n_bytes / world->n_node_ranks;
+    double whole = (double)map.n_bytes, mine = proportional_bytes(path);
+    double expected = whole / world->n_node_ranks;
     MPI_Barrier(world->all);
     tt_file_map_close(&map);
     if (world->n_node_ranks == 1)
@@ -148,7 +149,7 @@ static tt_status examine_page_cache(const tt_world *world, const char *path, tt_
     else
         add(d, mine < 1.5 * expected ? TT_FINDING_GOOD : TT_FINDING_WARNING, "page cache",
             "a mapped file of %.0f MiB costs rank 0 %.1f MiB: %s by %d ranks of the node",
-            (double)map.n_bytes / 0x1p20, mine / 0x1p20,
+            whole / 0x1p20, mine / 0x1p20,
             mine < 1.5 * expected ? "shared" : "not shared", world->n_node_ranks);
     return TT_OK;
 }

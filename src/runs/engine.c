@@ -15,7 +15,7 @@ typedef struct engine_facts {
     tt_task_settings settings;
     uint64_t model_fingerprint;
     tt_audit train_audit, eval_audit;
-    bool has_train, has_eval;
+    bool is_scored, has_train, has_eval;
 } engine_facts;
 
 /* --- Rank 0: read everything that is not weights -----------------------------------------------
@@ -88,6 +88,7 @@ static tt_status read_on_rank_0(tt_engine *engine, engine_facts *facts, tt_error
         return TT_OK;
     }
     TT_TRY(tt_task_open(job->task.file, &engine->task, err));
+    facts->is_scored = tt_task_is_scored(engine->task);
     engine->settings = *tt_task_settings_of(engine->task);
     override_settings(job, &engine->settings);
     facts->settings = engine->settings;
@@ -133,6 +134,7 @@ static tt_status share(tt_engine *engine, engine_facts *facts, tt_error *err) {
     tt_world_bcast(engine->world, facts, sizeof *facts);
     engine->spec = facts->spec;
     engine->settings = facts->settings;
+    engine->is_scored = facts->is_scored;
     engine->storage = facts->storage;
     engine->model_fingerprint = facts->model_fingerprint;
     engine->train_audit = facts->train_audit;
@@ -169,7 +171,7 @@ static tt_status make_plan(tt_engine *engine, const engine_facts *facts,
     const tt_world *world = engine->world;
     int n_ranks = options->n_plan_ranks > 0 ? options->n_plan_ranks : world->n_ranks;
     bool generate =
-        engine->purpose == TT_PURPOSE_GENERATE || (engine->eval && engine->job->eval.generate);
+        engine->purpose == TT_PURPOSE_GENERATE || (engine->eval && engine->is_scored && engine->job->eval.generate);
     tt_plan_input input = {.spec = &engine->spec,
                            .job = engine->job,
                            .layer_bytes = facts->storage.layer_bytes,

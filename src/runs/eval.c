@@ -20,6 +20,7 @@ typedef struct evaluation {
     const tt_adapter *adapter;
     const tt_eval_options *options;
     int64_t begin, end;
+    bool generate;
     int max_new;
     example_row *rows;  /* [end - begin] */
     int32_t *generated; /* [(end - begin) x max_new] */
@@ -103,7 +104,7 @@ static tt_status write_example(const scoring *s, const example_row *row, const c
     json_object_set_new(json, "loss", json_real(row->n_targets ? row->loss / row->n_targets : 0.0));
     json_object_set_new(json, "n_targets", json_integer(row->n_targets));
     json_object_set_new(json, "n_targets_right", json_integer(row->n_right));
-    if (s->e->options->generate) {
+    if (s->e->generate) {
         json_object_set_new(json, "output", json_string(output));
         json_object_set_new(json, "answer", answer ? json_string(answer) : json_null());
         json_object_set_new(json, "label",
@@ -133,7 +134,7 @@ static tt_status score_row(scoring *s, const example_row *row, const int32_t *id
     char *answer = NULL;
     bool is_correct = false;
     tt_status status = TT_OK;
-    if (s->e->options->generate)
+    if (s->e->generate)
         status = score_answer(s, row, ids, &output, &answer, &is_correct, err);
     if (status == TT_OK && s->jsonl)
         status = write_example(s, row, output.bytes, answer, is_correct, err);
@@ -178,7 +179,7 @@ static tt_status score_on_rank_0(scoring *s, const unsigned char *bytes, size_t 
         r->token_accuracy = (double)s->n_right / (double)r->n_targets;
     }
     r->perplexity = exp(r->loss);
-    r->generated = s->e->options->generate;
+    r->generated = s->e->generate;
     if (r->n_examples > 0) r->exact_match = (double)r->n_correct / (double)r->n_examples;
     return status;
 }
@@ -225,7 +226,7 @@ static tt_status gather_and_score(evaluation *e, tt_eval_result *result, tt_erro
 static tt_status allocate(evaluation *e, tt_error *err) {
     size_t n = (size_t)(e->end - e->begin);
     e->rows = calloc(n + 1, sizeof *e->rows);
-    size_t max_new = e->options->generate ? (size_t)e->max_new : 0;
+    size_t max_new = e->generate ? (size_t)e->max_new : 0;
     e->generated = calloc(n * max_new + 1, sizeof *e->generated);
     if (!e->rows || !e->generated)
         return tt_fail(err, TT_ERR_MEMORY, "no memory to evaluate %zu examples", n);
@@ -241,11 +242,12 @@ tt_status tt_eval_run(tt_engine *engine, const tt_adapter *adapter, const tt_eva
     evaluation e = {.engine = engine,
                     .adapter = adapter,
                     .options = options,
+                    .generate = options->generate && engine->is_scored,
                     .max_new = engine->settings.max_new_tokens};
     tt_batch_shard(engine->eval->n, world->n_replicas, world->replica, &e.begin, &e.end);
     tt_status status = tt_world_agree(world, allocate(&e, err), err);
     if (status == TT_OK) status = score_losses(&e, err);
-    if (status == TT_OK && options->generate) status = generate_answers(&e, err);
+    if (status == TT_OK && e.generate) status = generate_answers(&e, err);
     if (status == TT_OK) status = gather_and_score(&e, out, err);
     out->seconds = tt_process_seconds() - began;
     free(e.rows);
