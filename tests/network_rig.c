@@ -72,15 +72,10 @@ static void create_stage(rig *r, int i, const tt_weights *weights, uint64_t seed
     assert_true(r->x[i] && r->d[i]);
 }
 
-static int widest(const tt_spec *spec) {
-    int width = spec->hidden > spec->intermediate ? spec->hidden : spec->intermediate;
-    return width > spec->n_heads * spec->head_dim ? width : spec->n_heads * spec->head_dim;
-}
-
 void rig_create(rig *out, const tt_spec *spec, const tt_method *method, tt_weights *const *weights,
                 const int *first, int n_stages, uint64_t seed) {
     *out = (rig){.spec = spec, .method = *method, .n_stages = n_stages};
-    assert_int_equal(tt_gemm_create(2, widest(spec), &out->gemm, NULL), TT_OK);
+    assert_int_equal(tt_gemm_create(2, &out->gemm, NULL), TT_OK);
     memcpy(out->first, first, (size_t)(n_stages + 1) * sizeof *first);
     for (int i = 0; i < n_stages; i++) create_stage(out, i, weights[i], seed);
 }

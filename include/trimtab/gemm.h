@@ -35,14 +35,14 @@ typedef struct tt_matrix {
 typedef struct tt_gemm tt_gemm;
 
 /* n_threads: of every product and of the OpenMP regions in ops (set for the calling thread by
- * omp_set_num_threads). max_cols: widest matrix; the workspace no longer depends on it. One call
- * at a time on one tt_gemm. Freed by tt_gemm_destroy.
+ * omp_set_num_threads). One call at a time on one tt_gemm. Freed by tt_gemm_destroy.
  * Errors: ERR_MEMORY. */
-tt_status tt_gemm_create(int n_threads, int max_cols, tt_gemm **out, tt_error *err) TT_MUST_CHECK;
+tt_status tt_gemm_create(int n_threads, tt_gemm **out, tt_error *err) TT_MUST_CHECK;
 void tt_gemm_destroy(tt_gemm *gemm);
 int tt_gemm_n_threads(const tt_gemm *gemm);
 
-/* Bytes tt_gemm_create allocates (BLIS's own packing buffers included, as an estimate). */
+/* Bytes that products take: our workspace, and what BLIS packs into for tt_gemm_f32 with at most
+ * max_cols columns (an estimate). */
 size_t tt_gemm_bytes(int n_threads, int max_cols);
 
 /* Name of the kernel set BLIS runs ("skx", "haswell", "zen3", ...) and BLIS's version. */

@@ -116,7 +116,7 @@ static void free_data(bench_data *d) {
 static tt_status create_data(const tt_bench_settings *s, bench_data *d, tt_error *err) {
     size_t n = (size_t)s->n_tokens, n_weights = (size_t)HIDDEN * INTERMEDIATE;
     *d = (bench_data){0};
-    TT_TRY(tt_gemm_create(s->n_threads, INTERMEDIATE, &d->gemm, err));
+    TT_TRY(tt_gemm_create(s->n_threads, &d->gemm, err));
     d->x = filled(n * INTERMEDIATE);
     d->y = filled(n * INTERMEDIATE);
     d->weights = filled(n_weights);

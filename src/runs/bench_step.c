@@ -150,7 +150,7 @@ static tt_status create_step(const tt_bench_settings *s, bench_step *b, tt_error
                                   .max_seq_length = b->n_tokens,
                                   .n_slots = 1,
                                   .n_threads = s->n_threads};
-    TT_TRY(tt_gemm_create(s->n_threads, spec.intermediate, &b->gemm, err));
+    TT_TRY(tt_gemm_create(s->n_threads, &b->gemm, err));
     TT_TRY(tt_adapter_create(&method, spec.hidden, spec.n_layers, FIRST_LAYER, TT_BENCH_LAYERS, 1,
                              &b->adapter, err));
     return tt_stage_create(&shape, &b->weights, b->gemm, &b->stage, err);

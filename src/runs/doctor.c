@@ -164,7 +164,7 @@ tt_status tt_doctor_run(tt_world *world, int n_threads, const char *scratch_dir,
     snprintf(path, sizeof path, "%s/trimtab-doctor.%d", scratch_dir, (int)getpid());
     tt_world_bcast(world, path, sizeof path);
     tt_gemm *gemm;
-    TT_TRY(tt_world_agree(world, tt_gemm_create(n_threads, 2048, &gemm, err), err));
+    TT_TRY(tt_world_agree(world, tt_gemm_create(n_threads, &gemm, err), err));
     examine_layout(world, n_threads, out);
     examine_blis(n_threads, out);
     tt_gemm_destroy(gemm);

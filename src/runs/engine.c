@@ -237,9 +237,7 @@ static tt_status load_share(tt_engine *engine, tt_error *err) {
     const tt_plan *plan = engine->plan;
     const tt_plan_stage *mine = &plan->stages[engine->world->stage];
     const tt_spec *spec = &engine->spec;
-    int max_cols = spec->intermediate > spec->hidden ? spec->intermediate : spec->hidden;
-    if (spec->n_heads * spec->head_dim > max_cols) max_cols = spec->n_heads * spec->head_dim;
-    TT_TRY(tt_gemm_create(plan->n_threads, max_cols, &engine->gemm, err));
+    TT_TRY(tt_gemm_create(plan->n_threads, &engine->gemm, err));
     TT_TRY(tt_weights_open(spec, engine->job->model.path, mine->first_layer, mine->n_layers,
                            mine->is_first, mine->is_last, &engine->weights, err));
     tt_stage_shape shape;

@@ -31,8 +31,7 @@ static void start_blis(void) {
 }
 
 /* BLIS packs a block of a (480 x 384, each thread's) and a panel of b (384 x at most 3072) and
- * touches as much of its buffers as a product fills; its widest products are as wide as max_cols.
- */
+ * touches as much of its buffers as a product fills. */
 size_t tt_gemm_bytes(int n_threads, int max_cols) {
     size_t panel_cols = max_cols < 3072 ? (size_t)max_cols : 3072;
     size_t blis_shared = 384 * panel_cols * sizeof(float), blis_per_thread = 480 * 384 * 4;
@@ -49,8 +48,7 @@ const tt_gemm_kernel *tt_gemm_best_kernel(void) {
     return &tt_gemm_kernel_base;
 }
 
-tt_status tt_gemm_create(int n_threads, int max_cols, tt_gemm **out, tt_error *err) {
-    (void)max_cols;
+tt_status tt_gemm_create(int n_threads, tt_gemm **out, tt_error *err) {
     *out = NULL;
     if (n_threads < 1)
         return tt_fail(err, TT_ERR_INTERNAL, "gemm: %d threads, expected at least 1", n_threads);
@@ -160,17 +158,17 @@ void tt_gemm_f32(int n_threads, bool trans_a, bool trans_b, int m, int n, int k,
 }
 
 /* Gives each thread a run of outputs that starts at a multiple of the vector width. */
-static void multiply(tt_gemm *gemm, tt_gemm_share whole, const float *bias) {
-    bool parallel = (double)whole.n_rows * whole.n * whole.n_inner > PARALLEL_MIN;
+static void multiply(const tt_gemm *gemm, const tt_gemm_share *whole, const float *bias) {
+    bool parallel = (double)whole->n_rows * whole->n * whole->n_inner > PARALLEL_MIN;
 #pragma omp parallel num_threads(gemm->n_threads) if (parallel)
     {
-        int width = gemm->kernel->width, n_vecs = (whole.n + width - 1) / width;
+        int width = gemm->kernel->width, n_vecs = (whole->n + width - 1) / width;
         int64_t n_threads = omp_get_num_threads(), thread = omp_get_thread_num();
         int first = (int)(n_vecs * thread / n_threads) * width;
         int end = (int)(n_vecs * (thread + 1) / n_threads) * width;
-        tt_gemm_share share = whole;
+        tt_gemm_share share = *whole;
         share.first = first;
-        share.n = (end < whole.n ? end : whole.n) - first;
+        share.n = (end < whole->n ? end : whole->n) - first;
         share.packed = tt_gemm_packed(gemm);
         gemm->kernel->multiply(&share);
         for (int t = 0; bias && t < share.n_rows; t++)
@@ -181,21 +179,36 @@ static void multiply(tt_gemm *gemm, tt_gemm_share whole, const float *bias) {
 
 void tt_gemm_forward(tt_gemm *gemm, int n_tokens, const float *x, const tt_matrix *w,
                      const float *bias, bool accumulate, float *y) {
-    size_t rows = (size_t)w->rows, cols = (size_t)w->cols;
-    tt_gemm_share whole = {.w = w->data, .w_dtype = w->dtype, .w_ld = cols};
-    whole.outputs_are_rows = true;
-    whole.x = x, whole.x_row = cols, whole.x_col = 1, whole.n_inner = w->cols;
-    whole.n_rows = n_tokens, whole.y = y, whole.y_ld = rows, whole.n = w->rows;
-    whole.accumulate = accumulate;
-    multiply(gemm, whole, bias);
+    const tt_gemm_share whole = {.w = w->data,
+                                 .w_dtype = w->dtype,
+                                 .w_ld = (size_t)w->cols,
+                                 .outputs_are_rows = true,
+                                 .n_inner = w->cols,
+                                 .x = x,
+                                 .x_row = (size_t)w->cols,
+                                 .x_col = 1,
+                                 .n_rows = n_tokens,
+                                 .y = y,
+                                 .y_ld = (size_t)w->rows,
+                                 .n = w->rows,
+                                 .accumulate = accumulate};
+    multiply(gemm, &whole, bias);
 }
 
 void tt_gemm_backward(tt_gemm *gemm, int n_tokens, const float *dy, const tt_matrix *w,
                       bool accumulate, float *dx) {
-    size_t rows = (size_t)w->rows, cols = (size_t)w->cols;
-    tt_gemm_share whole = {.w = w->data, .w_dtype = w->dtype, .w_ld = cols};
-    whole.x = dy, whole.x_row = rows, whole.x_col = 1, whole.n_inner = w->rows;
-    whole.n_rows = n_tokens, whole.y = dx, whole.y_ld = cols, whole.n = w->cols;
-    whole.accumulate = accumulate;
-    multiply(gemm, whole, NULL);
+    const tt_gemm_share whole = {.w = w->data,
+                                 .w_dtype = w->dtype,
+                                 .w_ld = (size_t)w->cols,
+                                 .outputs_are_rows = false,
+                                 .n_inner = w->rows,
+                                 .x = dy,
+                                 .x_row = (size_t)w->rows,
+                                 .x_col = 1,
+                                 .n_rows = n_tokens,
+                                 .y = dx,
+                                 .y_ld = (size_t)w->cols,
+                                 .n = w->cols,
+                                 .accumulate = accumulate};
+    multiply(gemm, &whole, NULL);
 }

@@ -66,8 +66,7 @@ INLINE void transpose(uvec rows[VEC]) {
     }
 }
 
-/* Exponent and mantissa moved to their fp32 places and rescaled by 2^(127-15), which also turns
- * fp16 subnormals into the normal fp32 numbers they are; infinities and NaNs keep all ones. */
+/* A vector of what widen_f16 in gemm.c does, which explains it. */
 INLINE uvec widen_half(uvec h) {
     uvec magnitude = h & 0x7fffu, special = (uvec)(magnitude >= 0x7c00u) & 0x7f800000u;
     vec scaled = (vec)(magnitude << 13) * 0x1p112f;

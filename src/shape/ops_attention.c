@@ -62,31 +62,57 @@ static void tile_memory(tile *t, const tt_gemm *gemm, const tt_attention *att, i
 /* scores [n_rows x n_keys] = x [n_rows x dim] * keys^T, keys [n_keys x dim] with stride ld. */
 static void times_keys(const tile *t, int dim, const float *x, const float *keys, size_t ld,
                        float *scores) {
-    tt_gemm_share s = {.w = keys, .w_dtype = TT_DTYPE_F32, .w_ld = ld, .packed = t->packed};
-    s.outputs_are_rows = true;
-    s.x = x, s.x_row = (size_t)dim, s.x_col = 1, s.n_rows = t->n_rows, s.n_inner = dim;
-    s.y = scores, s.y_ld = (size_t)t->n_keys, s.n = t->n_keys;
-    t->kernel->multiply(&s);
+    const tt_gemm_share share = {.w = keys,
+                                 .w_dtype = TT_DTYPE_F32,
+                                 .w_ld = ld,
+                                 .outputs_are_rows = true,
+                                 .n_inner = dim,
+                                 .x = x,
+                                 .x_row = (size_t)dim,
+                                 .x_col = 1,
+                                 .n_rows = t->n_rows,
+                                 .y = scores,
+                                 .y_ld = (size_t)t->n_keys,
+                                 .n = t->n_keys,
+                                 .packed = t->packed};
+    t->kernel->multiply(&share);
 }
 
 /* y [n_rows x dim] = scores [n_rows x n_keys] * values, values [n_keys x dim] with stride ld. */
 static void times_values(const tile *t, int dim, const float *scores, const float *values,
                          size_t ld, float *y) {
-    tt_gemm_share s = {.w = values, .w_dtype = TT_DTYPE_F32, .w_ld = ld, .packed = t->packed};
-    s.x = scores, s.x_row = (size_t)t->n_keys, s.x_col = 1, s.n_rows = t->n_rows;
-    s.n_inner = t->n_keys;
-    s.y = y, s.y_ld = (size_t)dim, s.n = dim;
-    t->kernel->multiply(&s);
+    const tt_gemm_share share = {.w = values,
+                                 .w_dtype = TT_DTYPE_F32,
+                                 .w_ld = ld,
+                                 .n_inner = t->n_keys,
+                                 .x = scores,
+                                 .x_row = (size_t)t->n_keys,
+                                 .x_col = 1,
+                                 .n_rows = t->n_rows,
+                                 .y = y,
+                                 .y_ld = (size_t)dim,
+                                 .n = dim,
+                                 .packed = t->packed};
+    t->kernel->multiply(&share);
 }
 
 /* d_values [n_keys x dim] with stride ld += scores^T * d [n_rows x dim]. */
 static void add_to_values(const tile *t, int dim, const float *scores, const float *d, size_t ld,
                           float *d_values) {
-    tt_gemm_share s = {.w = d, .w_dtype = TT_DTYPE_F32, .w_ld = (size_t)dim, .packed = t->packed};
-    s.x = scores, s.x_row = 1, s.x_col = (size_t)t->n_keys, s.n_rows = t->n_keys;
-    s.n_inner = t->n_rows;
-    s.y = d_values, s.y_ld = ld, s.n = dim, s.accumulate = true;
-    t->kernel->multiply(&s);
+    const tt_gemm_share share = {.w = d,
+                                 .w_dtype = TT_DTYPE_F32,
+                                 .w_ld = (size_t)dim,
+                                 .n_inner = t->n_rows,
+                                 .x = scores,
+                                 .x_row = 1,
+                                 .x_col = (size_t)t->n_keys,
+                                 .n_rows = t->n_keys,
+                                 .y = d_values,
+                                 .y_ld = ld,
+                                 .n = dim,
+                                 .accumulate = true,
+                                 .packed = t->packed};
+    t->kernel->multiply(&share);
 }
 
 /* Tile from token first_token on, heads [first_head, end_head): as many tokens as rows allow. */

@@ -170,7 +170,7 @@ static tt_status load(share *s, const tt_dataset *data, tt_error *err) {
     const tt_plan_stage *mine = &plan->stages[world->stage];
     tt_stage_shape shape;
     tt_plan_stage_shape(plan, world->stage, &spec, &s->job.method, true, &shape);
-    TT_TRY(tt_gemm_create(plan->n_threads, spec.intermediate, &s->gemm, err));
+    TT_TRY(tt_gemm_create(plan->n_threads, &s->gemm, err));
     TT_TRY(tt_weights_open(&spec, dir, mine->first_layer, mine->n_layers, mine->is_first,
                            mine->is_last, &s->weights, err));
     TT_TRY(tt_stage_create(&shape, s->weights, s->gemm, &s->stage, err));

@@ -71,7 +71,7 @@ static bool share_open(share *s, const char *layers, int first, int n, int n_slo
                             .cache_length = 32,
                             .n_threads = 1};
     if (tt_adapter_first_steered(&s->method, PIPE_LAYERS, &shape.first_steered, NULL) != TT_OK ||
-        tt_gemm_create(1, PIPE_INTERMEDIATE, &s->gemm, NULL) != TT_OK ||
+        tt_gemm_create(1, &s->gemm, NULL) != TT_OK ||
         tt_stage_create(&shape, &s->weights, s->gemm, &s->stage, NULL) != TT_OK ||
         tt_adapter_create(&s->method, PIPE_HIDDEN, PIPE_LAYERS, first, n, 11, &s->adapter, NULL) !=
             TT_OK)

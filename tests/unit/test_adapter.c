@@ -207,7 +207,7 @@ static float *floats(size_t n) {
 
 static void fill(map_test *t, const tt_method *method) {
     t->adapter = make_adapter(method, 1, 1);
-    assert_int_equal(tt_gemm_create(2, HIDDEN, &t->gemm, NULL), TT_OK);
+    assert_int_equal(tt_gemm_create(2, &t->gemm, NULL), TT_OK);
     for (size_t i = 0; i < t->adapter->n_params; i++)
         t->adapter->params[i] = (float)(0.3 * tt_rng_normal(3, 1, i));
     for (size_t i = 0; i < t->adapter->n_params; i++) t->p64[i] = t->adapter->params[i];

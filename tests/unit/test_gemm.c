@@ -122,7 +122,7 @@ static bool runs_here(const tt_gemm_kernel *kernel) {
 static void check_kernel(const tt_gemm_kernel *kernel, int n_threads) {
     tt_gemm *gemm;
     if (!runs_here(kernel)) return;
-    assert_int_equal(tt_gemm_create(n_threads, 512, &gemm, NULL), TT_OK);
+    assert_int_equal(tt_gemm_create(n_threads, &gemm, NULL), TT_OK);
     assert_int_equal(tt_gemm_n_threads(gemm), n_threads);
     gemm->kernel = kernel;
     for (int i = 0; i < N_SHAPES; i++)
@@ -173,7 +173,7 @@ static void strided_shares_equal_naive(void **state) {
 static void unaligned_weights_are_read(void **state) {
     (void)state;
     tt_gemm *gemm;
-    assert_int_equal(tt_gemm_create(2, 512, &gemm, NULL), TT_OK);
+    assert_int_equal(tt_gemm_create(2, &gemm, NULL), TT_OK);
     shape s = {20, 67, 133};
     double value[67 * 133];
     uint16_t *bits = stored(TT_DTYPE_BF16, 67 * 133, 9, value),
@@ -226,7 +226,7 @@ static void bits_do_not_depend_on_company(void **state) {
     float *dx[2] = {malloc(sizeof(float) * TOKENS * COLS), malloc(sizeof(float) * TOKENS * COLS)};
     for (int i = 0; i < 2; i++) {
         tt_gemm *gemm;
-        assert_int_equal(tt_gemm_create(i + 1, 512, &gemm, NULL), TT_OK);
+        assert_int_equal(tt_gemm_create(i + 1, &gemm, NULL), TT_OK);
         tt_gemm_forward(gemm, TOKENS, x, &w, NULL, false, y[i]);
         tt_gemm_backward(gemm, TOKENS, y[0], &w, false, dx[i]);
         if (i == 1) {
@@ -282,7 +282,7 @@ static void nonfinite_weights_show(void **state) {
     weights[5 * 64 + 3] = NAN;
     tt_matrix w = {weights, TT_DTYPE_F32, 64, 64};
     tt_gemm *gemm;
-    assert_int_equal(tt_gemm_create(1, 512, &gemm, NULL), TT_OK);
+    assert_int_equal(tt_gemm_create(1, &gemm, NULL), TT_OK);
     for (int tokens = 1; tokens <= 20; tokens += 19) {
         tt_gemm_forward(gemm, tokens, x, &w, NULL, false, y);
         assert_true(isnan(y[5]));
@@ -311,7 +311,7 @@ static void bad_sizes_are_refused(void **state) {
     (void)state;
     tt_gemm *gemm = (tt_gemm *)1;
     tt_error err = {0};
-    assert_int_equal(tt_gemm_create(0, 512, &gemm, &err), TT_ERR_INTERNAL);
+    assert_int_equal(tt_gemm_create(0, &gemm, &err), TT_ERR_INTERNAL);
     assert_null(gemm);
     assert_true(tt_gemm_bytes(2, 64) > tt_gemm_bytes(1, 64));
 }

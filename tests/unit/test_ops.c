@@ -249,7 +249,7 @@ static double attention_value(const void *context) {
 
 static tt_gemm *gemm_of(int n_threads) {
     tt_gemm *gemm;
-    assert_int_equal(tt_gemm_create(n_threads, 512, &gemm, NULL), TT_OK);
+    assert_int_equal(tt_gemm_create(n_threads, &gemm, NULL), TT_OK);
     return gemm;
 }
 

@@ -427,7 +427,7 @@ static void refuses_weights_of_other_layers(void **state) {
     tt_method method = make_method(TT_STEER_VECTOR, "all", all_positions);
     tiny_model_create(&model, 9);
     tiny_model_split(&model, split_1_2, 2, weights);
-    assert_int_equal(tt_gemm_create(2, 32, &gemm, NULL), TT_OK);
+    assert_int_equal(tt_gemm_create(2, &gemm, NULL), TT_OK);
     tt_stage_shape shape = {.spec = &model.spec,
                             .method = &method,
                             .n_layers = 1,
