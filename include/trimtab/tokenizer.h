@@ -3,7 +3,19 @@
  * Pipeline: added tokens are cut out (special and plain, lstrip/rstrip/single_word/normalized) ->
  * normalizer -> pre-tokenizer -> BPE (byte-level, or metaspace with byte fallback) ->
  * post-processor (BOS/EOS). Anything in the file that would change the result and is not supported
- * is refused by name at open.
+ * is refused by name at open:
+ *     normalizer      Sequence Prepend Replace NFC NFD NFKC NFKD Lowercase Strip StripAccents
+ *     pre_tokenizer   Sequence ByteLevel Split Metaspace Digits Whitespace WhitespaceSplit
+ *                     Punctuation
+ *     model           BPE without dropout and affixes
+ *     post_processor  Sequence ByteLevel TemplateProcessing (of one sequence)
+ *     decoder         Sequence ByteLevel Replace ByteFallback Fuse Strip Metaspace
+ * Regular expressions are Oniguruma's, translated for PCRE2 where the two differ, refused where
+ * that is not possible (src/format/tokenizer_onig.h). Characters newer than the Unicode version of
+ * the machine's PCRE2 and ICU are treated as HF 0.23 treats them.
+ *
+ * Limits: 256 MiB, ids below 2^22, no vocabulary entry with a NUL character. An added token must
+ * have the id that HF gives it (the model's, or the next free one), not only one in the file.
  *
  * Thread-safe after open (encode and decode only read). Invalid UTF-8 in the text is an ERR_FORMAT
  * with its byte offset, unless the caller asked for replacement (U+FFFD, as Python's
@@ -47,7 +59,8 @@ tt_status tt_tokenizer_encode(const tt_tokenizer *tokenizer, const char *text, s
                               bool with_special, tt_ids *out, tt_error *err) TT_MUST_CHECK;
 
 /* Replaces invalid UTF-8 by U+FFFD (maximal subparts, as Python) and appends the result to out. */
-tt_status tt_text_append_utf8(tt_text *out, const char *bytes, size_t n, tt_error *err) TT_MUST_CHECK;
+tt_status tt_text_append_utf8(tt_text *out, const char *bytes, size_t n,
+                              tt_error *err) TT_MUST_CHECK;
 
 /* Appends the text of ids to out, as HF decode (clean_up_tokenization_spaces = false).
  * Errors: ERR_FORMAT (id outside the vocabulary), ERR_MEMORY. */

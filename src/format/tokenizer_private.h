@@ -166,7 +166,7 @@ tt_status tt_tok_json_number(const json_t *value, const char *at, const char *ke
 /* --- Model (tokenizer_model.c, tokenizer_bpe.c) ----------------------------------------------- */
 
 enum {
-    TT_TOK_MAX_IDS = 1 << 24, /* largest id + 1; tables are as long as the largest id */
+    TT_TOK_MAX_IDS = 1 << 22, /* largest id + 1; tables are as long as the largest id */
     TT_TOK_N_DIRECT = 0x300   /* characters below are looked up in a table */
 };
 

@@ -21,6 +21,7 @@ settings of the real families. Written to tokenizer/ (all numbers LEB128 unless 
     variants.bin      for each of them what is in a <family>.bin
     a text is 0 (same as the line), or 1 and a hash of its UTF-8; a hash is FNV-1a, u64 little-endian
 """
+import collections
 import json
 import pathlib
 import random
@@ -184,6 +185,14 @@ PUNCTUATED = (r"[!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P
               r"| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+")
 
 
+def limited(n):
+    """The training text in its n most frequent characters. (The trainer's own limit_alphabet breaks
+    ties by chance.)"""
+    counts = collections.Counter("".join(TRAINING))
+    kept = set(sorted(counts, key=lambda c: (-counts[c], c))[:n])
+    return ["".join(c for c in text if c in kept) for text in TRAINING]
+
+
 def byte_level_tokenizer(pre_tokenizer, size, **model):
     """Byte-level BPE trained on the lines; specials behind the vocabulary."""
     tok = Tokenizer(models.BPE(**model))
@@ -218,8 +227,8 @@ def llama2_model(size):
     tok = Tokenizer(models.BPE(unk_token="<unk>", fuse_unk=True, byte_fallback=True))
     tok.pre_tokenizer = pre.Metaspace(split=True)
     specials = ["<unk>", "<s>", "</s>"] + ["<0x%02X>" % b for b in range(256)]
-    tok.train_from_iterator(TRAINING, trainers.BpeTrainer(
-        vocab_size=size, special_tokens=specials, limit_alphabet=400, show_progress=False))
+    tok.train_from_iterator(limited(400), trainers.BpeTrainer(
+        vocab_size=size, special_tokens=specials, show_progress=False))
     made = json.loads(tok.to_str())
     made["added_tokens"] = made["added_tokens"][:3]
     made["pre_tokenizer"] = None
@@ -281,8 +290,8 @@ def lower_added():
     tok = Tokenizer(models.BPE(unk_token="<unk>", fuse_unk=False))
     tok.normalizer = normalizers.Sequence([normalizers.NFD(), normalizers.StripAccents(), normalizers.Lowercase()])
     tok.pre_tokenizer = pre.Sequence([pre.WhitespaceSplit(), pre.Punctuation(), pre.Digits(True)])
-    tok.train_from_iterator(TRAINING, trainers.BpeTrainer(
-        vocab_size=900, special_tokens=["<unk>", "<pad>"], limit_alphabet=300, show_progress=False))
+    tok.train_from_iterator(limited(300), trainers.BpeTrainer(
+        vocab_size=900, special_tokens=["<unk>", "<pad>"], show_progress=False))
     tok.add_tokens([AddedToken("NORM"), AddedToken("Caf\u00E9"), AddedToken("[MASK]", single_word=True)])
     tok.add_special_tokens([AddedToken("[MASKED]", normalized=True)])
     return tok
@@ -291,8 +300,8 @@ def lower_added():
 def crossing_model():
     """Merges learnt without any splitting: every cut shows in the ids. Unknown ones vanish."""
     tok = Tokenizer(models.BPE())
-    tok.train_from_iterator([t for t in TRAINING if len(t) < 60], trainers.BpeTrainer(
-        vocab_size=700, limit_alphabet=250, show_progress=False))
+    tok.train_from_iterator([t for t in limited(250) if len(t) < 60], trainers.BpeTrainer(
+        vocab_size=700, show_progress=False))
     return tok
 
 
