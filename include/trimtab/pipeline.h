@@ -20,7 +20,8 @@
 
 typedef struct tt_pipeline tt_pipeline;
 
-/* Borrows world (after tt_world_split) and stage; both must outlive it. max_micro: most
+/* Borrows world (after tt_world_split) and stage; both must outlive it. One pipeline a stage at a
+ * time: with neighbours it takes the stage's tick, to drive its messages. max_micro: most
  * micro-batches of one tt_pipeline_train. first_backward: lowest stage that runs backward, n_stages
  * when none does. Not collective. Errors: ERR_MEMORY, ERR_CONFIG (a micro-batch too long for one
  * MPI message). */

@@ -58,6 +58,12 @@ void tt_stage_destroy(tt_stage *stage);
 /* Bytes of the arena in use: what tt_stage_bytes predicted. */
 size_t tt_stage_high_water(const tt_stage *stage);
 
+/* tick is called after every layer that is run, forward or backward, by the calling thread and
+ * outside parallel regions: where a caller drives what goes on beside the arithmetic (messages that
+ * advance only when asked to). NULL: none, as after create. */
+typedef void (*tt_stage_tick)(void *context);
+void tt_stage_set_tick(tt_stage *stage, tt_stage_tick tick, void *context);
+
 /* Does this stage take part in backward (a steered layer lies on or below it), and must it hand a
  * gradient down (a steered layer lies below its first)? */
 bool tt_stage_has_backward(const tt_stage *stage);

@@ -80,6 +80,14 @@ static bool allocate(tt_pipeline *p, int max_tokens, int max_targets, int max_mi
     return ok;
 }
 
+/* Lets MPI move what is under way: large messages advance only inside MPI calls, and a neighbour
+ * that waits for one must not have to wait until this stage is through with its micro-batch. */
+static void drive_transfers(void *context) {
+    tt_pipeline *p = context;
+    int all_done;
+    MPI_Testall(N_CHANNELS * N_BUFFERS, &p->requests[0][0], &all_done, MPI_STATUSES_IGNORE);
+}
+
 tt_status tt_pipeline_create(const tt_world *world, tt_stage *stage, int first_backward, int hidden,
                              int max_tokens, int max_targets, int max_micro, tt_pipeline **out,
                              tt_error *err) {
@@ -104,12 +112,14 @@ tt_status tt_pipeline_create(const tt_world *world, tt_stage *stage, int first_b
         tt_pipeline_destroy(p);
         return tt_fail(err, TT_ERR_MEMORY, "out of memory for the pipeline's buffers");
     }
+    if (world->n_stages > 1) tt_stage_set_tick(stage, drive_transfers, p);
     *out = p;
     return TT_OK;
 }
 
 void tt_pipeline_destroy(tt_pipeline *pipeline) {
     if (!pipeline) return;
+    if (pipeline->world->n_stages > 1) tt_stage_set_tick(pipeline->stage, NULL, NULL);
     for (int c = 0; c < N_CHANNELS; c++)
         for (int b = 0; b < N_BUFFERS; b++) free(pipeline->channels[c].buffer[b]);
     free(pipeline->actions);
@@ -150,13 +160,6 @@ static void finish_transfers(tt_pipeline *p) {
         MPI_Waitall(N_CHANNELS * N_BUFFERS, &p->requests[0][0], MPI_STATUSES_IGNORE);
 }
 
-/* Lets MPI move what is under way: large messages advance only inside MPI calls. */
-static void drive_transfers(tt_pipeline *p) {
-    int all_done;
-    if (p->world->n_stages > 1)
-        MPI_Testall(N_CHANNELS * N_BUFFERS, &p->requests[0][0], &all_done, MPI_STATUSES_IGNORE);
-}
-
 static void forward(const run *r, int i, int slot, const tt_adapter *adapter) {
     tt_pipeline *p = r->pipeline;
     const float *x_in = ready(p, X_IN, i);
@@ -166,23 +169,18 @@ static void forward(const run *r, int i, int slot, const tt_adapter *adapter) {
     send(p, X_OUT, i, r->mbs[i].n_tokens);
 }
 
-typedef struct layer_context {
-    tt_pipeline *pipeline;
-    tt_reduce *reduce; /* NULL: gradients are not complete yet */
-} layer_context;
-
 static void on_layer(void *context, int layer) {
-    const layer_context *c = context;
-    if (c->reduce) tt_reduce_begin_layer(c->reduce, layer);
-    drive_transfers(c->pipeline);
+    tt_reduce *reduce = context;
+    tt_reduce_begin_layer(reduce, layer);
 }
 
 static void backward(const run *r, int i, int slot, tt_adapter *adapter, tt_reduce *reduce) {
     tt_pipeline *p = r->pipeline;
-    layer_context context = {p, i == r->n_mbs - 1 ? reduce : NULL};
+    bool completes = reduce && i == r->n_mbs - 1; /* gradients are sums over micro-batches */
     const float *d_out = ready(p, D_IN, i);
     float *d_in = ready(p, D_OUT, i);
-    tt_stage_backward(p->stage, slot, &r->mbs[i], adapter, d_out, d_in, on_layer, &context);
+    tt_stage_backward(p->stage, slot, &r->mbs[i], adapter, d_out, d_in, completes ? on_layer : NULL,
+                      reduce);
     expect(r, D_IN, i + N_BUFFERS);
     send(p, D_OUT, i, r->mbs[i].n_tokens);
 }

@@ -66,6 +66,15 @@ bool tt_stage_sends_gradient(const tt_stage *stage) {
     return stage->shape.first_steered < stage->shape.first_layer;
 }
 
+void tt_stage_set_tick(tt_stage *stage, tt_stage_tick tick, void *context) {
+    stage->tick = tick;
+    stage->tick_context = context;
+}
+
+static void end_layer(const tt_stage *stage) {
+    if (stage->tick) stage->tick(stage->tick_context);
+}
+
 static tt_kept_layer *kept_layer(const tt_stage *stage, int slot, int i) {
     return &stage->kept[slot * stage->shape.n_layers + i];
 }
@@ -164,6 +173,7 @@ void tt_stage_run_layers(tt_stage *stage, const tt_block_call *call, const tt_st
                      : stage->shape.is_last ? stage->stream
                                             : x_out;
         run_layer(stage, call, run, i, out);
+        end_layer(stage);
     }
 }
 
@@ -237,5 +247,6 @@ void tt_stage_backward(tt_stage *stage, int slot, const tt_micro_batch *mb, tt_a
         if (layer <= shape->first_steered) break;
         tt_block_backward(&call, &stage->weights->layers[i], &kept->acts, &stage->work, kept->x,
                           kept->mid, d);
+        end_layer(stage);
     }
 }

@@ -26,6 +26,8 @@ struct tt_stage {
     tt_gemm *gemm;
     tt_arena *arena;
     tt_stage_memory memory;
+    tt_stage_tick tick; /* NULL: nobody wants to know */
+    void *tick_context;
 
     tt_kept_layer *kept; /* [n_slots x n_layers] */
     float **d_targets;   /* [n_slots] gradient at the target rows, [targets x hidden]; last stage */

@@ -354,6 +354,28 @@ static void one_stage_communicates_nothing(void **state) {
     share_close(&mine);
 }
 
+static void count_tick(void *context) {
+    ++*(int *)context;
+}
+
+/* Messages are driven on after every layer, in both directions; first steered layer: 1. */
+static void stage_ticks_after_every_layer(void **state) {
+    (void)state;
+    share all;
+    int n = 0;
+    double losses[PIPE_TOKENS];
+    check_all(share_open(&all, "1,3", 0, PIPE_LAYERS, 1));
+    tt_stage_set_tick(all.stage, count_tick, &n);
+    tt_stage_forward(all.stage, 0, &batches[0], all.adapter, NULL, NULL, losses, NULL);
+    check_all(n == PIPE_LAYERS);
+    tt_stage_backward(all.stage, 0, &batches[0], all.adapter, NULL, NULL, NULL, NULL);
+    check_all(n == PIPE_LAYERS + 2); /* through blocks 3 and 2 */
+    tt_stage_set_tick(all.stage, NULL, NULL);
+    tt_stage_forward(all.stage, 0, &batches[0], all.adapter, NULL, NULL, losses, NULL);
+    check_all(n == PIPE_LAYERS + 2);
+    share_close(&all);
+}
+
 static void too_long_a_message_is_refused(void **state) {
     (void)state;
     tt_pipeline *pipeline = NULL;
@@ -375,6 +397,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(highest_layer_of_the_first_replica_comes_first),
         cmocka_unit_test(sum_that_overflows_is_named_by_layer),
         cmocka_unit_test(one_stage_communicates_nothing),
+        cmocka_unit_test(stage_ticks_after_every_layer),
         cmocka_unit_test(too_long_a_message_is_refused),
     };
     if (tt_world_create(MPI_COMM_WORLD, &world, NULL) != TT_OK || !pipe_model_make(&model))
