@@ -48,9 +48,8 @@ tt_status cli_bench(const cli *c, tt_error *err) {
         return tt_fail(err, TT_ERR_USAGE, "bench: got \"%s\", expected kernels or step", what);
     if (c->world->n_ranks > 1)
         return tt_fail(err, TT_ERR_USAGE, "bench: got %d ranks, expected one", c->world->n_ranks);
-    tt_bench_settings settings = {.n_tokens = (int)n_tokens,
-                                  .n_threads = (int)n_threads,
-                                  .seconds = (double)seconds};
+    tt_bench_settings settings = {
+        .n_tokens = (int)n_tokens, .n_threads = (int)n_threads, .seconds = (double)seconds};
     tt_bench_rows rows = {0};
     TT_TRY(step ? tt_bench_step(&settings, &rows, err) : tt_bench_kernels(&settings, &rows, err));
     print_rows(&rows, cli_value(&given, "json") != NULL);

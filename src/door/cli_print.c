@@ -1,5 +1,7 @@
 #include "cli_print.h"
 
+#include "trimtab/process.h"
+
 void cli_format_bytes(double bytes, char out[24]) {
     static const char *const units[] = {"B", "KiB", "MiB", "GiB", "TiB"};
     int unit = 0;
@@ -59,6 +61,16 @@ void cli_print_audits(const tt_engine *engine, FILE *stream) {
     print_audit("training", engine->job->task.train, &engine->train_audit, stream);
     print_audit("held-out", engine->job->task.eval, &engine->eval_audit, stream);
     fflush(stream);
+}
+
+void cli_print_idle_cores(const tt_engine *engine, FILE *stream) {
+    int used = engine->plan->n_threads * engine->world->n_node_ranks;
+    int cores = tt_process_machine_cores();
+    if (engine->job->parallel.threads > 0 || 2 * used > cores) return;
+    fprintf(stream,
+            "warning: %d of the node's %d cores are used: ranks are bound to %d each; mpirun "
+            "--bind-to none uses all (parallel.threads silences this)\n",
+            used, cores, tt_process_cores());
 }
 
 static void print_scores(const char *what, const tt_eval_result *r, FILE *stream) {

@@ -10,6 +10,9 @@
 /* What will be trained on and evaluated; prints what is known, also after a failure. */
 void cli_print_audits(const tt_engine *engine, FILE *stream);
 
+/* A warning when the ranks, bound as they are, leave most of the node idle; else nothing. */
+void cli_print_idle_cores(const tt_engine *engine, FILE *stream);
+
 /* Before, after, parameters, time, memory. */
 void cli_print_result(const tt_engine *engine, const tt_train_result *result, FILE *stream);
 

@@ -44,6 +44,7 @@ static tt_status train(const cli *c, const tt_job *job, tt_engine *engine, tt_er
     if (talks) cli_print_audits(engine, stdout);
     TT_TRY(prepared);
     if (talks) tt_plan_print(engine->plan, &engine->spec, stdout);
+    if (talks) cli_print_idle_cores(engine, stdout);
     TT_TRY(tt_engine_load(engine, err));
     tt_rundir rundir;
     TT_TRY(tt_rundir_open(c->world, job->run.dir, &rundir, err));

@@ -42,8 +42,13 @@ static void examine_layout(const tt_world *world, int n_threads, tt_doctor *d) {
     int cores = tt_process_machine_cores(), allowed = tt_process_cores();
     add(d, TT_FINDING_FACT, "cores", "%d online, %d allowed to rank 0", cores, allowed);
     bool over = n_threads > allowed || n_threads * world->n_node_ranks > cores;
-    add(d, over ? TT_FINDING_WARNING : TT_FINDING_GOOD, "threads", "%d a rank%s", n_threads,
-        over ? ": more than the cores there are: ranks will wait for each other" : "");
+    bool idle = 2 * n_threads * world->n_node_ranks <= cores;
+    add(d, over || idle ? TT_FINDING_WARNING : TT_FINDING_GOOD, "threads", "%d a rank%s", n_threads,
+        over ? ": more than the cores there are: ranks will wait for each other"
+        : idle
+            ? ": most cores of the node stay idle; mpirun binds ranks to single cores unless told "
+              "--bind-to none or --map-by ppr:N:node:PE=M"
+            : "");
 }
 
 static void examine_blis(int n_threads, tt_doctor *d) {
@@ -149,8 +154,8 @@ static tt_status examine_page_cache(const tt_world *world, const char *path, tt_
     else
         add(d, mine < 1.5 * expected ? TT_FINDING_GOOD : TT_FINDING_WARNING, "page cache",
             "a mapped file of %.0f MiB costs rank 0 %.1f MiB: %s by %d ranks of the node",
-            whole / 0x1p20, mine / 0x1p20,
-            mine < 1.5 * expected ? "shared" : "not shared", world->n_node_ranks);
+            whole / 0x1p20, mine / 0x1p20, mine < 1.5 * expected ? "shared" : "not shared",
+            world->n_node_ranks);
     return TT_OK;
 }
 
