@@ -4,6 +4,7 @@
 #include "cli.h"
 #include "cli_print.h"
 #include "trimtab/engine.h"
+#include "trimtab/file.h"
 #include "trimtab/provenance.h"
 #include "trimtab/report.h"
 #include "trimtab/rundir.h"
@@ -20,38 +21,48 @@ void cli_train_help(void) {
     tt_job_print_reference(false, stdout);
 }
 
-static tt_status run_report(const cli *c, const tt_engine *engine, const tt_rundir *rundir,
-                            tt_report *report, tt_train_result *result, tt_error *err) {
-    TT_TRY(tt_provenance_write(engine, rundir, c->argc, c->argv, err));
-    tt_report_note(report, "run %s, life %lld", rundir->path, (long long)rundir->generation);
-    tt_world_catch_stop_signals();
-    return tt_trainer_run((tt_engine *)engine, rundir, report, result, err);
-}
-
-static tt_status open_report(const cli *c, const tt_job *job, const tt_rundir *rundir,
-                             tt_report **report, tt_error *err) {
+static tt_status open_report(const cli *c, const tt_job *job, tt_report **report, tt_error *err) {
     char metrics[TT_PATH_BYTES + 16];
-    snprintf(metrics, sizeof metrics, "%s/metrics.jsonl", rundir->path);
+    snprintf(metrics, sizeof metrics, "%s/metrics.jsonl", job->run.dir);
     tt_status status = tt_report_create(c->world->rank == 0, stdout, cli_is_terminal(STDOUT_FILENO),
                                         job->log.quiet, metrics, report, err);
-    return tt_world_agree(c->world, status, err);
+    return tt_world_follow(c->world, status, err);
+}
+
+/* Claims the run directory, and trains. */
+static tt_status own_and_run(const cli *c, const tt_engine *engine, tt_trainer *trainer,
+                             tt_report *report, tt_train_result *result, tt_error *err) {
+    tt_rundir rundir;
+    TT_TRY(tt_rundir_open(c->world, engine->job->run.dir, &rundir, err));
+    TT_TRY(tt_provenance_write(engine, &rundir, c->argc, c->argv, err));
+    tt_report_note(report, "run %s, life %lld", rundir.path, (long long)rundir.generation);
+    tt_world_catch_stop_signals();
+    return tt_trainer_run(trainer, &rundir, result, err);
+}
+
+static tt_status make_run_dir(const cli *c, const tt_job *job, tt_error *err) {
+    tt_status status = TT_OK;
+    if (c->world->rank == 0) status = tt_file_make_dirs(job->run.dir, err);
+    return tt_world_follow(c->world, status, err);
 }
 
 static tt_status train(const cli *c, const tt_job *job, tt_engine *engine, tt_error *err) {
     tt_engine_options options = {.purpose = TT_PURPOSE_TRAIN};
     bool talks = c->world->rank == 0 && !job->log.quiet;
-    tt_status prepared = tt_engine_prepare(engine, c->world, job, &options, err);
+    tt_status status = tt_engine_prepare(engine, c->world, job, &options, err);
     if (talks) cli_print_audits(engine, stdout);
-    TT_TRY(prepared);
+    TT_TRY(status);
     if (talks) tt_plan_print(engine->plan, &engine->spec, stdout);
     if (talks) cli_print_idle_cores(engine, stdout);
     TT_TRY(tt_engine_load(engine, err));
-    tt_rundir rundir;
-    TT_TRY(tt_rundir_open(c->world, job->run.dir, &rundir, err));
+    TT_TRY(make_run_dir(c, job, err));
     tt_report *report;
-    TT_TRY(open_report(c, job, &rundir, &report, err));
+    tt_trainer *trainer = NULL;
     tt_train_result result = {0};
-    tt_status status = run_report(c, engine, &rundir, report, &result, err);
+    TT_TRY(open_report(c, job, &report, err));
+    status = tt_trainer_open(engine, report, &trainer, err);
+    if (status == TT_OK) status = own_and_run(c, engine, trainer, report, &result, err);
+    tt_trainer_close(trainer);
     tt_report_destroy(report);
     if (talks && status == TT_OK) cli_print_result(engine, &result, stdout);
     return status;

@@ -10,12 +10,13 @@
 #include "trimtab/process.h"
 #include "trimtab/reduce.h"
 
-typedef struct trainer {
+struct tt_trainer {
     tt_engine *engine;
     const tt_job *job;
     const tt_rundir *rundir;
     tt_report *report;
-    tt_train_result *result;
+    tt_train_result result;
+    char resumed[TT_PATH_BYTES]; /* checkpoint that was loaded, "" for none */
     tt_adapter *adapter;
     tt_reduce *reduce;
     tt_batcher *batcher;
@@ -25,7 +26,9 @@ typedef struct trainer {
     int64_t saved_step; /* newest step on disk; -1: none */
     int64_t row_tokens; /* since the last progress row */
     double lr, grad_norm;
-} trainer;
+};
+
+typedef struct tt_trainer trainer;
 
 int64_t tt_trainer_n_steps(const tt_job *job, int64_t n_examples) {
     if (job->train.steps > 0) return job->train.steps;
@@ -141,13 +144,14 @@ static tt_status check_same_run(const trainer *t, const tt_checkpoint_state *loa
 static tt_status find_checkpoint(const trainer *t, bool *found, char path[TT_PATH_BYTES],
                                  tt_error *err) {
     tt_resume resume = t->job->checkpoint.resume;
-    TT_TRY(tt_checkpoint_find(t->rundir->path, resume == TT_RESUME_PREVIOUS, found, path, err));
+    const char *dir = t->job->run.dir;
+    TT_TRY(tt_checkpoint_find(dir, resume == TT_RESUME_PREVIOUS, found, path, err));
     if (resume == TT_RESUME_NO && *found)
         return tt_fail(err, TT_ERR_CONFIG,
                        "%s: holds %s already: continue it with --resume, or choose another run.dir",
-                       t->rundir->path, strrchr(path, '/') + 1);
+                       dir, strrchr(path, '/') + 1);
     if ((resume == TT_RESUME_LATEST || resume == TT_RESUME_PREVIOUS) && !*found)
-        return tt_fail(err, TT_ERR_MISSING, "%s: no %scheckpoint to resume from", t->rundir->path,
+        return tt_fail(err, TT_ERR_MISSING, "%s: no %scheckpoint to resume from", dir,
                        resume == TT_RESUME_PREVIOUS ? "previous " : "");
     return TT_OK;
 }
@@ -162,8 +166,7 @@ static tt_status resume(trainer *t, tt_error *err) {
     if (world->rank == 0) status = find_checkpoint(t, &chosen.found, chosen.path, err);
     TT_TRY(tt_world_follow(world, status, err));
     tt_world_bcast(world, &chosen, sizeof chosen);
-    t->saved_step = -1;
-    if (!chosen.found) return TT_OK;
+    if (!chosen.found || strcmp(chosen.path, t->resumed) == 0) return TT_OK;
     char *saved_job = NULL;
     tt_checkpoint_state loaded;
     status =
@@ -175,7 +178,8 @@ static tt_status resume(trainer *t, tt_error *err) {
     TT_TRY(status);
     t->state = loaded;
     t->saved_step = loaded.step;
-    memcpy(t->result->checkpoint, chosen.path, sizeof chosen.path);
+    memcpy(t->resumed, chosen.path, sizeof chosen.path);
+    memcpy(t->result.checkpoint, chosen.path, sizeof chosen.path);
     tt_report_note(t->report, "resumed %s: step %lld of %lld", chosen.path, (long long)loaded.step,
                    (long long)loaded.n_steps);
     return TT_OK;
@@ -193,10 +197,10 @@ static tt_status save(trainer *t, bool is_best, tt_error *err) {
     tt_status status = TT_OK;
     if (world->rank == 0) {
         bool found;
-        status = tt_checkpoint_find(t->rundir->path, 0, &found, t->result->checkpoint, err);
+        status = tt_checkpoint_find(t->rundir->path, 0, &found, t->result.checkpoint, err);
     }
     status = tt_world_agree(world, status, err);
-    tt_world_bcast(world, t->result->checkpoint, sizeof t->result->checkpoint);
+    tt_world_bcast(world, t->result.checkpoint, sizeof t->result.checkpoint);
     return status;
 }
 
@@ -248,7 +252,7 @@ static tt_status after_step(trainer *t, bool stop, tt_error *err) {
     return stop && !is_last ? tt_fail(err, TT_INTERRUPTED,
                                       "stopped on request after step %lld of %lld; checkpoint %s",
                                       (long long)t->state.step, (long long)t->state.n_steps,
-                                      t->result->checkpoint)
+                                      t->result.checkpoint)
                             : TT_OK;
 }
 
@@ -258,7 +262,7 @@ static tt_status after_step(trainer *t, bool stop, tt_error *err) {
 static tt_status check_health(const trainer *t, const tt_step_health *health, tt_error *err) {
     if (health->finite) return TT_OK;
     long long step = (long long)t->state.step + 1;
-    const char *checkpoint = t->saved_step >= 0 ? t->result->checkpoint : "none";
+    const char *checkpoint = t->saved_step >= 0 ? t->result.checkpoint : "none";
     if (health->bad_layer < 0)
         return tt_fail(err, TT_ERR_NUMERIC,
                        "step %lld: the loss is not finite (rank %d); last good checkpoint: %s",
@@ -300,8 +304,8 @@ static tt_status train(trainer *t, tt_error *err) {
         TT_TRY(check_health(t, &health, err));
         update(t, &health);
         t->row_tokens += batch.step_tokens;
-        t->result->n_tokens += batch.step_tokens;
-        t->result->train_seconds += tt_process_seconds() - began;
+        t->result.n_tokens += batch.step_tokens;
+        t->result.train_seconds += tt_process_seconds() - began;
         TT_TRY(after_step(t, health.stop, err));
     }
     return TT_OK;
@@ -309,12 +313,8 @@ static tt_status train(trainer *t, tt_error *err) {
 
 static tt_status run(trainer *t, tt_error *err) {
     const tt_job *job = t->job;
-    tt_train_result *result = t->result;
+    tt_train_result *result = &t->result;
     bool has_eval = t->engine->eval != NULL;
-    TT_TRY(tt_world_agree(t->engine->world, create_parts(t, err), err));
-    result->n_params = tt_world_sum_i64(
-        t->engine->world, t->engine->world->replica == 0 ? (int64_t)t->adapter->n_params : 0);
-    TT_TRY(resume(t, err));
     result->first_step = t->state.step;
     if (has_eval && job->eval.before && result->first_step == 0) {
         TT_TRY(evaluate(t, "frozen model", NULL, job->eval.generate, &result->before, err));
@@ -328,26 +328,63 @@ static tt_status run(trainer *t, tt_error *err) {
     return TT_OK;
 }
 
-tt_status tt_trainer_run(tt_engine *engine, const tt_rundir *rundir, tt_report *report,
-                         tt_train_result *result, tt_error *err) {
-    trainer t = {.engine = engine,
-                 .job = engine->job,
-                 .rundir = rundir,
-                 .report = report,
-                 .result = result,
-                 .state = {.n_steps = tt_trainer_n_steps(engine->job, engine->train->n),
-                           .seed = (uint64_t)engine->job->train.seed,
-                           .dataset_fingerprint = engine->train->fingerprint,
-                           .model_fingerprint = engine->model_fingerprint}};
-    *result = (tt_train_result){.n_model_params = tt_spec_params(&engine->spec),
-                                .n_steps = t.state.n_steps};
-    for (int s = 0; s < engine->plan->n_stages; s++)
-        if (engine->plan->stages[s].bytes.total > result->predicted_bytes)
-            result->predicted_bytes = engine->plan->stages[s].bytes.total;
-    tt_status status = run(&t, err);
-    result->last_step = t.state.step;
-    result->last_loss = t.state.last_loss;
-    result->peak_bytes = tt_world_max_i64(engine->world, tt_process_peak_bytes());
-    destroy_parts(&t);
+static size_t largest_stage_bytes(const tt_plan *plan) {
+    size_t largest = 0;
+    for (int s = 0; s < plan->n_stages; s++)
+        if (plan->stages[s].bytes.total > largest) largest = plan->stages[s].bytes.total;
+    return largest;
+}
+
+static void init(trainer *t, tt_engine *engine, tt_report *report) {
+    *t = (trainer){.engine = engine,
+                   .job = engine->job,
+                   .report = report,
+                   .saved_step = -1,
+                   .state = {.n_steps = tt_trainer_n_steps(engine->job, engine->train->n),
+                             .seed = (uint64_t)engine->job->train.seed,
+                             .dataset_fingerprint = engine->train->fingerprint,
+                             .model_fingerprint = engine->model_fingerprint}};
+    t->result = (tt_train_result){.n_model_params = tt_spec_params(&engine->spec),
+                                  .n_steps = t->state.n_steps,
+                                  .predicted_bytes = largest_stage_bytes(engine->plan)};
+}
+
+tt_status tt_trainer_open(tt_engine *engine, tt_report *report, tt_trainer **out, tt_error *err) {
+    *out = NULL;
+    const tt_world *world = engine->world;
+    trainer *t = calloc(1, sizeof *t);
+    tt_status status = t ? TT_OK : tt_fail(err, TT_ERR_MEMORY, "no memory for the trainer");
+    if (t) {
+        init(t, engine, report);
+        status = create_parts(t, err);
+    }
+    status = tt_world_agree(world, status, err);
+    if (status == TT_OK) status = resume(t, err);
+    if (status != TT_OK) {
+        tt_trainer_close(t);
+        return status;
+    }
+    int64_t mine = world->replica == 0 ? (int64_t)t->adapter->n_params : 0;
+    t->result.n_params = tt_world_sum_i64(world, mine);
+    *out = t;
+    return TT_OK;
+}
+
+void tt_trainer_close(tt_trainer *t) {
+    if (!t) return;
+    destroy_parts(t);
+    free(t);
+}
+
+tt_status tt_trainer_run(tt_trainer *t, const tt_rundir *rundir, tt_train_result *result,
+                         tt_error *err) {
+    t->rundir = rundir;
+    /* An older life may have committed once more before this one claimed the directory. */
+    tt_status status = resume(t, err);
+    if (status == TT_OK) status = run(t, err);
+    t->result.last_step = t->state.step;
+    t->result.last_loss = t->state.last_loss;
+    t->result.peak_bytes = tt_world_max_i64(t->engine->world, tt_process_peak_bytes());
+    *result = t->result;
     return status;
 }

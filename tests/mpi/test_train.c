@@ -87,20 +87,24 @@ static tt_status train_on(MPI_Comm comm, const char *job_path, const char *sets,
     tt_engine engine = {0};
     tt_rundir rundir;
     tt_report *report = NULL;
+    tt_trainer *trainer = NULL;
     char metrics[TT_PATH_BYTES + 16];
     TT_TRY(tt_world_create(comm, &world, err));
     tt_engine_options options = {.purpose = TT_PURPOSE_TRAIN};
     tt_status status = read_job(job_path, sets, &job, err);
     if (status == TT_OK) status = tt_engine_prepare(&engine, world, &job, &options, err);
     if (status == TT_OK) status = tt_engine_load(&engine, err);
-    if (status == TT_OK) status = tt_rundir_open(world, job.run.dir, &rundir, err);
+    if (status == TT_OK) status = tt_file_make_dirs(job.run.dir, err);
     if (status == TT_OK) {
         snprintf(metrics, sizeof metrics, "%s/metrics.jsonl", job.run.dir);
         status = tt_report_create(world->rank == 0, NULL, false, true, metrics, &report, err);
     }
     tt_train_result result = {0};
-    if (status == TT_OK) status = tt_trainer_run(&engine, &rundir, report, &result, err);
+    if (status == TT_OK) status = tt_trainer_open(&engine, report, &trainer, err);
+    if (status == TT_OK) status = tt_rundir_open(world, job.run.dir, &rundir, err);
+    if (status == TT_OK) status = tt_trainer_run(trainer, &rundir, &result, err);
     snprintf(out->checkpoint, sizeof out->checkpoint, "%s", result.checkpoint);
+    tt_trainer_close(trainer);
     tt_report_destroy(report);
     tt_engine_close(&engine);
     tt_world_destroy(world);
