@@ -14,7 +14,7 @@ import time
 
 import torch
 import torch.nn.functional as F
-from make_model import List, random_list
+from make_model import random_list
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 PROMPT = ("Evaluate the value of the following nested list expression.\n"
@@ -22,7 +22,7 @@ PROMPT = ("Evaluate the value of the following nested list expression.\n"
 
 
 def examples(rng, count, args, taken):
-    """Distinct lists with a digit as value, none of them in `taken`."""
+    """Distinct lists, none of them in `taken`: (prompt, value, height)."""
     made = []
     while len(made) < count:
         one = random_list(rng, args.height, args.nest, args.most)
@@ -97,12 +97,12 @@ def main():
     parser.add_argument("--height", type=int, default=3)
     parser.add_argument("--most", type=int, default=4, help="arguments of a list")
     parser.add_argument("--nest", type=float, default=0.25)
-    parser.add_argument("--least", type=int, default=5)
-    parser.add_argument("--size", type=int, default=20, help="tokens of a list")
+    parser.add_argument("--least", type=int, default=4)
+    parser.add_argument("--size", type=int, default=40, help="tokens of a list")
     parser.add_argument("--rank", type=int, default=8)
     parser.add_argument("--lr", type=float, default=5e-3)
     parser.add_argument("--steps", type=int, default=600)
-    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--batch", type=int, default=32)
     args = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(args.seed)

@@ -14,8 +14,12 @@ head reads the value of each closed list off the hidden state of its "]", from
 a layer on that grows with the list's height.  It teaches a small model to
 compose in few steps, and is not saved.
 
-    python make_model.py --out model            # the shipped model
-    python make_model.py --out /tmp/m --steps 200
+A second, short stage (--start) goes on from the first with SM drawn more often,
+and cuts a third of the documents more finely than the merges would (BPE dropout):
+pieces such as "<", which the merges swallow, would never be learnt otherwise.
+
+    python make_model.py --out first
+    python make_model.py --out model --start first --steps 450 --lr 1.5e-3
 """
 import argparse
 import copy
@@ -33,6 +37,7 @@ BOS, EOS = "<|begin_of_text|>", "<|end_of_text|>"
 LLAMA3 = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
           r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+")
 OPERATORS = ("MAX", "MIN", "MED", "SM")
+SECOND_STAGE_OPERATORS = OPERATORS + ("SM", "SM")  # summing nested values is the hardest
 IGNORE = -100
 
 
@@ -86,19 +91,19 @@ class List:
                     [a.reduce() if isinstance(a, List) else a for a in self.arguments])
 
 
-def random_list(rng, height, nest=0.3, most=4):
+def random_list(rng, height, nest=0.3, most=4, operators=OPERATORS):
     """A list of at most `height` levels and `most` arguments."""
     count = rng.randint(2, most)
-    return List(rng.choice(OPERATORS),
-                [random_list(rng, height - 1, nest, most)
+    return List(rng.choice(operators),
+                [random_list(rng, height - 1, nest, most, operators)
                  if height > 1 and rng.random() < nest else rng.randrange(10)
                  for _ in range(count)])
 
 
-def draw_list(rng, height, size=24):
+def draw_list(rng, height, operators, size=24):
     """A list of exactly `height` levels and at most `size` tokens."""
     while True:
-        made = random_list(rng, height)
+        made = random_list(rng, height, operators=operators)
         if made.height == height and made.size <= size:
             return made
 
@@ -232,11 +237,12 @@ KINDS = ((bare, 45), (evaluation, 30), (other_task, 10), (worked, 9), (repeat, 2
 
 
 def document(rng, progress):
-    """One document; the lists grow higher with `progress` (0..1)."""
+    """One document; the lists grow higher with `progress` (0..1, above 1: second stage)."""
     weights = (1, 0, 0) if progress < 0.06 else (4, 6, 0) if progress < 0.2 else (2, 4, 6)
     kind = rng.choices([k for k, _ in KINDS], [w for _, w in KINDS])[0]
     doc = Document()
-    kind(rng, lambda: draw_list(rng, rng.choices((1, 2, 3), weights)[0]), doc)
+    operators = OPERATORS if progress <= 1 else SECOND_STAGE_OPERATORS
+    kind(rng, lambda: draw_list(rng, rng.choices((1, 2, 3), weights)[0], operators), doc)
     return doc
 
 
@@ -259,6 +265,18 @@ def train_tokenizer(rng, vocabulary):
 
 # --- batches ----------------------------------------------------------------
 
+def finer(tok):
+    """The tokenizer, leaving out every tenth merge at random."""
+    made = Tokenizer.from_str(tok.to_str())
+    made.model = models.BPE(**bpe_parts(tok), dropout=0.1)
+    return made
+
+
+def bpe_parts(tok):
+    held = json.loads(tok.to_str())["model"]
+    return {"vocab": held["vocab"], "merges": [tuple(m) for m in held["merges"]]}
+
+
 def encode(tok, docs, prompt_weight):
     """Each document as (ids, weight of each id as a target, {position: (value, height)})."""
     end = tok.token_to_id(EOS)
@@ -274,15 +292,17 @@ def encode(tok, docs, prompt_weight):
         yield code.ids + [end], weights + [prompt_weight], closings
 
 
-def batches(tok, rng, steps, tokens, prompt_weight, chunk=64):
+def batches(tok, rng, steps, tokens, prompt_weight, second_stage, chunk=64):
     """`steps` batches of about `tokens` ids, documents of one length together."""
-    done = 0
+    done, fine = 0, finer(tok)
     while done < steps:
         docs, total = [], 0
         while total < tokens * chunk:
-            docs.extend(document(rng, done / steps) for _ in range(500))
+            docs.extend(document(rng, 2.0 if second_stage else done / steps) for _ in range(500))
             total += sum(len(d.text) for d in docs[-500:]) // 2  # two characters an id, about
-        rows = sorted(encode(tok, docs, prompt_weight), key=lambda r: len(r[0]))
+        cut = len(docs) // 3 if second_stage else 0
+        rows = [*encode(fine, docs[:cut], prompt_weight), *encode(tok, docs[cut:], prompt_weight)]
+        rows.sort(key=lambda r: len(r[0]))
         made, batch = [], []
         for row in rows:
             if batch and (len(batch) + 1) * len(row[0]) > tokens:
@@ -339,7 +359,8 @@ def train(model, tok, args, rng):
         torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, args.steps - warm, args.lr * 0.02)],
         [warm])
     began, seen, sums = time.time(), 0, [0.0, 0.0]
-    for step, batch in enumerate(batches(tok, rng, args.steps, args.tokens, args.prompt_weight), 1):
+    for step, batch in enumerate(batches(
+            tok, rng, args.steps, args.tokens, args.prompt_weight, args.start is not None), 1):
         main, aux = losses(model, probe, *batch)
         (main + args.aux * aux).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -378,9 +399,20 @@ def edit(path, **changes):
     path.write_text(json.dumps(held | changes, indent=2, sort_keys=True) + "\n")
 
 
+def new_model(tok, args):
+    return LlamaForCausalLM(LlamaConfig(
+        vocab_size=tok.get_vocab_size(), hidden_size=args.hidden, intermediate_size=args.inner,
+        num_hidden_layers=args.layers, num_attention_heads=8, num_key_value_heads=4,
+        head_dim=args.hidden // 8, max_position_embeddings=512, rms_norm_eps=1e-5,
+        rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
+        tie_word_embeddings=True, bos_token_id=tok.token_to_id(BOS),
+        eos_token_id=tok.token_to_id(EOS), pad_token_id=None, initializer_range=0.05))
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--out", required=True)
+    parser.add_argument("--start", help="directory to go on from: the second stage")
     parser.add_argument("--seed", type=int, default=17)
     parser.add_argument("--steps", type=int, default=3400)
     parser.add_argument("--tokens", type=int, default=4096, help="ids in a batch")
@@ -397,14 +429,12 @@ def main():
     torch.set_num_threads(1)
     torch.manual_seed(args.seed)
     rng = random.Random(args.seed)
-    tok = train_tokenizer(rng, args.vocabulary)
-    model = LlamaForCausalLM(LlamaConfig(
-        vocab_size=tok.get_vocab_size(), hidden_size=args.hidden, intermediate_size=args.inner,
-        num_hidden_layers=args.layers, num_attention_heads=8, num_key_value_heads=4,
-        head_dim=args.hidden // 8, max_position_embeddings=512, rms_norm_eps=1e-5,
-        rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
-        tie_word_embeddings=True, bos_token_id=tok.token_to_id(BOS),
-        eos_token_id=tok.token_to_id(EOS), pad_token_id=None, initializer_range=0.05))
+    if args.start:
+        tok = Tokenizer.from_file(str(Path(args.start) / "tokenizer.json"))
+        model = LlamaForCausalLM.from_pretrained(args.start, dtype=torch.float32)
+    else:
+        tok = train_tokenizer(rng, args.vocabulary)
+        model = new_model(tok, args)
     print(f"{model.num_parameters()} parameters, {tok.get_vocab_size()} ids", flush=True)
     train(model, tok, args, rng)
     save(model, tok, args.out)
