@@ -82,7 +82,7 @@ void tt_ops_add(size_t n, const float *x, float *y);
  * loss [n_rows] (double): -log softmax(x head^T)[target];  d_x [n_rows x hidden] = scale * d loss.
  * correct (may be NULL) [n_rows]: is the target the arg-max (ties: lowest id)?
  * scratch: tt_ops_head_scratch_bytes. */
-size_t tt_ops_head_scratch_bytes(int n_rows, int hidden);
+size_t tt_ops_head_scratch_bytes(int n_rows);
 void tt_ops_head_loss(tt_gemm *gemm, int n_rows, const float *x, const tt_matrix *head,
                       const int32_t *target, float scale, double *loss, uint8_t *correct,
                       float *d_x, void *scratch);

@@ -100,7 +100,7 @@ static void lay_head(layout *at, tt_stage *stage) {
     stage->head_normed = take(at, n_rows, hidden);
     stage->head_d = take(at, n_rows, hidden);
     stage->head_rstd = take(at, n_rows, 1);
-    stage->head_scratch = take_bytes(at, tt_ops_head_scratch_bytes(n_rows, hidden));
+    stage->head_scratch = take_bytes(at, tt_ops_head_scratch_bytes(n_rows));
 }
 
 static void lay_workspace(layout *at, tt_stage *stage) {

@@ -18,8 +18,7 @@ typedef struct head_state {
     int32_t best;
 } head_state;
 
-size_t tt_ops_head_scratch_bytes(int n_rows, int hidden) {
-    (void)hidden;
+size_t tt_ops_head_scratch_bytes(int n_rows) {
     return (size_t)n_rows * (sizeof(head_state) + CHUNK_ROWS * sizeof(float));
 }
 

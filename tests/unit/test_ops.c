@@ -419,7 +419,7 @@ static void check_head(int rows, int hidden, int vocab, double size, const int32
     head_case c = {rows, hidden, vocab, doubles((size_t)rows * hidden, x), w, target, 0.3};
     tt_matrix head = {w, TT_DTYPE_F32, vocab, hidden};
     tt_gemm *gemm = gemm_of(n_threads);
-    void *scratch = malloc(tt_ops_head_scratch_bytes(rows, hidden));
+    void *scratch = malloc(tt_ops_head_scratch_bytes(rows));
     tt_ops_head_loss(gemm, rows, x, &head, target, 0.3f, loss, correct, d_x, scratch);
     tt_ops_head_loss(gemm, rows, x, &head, target, 0.3f, only, NULL, NULL, scratch);
     tt_ops_head_argmax(gemm, rows, x, &head, best, scratch);
@@ -467,7 +467,7 @@ static void head_breaks_ties_low(void **state) {
     const int32_t target[1] = {900};
     tt_matrix head = {w, TT_DTYPE_F32, VOCAB, 1};
     tt_gemm *gemm = gemm_of(1);
-    void *scratch = malloc(tt_ops_head_scratch_bytes(1, 1));
+    void *scratch = malloc(tt_ops_head_scratch_bytes(1));
     int32_t best;
     double loss;
     uint8_t correct;
