@@ -81,7 +81,10 @@ static tt_status print_header(json_t *root, char **header, size_t *header_bytes,
     char *bytes = json_bytes ? malloc(8 + padded) : NULL;
     if (!bytes) return tt_fail(err, TT_ERR_MEMORY, "safetensors: no memory for a header");
     for (int i = 0; i < 8; i++) bytes[i] = (char)(padded >> (8 * i) & 0xFF);
-    json_dumpb(root, bytes + 8, padded, flags);
+    if (json_dumpb(root, bytes + 8, padded, flags) != json_bytes) {
+        free(bytes); /* it allocates while printing */
+        return tt_fail(err, TT_ERR_MEMORY, "safetensors: no memory for a header");
+    }
     memset(bytes + 8 + json_bytes, ' ', padded - json_bytes);
     *header = bytes;
     *header_bytes = 8 + padded;

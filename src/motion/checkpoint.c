@@ -64,9 +64,16 @@ static tt_status begin(saving *save, tt_error *err) {
     return TT_OK;
 }
 
+/* Checksums, and that a reader will find its way about the files. */
 static tt_status verify_all(const char *dir, const ckpt_manifest *manifest, tt_error *err) {
-    for (int which = 0; which < CKPT_N_FILES; which++)
+    for (int which = 0; which < CKPT_N_FILES; which++) {
+        char path[TT_PATH_BYTES];
+        tt_safetensors *set;
         TT_TRY(ckpt_manifest_verify(manifest, dir, which, err));
+        TT_TRY(tt_file_join(path, sizeof path, dir, ckpt_file_names[which], err));
+        TT_TRY(tt_safetensors_open(path, &set, err));
+        tt_safetensors_close(set);
+    }
     return TT_OK;
 }
 
