@@ -4,8 +4,17 @@
 #include <stdlib.h>
 #include <string.h>
 
+void tt_job_note_place(tt_job_places *places, const tt_key *key, const char *place) {
+    snprintf(places->place[key - tt_job_keys], TT_JOB_PLACE_BYTES, "%s", place);
+}
+
+const char *tt_job_place(const tt_job_places *places, const char *group, const char *name) {
+    const char *place = places->place[tt_job_find_key(group, name) - tt_job_keys];
+    return place[0] ? place : places->name;
+}
+
 static void read_group(tt_job *job, const tt_cfg *cfg, int piece, const config_setting_t *group,
-                       tt_problems *problems) {
+                       tt_job_places *places, tt_problems *problems) {
     const char *group_name = config_setting_name(group);
     char where[1200];
     for (int i = 0; i < config_setting_length(group); i++) {
@@ -13,10 +22,12 @@ static void read_group(tt_job *job, const tt_cfg *cfg, int piece, const config_s
         const char *name = config_setting_name(setting);
         tt_cfg_where(cfg, piece, setting, where, sizeof where);
         const tt_key *key = tt_job_find_key(group_name, name);
-        if (key)
+        if (key) {
             tt_job_set(job, key, setting, where, problems);
-        else
+            tt_job_note_place(places, key, where);
+        } else {
             tt_job_unknown(group_name, name, where, problems);
+        }
     }
 }
 
@@ -26,7 +37,8 @@ static bool is_group_name(const char *name) {
     return false;
 }
 
-static void read_piece(tt_job *job, const tt_cfg *cfg, int piece, tt_problems *problems) {
+static void read_piece(tt_job *job, const tt_cfg *cfg, int piece, tt_job_places *places,
+                       tt_problems *problems) {
     const config_setting_t *root = tt_cfg_root(cfg, piece);
     char where[1200], found[128];
     for (int i = 0; i < config_setting_length(root); i++) {
@@ -39,12 +51,12 @@ static void read_piece(tt_job *job, const tt_cfg *cfg, int piece, tt_problems *p
             tt_problem(problems, "%s: %s: found %s, allowed: a group %s: { ... }", where, name,
                        tt_cfg_found(group, found, sizeof found), name);
         else
-            read_group(job, cfg, piece, group, problems);
+            read_group(job, cfg, piece, group, places, problems);
     }
 }
 
 /* "group.key=value". */
-static void apply_set(tt_job *job, const char *set, tt_problems *problems) {
+static void apply_set(tt_job *job, const char *set, tt_job_places *places, tt_problems *problems) {
     char group[64], name[64], where[160];
     const char *dot = strchr(set, '.'), *equals = strchr(set, '=');
     if (!dot || !equals || dot > equals || dot == set || dot + 1 == equals ||
@@ -56,9 +68,10 @@ static void apply_set(tt_job *job, const char *set, tt_problems *problems) {
     snprintf(name, sizeof name, "%.*s", (int)(equals - dot - 1), dot + 1);
     const tt_key *key = tt_job_find_key(group, name);
     snprintf(where, sizeof where, "--set");
-    if (key)
+    if (key) {
         tt_job_set_text(job, key, equals + 1, where, problems);
-    else if (is_group_name(group))
+        tt_job_note_place(places, key, where);
+    } else if (is_group_name(group))
         tt_job_unknown(group, name, where, problems);
     else
         tt_job_unknown(group, NULL, where, problems);
@@ -76,15 +89,24 @@ static void complete(tt_job *job, const char *path) {
     if (!job->run.dir[0]) snprintf(job->run.dir, sizeof job->run.dir, "runs/%s", job->run.name);
 }
 
+static void read_all(tt_cfg *cfg, const char *const *sets, int n_sets, bool check_files,
+                     tt_job_places *places, tt_problems *problems, tt_job *out) {
+    for (int i = 0; i < tt_cfg_n_pieces(cfg); i++) read_piece(out, cfg, i, places, problems);
+    for (int i = 0; i < n_sets; i++) apply_set(out, sets[i], places, problems);
+    complete(out, places->name);
+    tt_job_check(out, places, problems);
+    if (check_files) tt_job_check_files(out, places, problems);
+}
+
 /* Syntax problems end it here: checks of half a job would report their consequences. */
 static tt_status job_of(tt_cfg *cfg, const char *name, const char *const *sets, int n_sets,
                         bool check_files, tt_problems *problems, tt_job *out, tt_error *err) {
     TT_TRY(tt_problems_check(problems, err));
-    for (int i = 0; i < tt_cfg_n_pieces(cfg); i++) read_piece(out, cfg, i, problems);
-    for (int i = 0; i < n_sets; i++) apply_set(out, sets[i], problems);
-    complete(out, name);
-    tt_job_check(out, name, problems);
-    if (check_files) tt_job_check_files(out, name, problems);
+    tt_job_places *places = calloc(1, sizeof *places);
+    if (!places) return tt_fail(err, TT_ERR_MEMORY, "%s: no memory to read it", name);
+    places->name = name;
+    read_all(cfg, sets, n_sets, check_files, places, problems, out);
+    free(places);
     return tt_problems_check(problems, err);
 }
 

@@ -104,61 +104,73 @@ tt_status tt_job_layers(const char *layers, int n_layers, bool *steered, tt_erro
     }
 }
 
-static void check_texts(const tt_job *job, const char *name, tt_problems *problems) {
+static void check_texts(const tt_job *job, const tt_job_places *places, tt_problems *problems) {
     tt_error err = {0};
     if (tt_job_layers(job->method.layers, -1, NULL, &err) != TT_OK)
-        tt_problem(problems, "%s: %s", name, err.text);
+        tt_problem(problems, "%s: %s", tt_job_place(places, "method", "layers"), err.text);
     if (!job->run.name[0] || strchr(job->run.name, '/') || !strcmp(job->run.name, ".") ||
         !strcmp(job->run.name, ".."))
-        tt_problem(problems, "%s: run.name: found \"%s\", allowed: a name without /", name,
-                   job->run.name);
-    if (!job->run.dir[0])
-        tt_problem(problems, "%s: run.dir: found nothing, allowed: a directory", name);
-    if (!job->model.path[0])
-        tt_problem(problems, "%s: model.path: found nothing, allowed: a model directory", name);
-    if (!job->task.file[0])
-        tt_problem(problems, "%s: task.file: found nothing, allowed: a task description", name);
+        tt_problem(problems, "%s: run.name: found \"%s\", allowed: a name without /",
+                   tt_job_place(places, "run", "name"), job->run.name);
+    static const char *const required[][3] = {{"run", "dir", "a directory"},
+                                              {"model", "path", "a model directory"},
+                                              {"task", "file", "a task description"}};
+    const char *const values[] = {job->run.dir, job->model.path, job->task.file};
+    for (int i = 0; i < 3; i++)
+        if (!values[i][0])
+            tt_problem(problems, "%s: %s.%s: found nothing, allowed: %s",
+                       tt_job_place(places, required[i][0], required[i][1]), required[i][0],
+                       required[i][1], required[i][2]);
 }
 
-static void check_parallel(const tt_job *job, const char *name, tt_problems *problems) {
+static void check_parallel(const tt_job *job, const tt_job_places *places, tt_problems *problems) {
     int64_t replicas = job->parallel.replicas, micro = job->parallel.micro_batches;
     int64_t least = (replicas ? replicas : 1) * (micro ? micro : 1);
     if (least > job->train.batch_size)
         tt_problem(problems,
                    "%s: parallel: found %lld replicas x %lld micro-batches, allowed: at most "
                    "train.batch_size = %d sequences to share out",
-                   name, (long long)(replicas ? replicas : 1), (long long)(micro ? micro : 1),
+                   tt_job_place(places, "parallel", micro ? "micro_batches" : "replicas"),
+                   (long long)(replicas ? replicas : 1), (long long)(micro ? micro : 1),
                    job->train.batch_size);
 }
 
-void tt_job_check(const tt_job *job, const char *name, tt_problems *problems) {
-    check_texts(job, name, problems);
-    check_parallel(job, name, problems);
+void tt_job_check(const tt_job *job, const tt_job_places *places, tt_problems *problems) {
+    check_texts(job, places, problems);
+    check_parallel(job, places, problems);
     if (job->train.steps == 0 && job->train.epochs == 0)
         tt_problem(problems, "%s: train.steps: found 0 and train.epochs 0, allowed: one above 0",
-                   name);
+                   tt_job_place(places, "train", "steps"));
     if (job->method.bias &&
         (job->method.form == TT_STEER_VECTOR || job->method.form == TT_STEER_NONE))
-        tt_problem(problems, "%s: method.bias: found true with form \"%s\", allowed: false", name,
-                   tt_steer_form_name(job->method.form));
+        tt_problem(problems, "%s: method.bias: found true with form \"%s\", allowed: false",
+                   tt_job_place(places, "method", "bias"), tt_steer_form_name(job->method.form));
 }
 
-static void check_file(const char *path, const char *key, const char *name, tt_problems *problems) {
+static void check_model(const char *path, const char *place, tt_problems *problems) {
+    char config[TT_PATH_BYTES + 16];
+    snprintf(config, sizeof config, "%s/config.json", path);
+    if (!path[0]) return;
+    if (!tt_file_is_dir(path))
+        tt_problem(problems, "%s: model.path: found no directory %s", place, path);
+    else if (!tt_file_exists(config))
+        tt_problem(problems, "%s: model.path: found no config.json in %s", place, path);
+}
+
+static void check_file(const char *path, const char *key, const tt_job_places *places,
+                       tt_problems *problems) {
+    const char *place = tt_job_place(places, "task", key);
     if (!path[0]) return;
     if (!tt_file_exists(path))
-        tt_problem(problems, "%s: %s: found no file %s", name, key, path);
+        tt_problem(problems, "%s: task.%s: found no file %s", place, key, path);
     else if (tt_file_is_dir(path))
-        tt_problem(problems, "%s: %s: found a directory %s, allowed: a file", name, key, path);
+        tt_problem(problems, "%s: task.%s: found a directory %s, allowed: a file", place, key,
+                   path);
 }
 
-void tt_job_check_files(const tt_job *job, const char *name, tt_problems *problems) {
-    char config[TT_PATH_BYTES + 16];
-    snprintf(config, sizeof config, "%s/config.json", job->model.path);
-    if (job->model.path[0] && !tt_file_is_dir(job->model.path))
-        tt_problem(problems, "%s: model.path: found no directory %s", name, job->model.path);
-    else if (job->model.path[0] && !tt_file_exists(config))
-        tt_problem(problems, "%s: model.path: found no config.json in %s", name, job->model.path);
-    check_file(job->task.file, "task.file", name, problems);
-    check_file(job->task.train, "task.train", name, problems);
-    check_file(job->task.eval, "task.eval", name, problems);
+void tt_job_check_files(const tt_job *job, const tt_job_places *places, tt_problems *problems) {
+    check_model(job->model.path, tt_job_place(places, "model", "path"), problems);
+    check_file(job->task.file, "file", places, problems);
+    check_file(job->task.train, "train", places, problems);
+    check_file(job->task.eval, "eval", places, problems);
 }

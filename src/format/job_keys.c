@@ -152,6 +152,7 @@ const tt_key tt_job_keys[] = {
 };
 
 const int tt_job_n_keys = sizeof tt_job_keys / sizeof tt_job_keys[0];
+_Static_assert(sizeof tt_job_keys / sizeof tt_job_keys[0] <= TT_JOB_MAX_KEYS, "places have room");
 
 const tt_key *tt_job_find_key(const char *group, const char *name) {
     for (int i = 0; i < tt_job_n_keys; i++)

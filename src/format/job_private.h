@@ -37,12 +37,20 @@ extern const int tt_job_n_keys;
 /* NULL when there is none of that name. */
 const tt_key *tt_job_find_key(const char *group, const char *name);
 
+/* Where each key was last set: "file:line" or "--set"; for keys that nobody set, the job file. */
+enum { TT_JOB_MAX_KEYS = 128, TT_JOB_PLACE_BYTES = 1200 };
+typedef struct tt_job_places {
+    const char *name; /* the job file */
+    char place[TT_JOB_MAX_KEYS][TT_JOB_PLACE_BYTES];
+} tt_job_places;
+void tt_job_note_place(tt_job_places *places, const tt_key *key, const char *place);
+const char *tt_job_place(const tt_job_places *places, const char *group, const char *name);
+
 /* Writes what a key allows: "1 to 65536", "silu, gelu, relu, tanh", ... */
 const char *tt_job_allowed(const tt_key *key, char *out, size_t n);
 
 /* Value of a key as the file spells it, strings quoted. */
 const char *tt_job_value(const tt_job *job, const tt_key *key, char *out, size_t n);
-
 
 /* Sets one key from a parsed setting, or adds a problem "where: key: found, allowed". */
 void tt_job_set(tt_job *job, const tt_key *key, const config_setting_t *setting, const char *where,
@@ -58,9 +66,8 @@ void tt_job_unknown(const char *group, const char *name, const char *where, tt_p
 bool tt_positions_parse(const char *text, tt_positions *out);
 const char *tt_positions_print(const tt_positions *positions, char *out, size_t n);
 
-/* Checks that concern more than one key, or a text's inner form; then the named files. `name` is
- * the job file, for messages. */
-void tt_job_check(const tt_job *job, const char *name, tt_problems *problems);
-void tt_job_check_files(const tt_job *job, const char *name, tt_problems *problems);
+/* Checks that concern more than one key, or a text's inner form; then the named files. */
+void tt_job_check(const tt_job *job, const tt_job_places *places, tt_problems *problems);
+void tt_job_check_files(const tt_job *job, const tt_job_places *places, tt_problems *problems);
 
 #endif

@@ -152,7 +152,7 @@ static void every_problem_is_told_at_once_with_its_place(void **state) {
         "--set: train.warmup_ratio: found \"1.01\", allowed: number 0 to 1",
         "--set nonsense: allowed: --set group.key=value",
         "--set: method.rank: found \"many\", allowed: integer 1 to 65536",
-        "bad.cfg: method.layers: found \"0..3\", allowed: all, or numbers",
+        "bad.cfg:11: method.layers: found \"0..3\", allowed: all, or numbers",
         "bad.cfg: task.file: found nothing, allowed: a task description"};
     for (size_t i = 0; i < sizeof expected / sizeof *expected; i++)
         if (!strstr(err.text, expected[i])) fail_msg("missing: %s\nin:\n%s", expected[i], err.text);
