@@ -44,12 +44,11 @@ void tt_bench_add(tt_bench_rows *rows, const char *name, double value, const cha
 /* GFLOP/s of register-only multiply-adds with the widest vectors, all threads together. */
 double tt_bench_fma_peak(int n_threads);
 
-/* GFLOP/s of BLIS: c [m x n] = a [m x k] b^T with b [n x k] in fp32 (a layer's forward pass).
- * 0 when there is no memory. */
-double tt_bench_sgemm(int m, int n, int k, int n_threads);
-
-/* GB/s read from an array far larger than the caches; 0 when there is no memory. */
-double tt_bench_memory(int n_threads);
+/* The FMA peak, and of the first shape (2048 x 2048) the plain product (limit: peak) and the
+ * stored-weight products forward and backward in bf16 (limit: plain product): four rows.
+ * Not collective. Errors: ERR_MEMORY. */
+tt_status tt_bench_products(const tt_bench_settings *settings, tt_bench_rows *out,
+                            tt_error *err) TT_MUST_CHECK;
 
 /* Peaks; then for every shape the plain product (limit: peak), and the stored-weight products
  * forward and backward in bf16 (limit: plain product of the shape); then attention of one sequence

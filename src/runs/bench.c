@@ -59,25 +59,8 @@ static float *filled(size_t n) {
     return x;
 }
 
-double tt_bench_sgemm(int m, int n, int k, int n_threads) {
-    float *a = filled((size_t)m * (size_t)k), *b = filled((size_t)n * (size_t)k);
-    float *c = filled((size_t)m * (size_t)n);
-    tt_stopwatch w = {0};
-    if (a && b && c) {
-        double end = tt_bench_now() + 0.3;
-        do {
-            tt_bench_start(&w);
-            tt_gemm_f32(n_threads, false, true, m, n, k, 1.0f, a, k, b, k, 0.0f, c, n);
-            tt_bench_stop(&w);
-        } while (tt_bench_now() < end);
-    }
-    free(a);
-    free(b);
-    free(c);
-    return tt_bench_rate(&w, 2.0 * m * n * k);
-}
-
-double tt_bench_memory(int n_threads) {
+/* GB/s read from an array far larger than the caches; 0 when there is no memory. */
+static double memory_rate(int n_threads) {
     const size_t n = (size_t)1 << 25; /* 128 MiB */
     float *x = filled(n), sum = 0.0f;
     if (!x) return 0.0;
@@ -135,7 +118,7 @@ static double bench_shape(const tt_bench_settings *s, bench_data *d, int i, doub
     int n = s->n_tokens, rows = shapes[i].rows, cols = shapes[i].cols;
     tt_matrix w = {d->stored, TT_DTYPE_BF16, rows, cols};
     tt_stopwatch plain = {0}, forward = {0}, backward = {0};
-    double end = tt_bench_now() + s->seconds, flops = 2.0 * n * rows * cols;
+    double end = tt_process_seconds() + s->seconds, flops = 2.0 * n * rows * cols;
     do {
         tt_bench_start(&plain);
         tt_gemm_f32(s->n_threads, false, true, n, rows, cols, 1.0f, d->x, cols, d->weights, cols,
@@ -147,7 +130,7 @@ static double bench_shape(const tt_bench_settings *s, bench_data *d, int i, doub
         tt_bench_start(&backward);
         tt_gemm_backward(d->gemm, n, d->x, &w, false, d->y);
         tt_bench_stop(&backward);
-    } while (tt_bench_now() < end);
+    } while (tt_process_seconds() < end);
     char name[TT_BENCH_NAME_BYTES];
     snprintf(name, sizeof name, "sgemm %s", shapes[i].name);
     tt_bench_add(out, name, tt_bench_rate(&plain, flops), "GFLOP/s", peak);
@@ -170,7 +153,7 @@ static void bench_attention(const tt_bench_settings *s, bench_data *d, double li
     float *q = d->attention, *k = q + n, *v = k + n, *o = v + n, *d_o = o + n, *d_q = d_o + n;
     float *d_k = d_q + n, *d_v = d_k + n, *lse = d_v + n;
     tt_stopwatch forward = {0}, backward = {0};
-    double end = tt_bench_now() + s->seconds;
+    double end = tt_process_seconds() + s->seconds;
     double flops = 2.0 * s->n_tokens * (s->n_tokens + 1) / 2 * HEADS * HEAD_DIM;
     do {
         tt_bench_start(&forward);
@@ -179,9 +162,22 @@ static void bench_attention(const tt_bench_settings *s, bench_data *d, double li
         tt_bench_start(&backward);
         tt_ops_attention_backward(d->gemm, &att, q, k, v, o, lse, d_o, d_q, d_k, d_v, d->scratch);
         tt_bench_stop(&backward);
-    } while (tt_bench_now() < end);
+    } while (tt_process_seconds() < end);
     tt_bench_add(out, "attention forward", tt_bench_rate(&forward, 2 * flops), "GFLOP/s", limit);
     tt_bench_add(out, "attention backward", tt_bench_rate(&backward, 5 * flops), "GFLOP/s", limit);
+}
+
+tt_status tt_bench_products(const tt_bench_settings *settings, tt_bench_rows *out, tt_error *err) {
+    bench_data data;
+    out->n = 0;
+    tt_status status = create_data(settings, &data, err);
+    if (status == TT_OK) {
+        double peak = tt_bench_fma_peak(settings->n_threads);
+        tt_bench_add(out, "fma peak", peak, "GFLOP/s", 0.0);
+        bench_shape(settings, &data, 0, peak, out);
+    }
+    free_data(&data);
+    return status;
 }
 
 tt_status tt_bench_kernels(const tt_bench_settings *settings, tt_bench_rows *out, tt_error *err) {
@@ -191,7 +187,7 @@ tt_status tt_bench_kernels(const tt_bench_settings *settings, tt_bench_rows *out
     if (status == TT_OK) {
         double peak = tt_bench_fma_peak(settings->n_threads), plain = 0.0;
         tt_bench_add(out, "fma peak", peak, "GFLOP/s", 0.0);
-        tt_bench_add(out, "memory read", tt_bench_memory(settings->n_threads), "GB/s", 0.0);
+        tt_bench_add(out, "memory read", memory_rate(settings->n_threads), "GB/s", 0.0);
         for (int i = 0; i < N_SHAPES; i++) {
             double shape_rate = bench_shape(settings, &data, i, peak, out);
             if (i == 0) plain = shape_rate;

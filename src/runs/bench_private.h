@@ -2,27 +2,20 @@
 #ifndef TRIMTAB_BENCH_PRIVATE_H
 #define TRIMTAB_BENCH_PRIVATE_H
 
-#include <time.h>
-
 #include "trimtab/bench.h"
+#include "trimtab/process.h"
 
 /* Shortest of all runs so far, in seconds. */
 typedef struct tt_stopwatch {
     double start, best;
 } tt_stopwatch;
 
-static inline double tt_bench_now(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
 static inline void tt_bench_start(tt_stopwatch *w) {
-    w->start = tt_bench_now();
+    w->start = tt_process_seconds();
 }
 
 static inline void tt_bench_stop(tt_stopwatch *w) {
-    double took = tt_bench_now() - w->start;
+    double took = tt_process_seconds() - w->start;
     if (w->best == 0.0 || took < w->best) w->best = took;
 }
 

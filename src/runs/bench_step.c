@@ -233,11 +233,11 @@ tt_status tt_bench_step(const tt_bench_settings *settings, tt_bench_rows *out, t
     tt_status status = create_step(settings, &b, err);
     if (status == TT_OK) {
         tt_stopwatch forward = {0}, backward = {0}, plain[N_MATRICES] = {0};
-        double end = tt_bench_now() + settings->seconds;
+        double end = tt_process_seconds() + settings->seconds;
         do {
             run_plain(settings, &b, plain);
             run_step(&b, &forward, &backward);
-        } while (tt_bench_now() < end);
+        } while (tt_process_seconds() < end);
         add_rows(&b, &forward, &backward, plain, out);
     }
     free_step(&b);
