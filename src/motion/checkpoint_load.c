@@ -6,8 +6,7 @@
 #include "checkpoint_private.h"
 #include "trimtab/file.h"
 
-/* --- Tensors into one rank's share --------------------------------------------------------------
- */
+/* --- Tensors into one rank's share ------------------------------------------------------------ */
 
 static void print_shape(int n_dims, const int64_t *shape, char *out, size_t n) {
     size_t at = (size_t)snprintf(out, n, "[");
@@ -59,8 +58,7 @@ static tt_status take_vector(const tt_safetensors *set, const char *path,
     return TT_OK;
 }
 
-/* --- The whole state, collectively --------------------------------------------------------------
- */
+/* --- The whole state, collectively ------------------------------------------------------------ */
 
 typedef struct loading {
     const char *dir;
@@ -173,8 +171,7 @@ tt_status tt_checkpoint_load(const tt_world *world, const char *path, tt_adapter
     return status;
 }
 
-/* --- The adapter alone, on one rank -------------------------------------------------------------
- */
+/* --- The adapter alone, on one rank ----------------------------------------------------------- */
 
 typedef struct opened {
     char path[TT_PATH_BYTES]; /* of the adapter's file */

@@ -33,8 +33,7 @@ static bool from_hex(const char *text, size_t n, uint64_t *out) {
     return true;
 }
 
-/* --- Printing -----------------------------------------------------------------------------------
- */
+/* --- Printing --------------------------------------------------------------------------------- */
 
 static json_t *json_hex(uint64_t value) {
     char hex[HEX_BYTES];
@@ -122,8 +121,7 @@ tt_status ckpt_manifest_print(const tt_world *world, const tt_checkpoint_state *
     return TT_OK;
 }
 
-/* --- Parsing ------------------------------------------------------------------------------------
- */
+/* --- Parsing ---------------------------------------------------------------------------------- */
 
 static tt_status check_seal(const char *path, const char *text, size_t n_bytes, size_t *n_body,
                             tt_error *err) {

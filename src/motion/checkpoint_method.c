@@ -14,8 +14,7 @@ static const tt_steer_form forms[] = {TT_STEER_NONE, TT_STEER_VECTOR, TT_STEER_L
                                       TT_STEER_NONLINEAR};
 static const tt_activation activations[] = {TT_ACT_SILU, TT_ACT_GELU, TT_ACT_RELU, TT_ACT_TANH};
 
-/* --- To strings ---------------------------------------------------------------------------------
- */
+/* --- To strings ------------------------------------------------------------------------------- */
 
 /* 17 digits with a point in any locale. */
 static void print_double(double value, char out[40]) {
@@ -59,8 +58,7 @@ void ckpt_metadata_build(const tt_method *method, int n_model_layers, int hidden
     add(out, "trimtab.hidden", out->numbers[5]);
 }
 
-/* --- From strings -------------------------------------------------------------------------------
- */
+/* --- From strings ----------------------------------------------------------------------------- */
 
 typedef struct source {
     const tt_safetensors *set;

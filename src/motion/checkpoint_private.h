@@ -79,8 +79,7 @@ typedef struct ckpt_source {
 tt_status ckpt_write_tensors(const tt_world *world, const char *dir, int file,
                              const ckpt_source *source, tt_error *err) TT_MUST_CHECK;
 
-/* --- checkpoint_manifest.c: state.json ----------------------------------------------------------
- */
+/* --- checkpoint_manifest.c: state.json -------------------------------------------------------- */
 
 typedef struct ckpt_manifest {
     json_t *root; /* owns what the others point to */
@@ -107,8 +106,7 @@ void ckpt_manifest_free(ckpt_manifest *manifest);
 tt_status ckpt_manifest_read(const char *dir, char **text, size_t *n_bytes,
                              tt_error *err) TT_MUST_CHECK;
 
-/* --- checkpoint_verify.c: the two files against it ----------------------------------------------
- */
+/* --- checkpoint_verify.c: the two files against it -------------------------------------------- */
 
 /* Reads dir/<file> from begin to end with read(2) and compares every byte's checksum.
  * Errors: ERR_FORMAT (file, tensor, found, expected), ERR_MISSING, ERR_IO, ERR_MEMORY. */
@@ -123,8 +121,7 @@ tt_status ckpt_manifest_check_header(const ckpt_manifest *manifest, int file, co
 tt_status ckpt_manifest_check_tensor(const ckpt_manifest *manifest, int file,
                                      const tt_tensor *tensor, tt_error *err) TT_MUST_CHECK;
 
-/* --- checkpoint_dir.c ----------------------------------------------------------------------------
- */
+/* --- checkpoint_dir.c ------------------------------------------------------------------------- */
 
 typedef struct ckpt_dir {
     int64_t step, generation;
@@ -146,8 +143,7 @@ tt_status ckpt_clear_leftovers(const char *run_dir, int64_t generation,
 tt_status ckpt_prune(const char *run_dir, int64_t generation, int keep, int64_t best_step,
                      tt_error *err) TT_MUST_CHECK;
 
-/* --- checkpoint_method.c
- * --------------------------------------------------------------------------- */
+/* --- checkpoint_method.c ---------------------------------------------------------------------- */
 
 enum { CKPT_MAX_METADATA = 12 };
 

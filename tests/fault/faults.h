@@ -30,7 +30,13 @@ typedef enum fault_kind {
 } fault_kind;
 
 /* Which calls count. */
-enum { FAULT_IN_FILES = 1, FAULT_IN_MEMORY = 2, FAULT_IN_JANSSON = 4 };
+enum {
+    FAULT_IN_READS = 1,
+    FAULT_IN_CHANGES = 2, /* what alters something on disk */
+    FAULT_IN_FILES = FAULT_IN_READS | FAULT_IN_CHANGES,
+    FAULT_IN_MEMORY = 4,
+    FAULT_IN_JANSSON = 8
+};
 
 static struct {
     bool armed;
@@ -70,18 +76,17 @@ static bool fault_here(int class, const char *function) {
     return false;
 }
 
-static bool fault_fails(const char *function) {
-    bool fails = faults.kind != FAULT_CORRUPT && fault_here(FAULT_IN_FILES, function);
+static bool fault_fails(int class, const char *function) {
+    bool fails = faults.kind != FAULT_CORRUPT && fault_here(class, function);
     if (fails) errno = EIO;
     return fails;
 }
 
 static bool fault_corrupts(const char *function) {
-    return faults.kind == FAULT_CORRUPT && fault_here(FAULT_IN_FILES, function);
+    return faults.kind == FAULT_CORRUPT && fault_here(FAULT_IN_CHANGES, function);
 }
 
-/* --- Files
- * ---------------------------------------------------------------------------------------- */
+/* --- Files ------------------------------------------------------------------------------------ */
 
 int __real_open(const char *path, int flags, ...);
 int __wrap_open(const char *path, int flags, ...);
@@ -90,13 +95,13 @@ int __wrap_open(const char *path, int flags, ...) {
     va_start(arguments, flags);
     mode_t mode = flags & O_CREAT ? va_arg(arguments, mode_t) : 0;
     va_end(arguments);
-    return fault_fails("open") ? -1 : __real_open(path, flags, mode);
+    return fault_fails(FAULT_IN_CHANGES, "open") ? -1 : __real_open(path, flags, mode);
 }
 
 ssize_t __real_read(int fd, void *buffer, size_t n);
 ssize_t __wrap_read(int fd, void *buffer, size_t n);
 ssize_t __wrap_read(int fd, void *buffer, size_t n) {
-    return fault_fails("read") ? -1 : __real_read(fd, buffer, n);
+    return fault_fails(FAULT_IN_READS, "read") ? -1 : __real_read(fd, buffer, n);
 }
 
 ssize_t __real_write(int fd, const void *buffer, size_t n);
@@ -108,7 +113,7 @@ ssize_t __wrap_write(int fd, const void *buffer, size_t n) {
         return put == 1 && n > 1 ? 1 + __real_write(fd, (const char *)buffer + 1, n - 1) : put;
     }
     /* Half of it arrives, as on a full disk. */
-    if (fault_fails("write")) {
+    if (fault_fails(FAULT_IN_CHANGES, "write")) {
         if (__real_write(fd, buffer, n / 2) < 0) return -1;
         errno = ENOSPC;
         return -1;
@@ -119,47 +124,47 @@ ssize_t __wrap_write(int fd, const void *buffer, size_t n) {
 int __real_fsync(int fd);
 int __wrap_fsync(int fd);
 int __wrap_fsync(int fd) {
-    return fault_fails("fsync") ? -1 : __real_fsync(fd);
+    return fault_fails(FAULT_IN_CHANGES, "fsync") ? -1 : __real_fsync(fd);
 }
 
 int __real_rename(const char *from, const char *to);
 int __wrap_rename(const char *from, const char *to);
 int __wrap_rename(const char *from, const char *to) {
-    return fault_fails("rename") ? -1 : __real_rename(from, to);
+    return fault_fails(FAULT_IN_CHANGES, "rename") ? -1 : __real_rename(from, to);
 }
 
 int __real_mkdir(const char *path, mode_t mode);
 int __wrap_mkdir(const char *path, mode_t mode);
 int __wrap_mkdir(const char *path, mode_t mode) {
-    return fault_fails("mkdir") ? -1 : __real_mkdir(path, mode);
+    return fault_fails(FAULT_IN_CHANGES, "mkdir") ? -1 : __real_mkdir(path, mode);
 }
 
 int __real_remove(const char *path);
 int __wrap_remove(const char *path);
 int __wrap_remove(const char *path) {
-    return fault_fails("remove") ? -1 : __real_remove(path);
+    return fault_fails(FAULT_IN_CHANGES, "remove") ? -1 : __real_remove(path);
 }
 
 DIR *__real_opendir(const char *path);
 DIR *__wrap_opendir(const char *path);
 DIR *__wrap_opendir(const char *path) {
-    return fault_fails("opendir") ? NULL : __real_opendir(path);
+    return fault_fails(FAULT_IN_READS, "opendir") ? NULL : __real_opendir(path);
 }
 
 struct dirent *__real_readdir(DIR *dir);
 struct dirent *__wrap_readdir(DIR *dir);
 struct dirent *__wrap_readdir(DIR *dir) {
-    return fault_fails("readdir") ? NULL : __real_readdir(dir);
+    return fault_fails(FAULT_IN_READS, "readdir") ? NULL : __real_readdir(dir);
 }
 
 void *__real_mmap(void *at, size_t n, int protection, int flags, int fd, off_t offset);
 void *__wrap_mmap(void *at, size_t n, int protection, int flags, int fd, off_t offset);
 void *__wrap_mmap(void *at, size_t n, int protection, int flags, int fd, off_t offset) {
-    return fault_fails("mmap") ? MAP_FAILED : __real_mmap(at, n, protection, flags, fd, offset);
+    return fault_fails(FAULT_IN_READS, "mmap") ? MAP_FAILED
+                                               : __real_mmap(at, n, protection, flags, fd, offset);
 }
 
-/* --- Memory: trimtab's own, and jansson's --------------------------------------------------------
- */
+/* --- Memory: trimtab's own, and jansson's ----------------------------------------------------- */
 
 void *__real_malloc(size_t n);
 void *__wrap_malloc(size_t n);
@@ -183,17 +188,16 @@ static void *fault_json_malloc(size_t n) {
     return fault_here(FAULT_IN_JANSSON, "malloc of jansson") ? NULL : __real_malloc(n);
 }
 
-static void faults_in_jansson(void) {
+static inline void faults_in_jansson(void) {
     json_set_alloc_funcs(fault_json_malloc, free);
 }
 
-/* --- MPI-IO: collective calls are made all the same, so that the other ranks return --------------
- */
+/* --- MPI-IO: collective calls are made all the same, so that the other ranks return ----------- */
 
 int __real_MPI_File_open(MPI_Comm comm, const char *path, int mode, MPI_Info info, MPI_File *file);
 int __wrap_MPI_File_open(MPI_Comm comm, const char *path, int mode, MPI_Info info, MPI_File *file);
 int __wrap_MPI_File_open(MPI_Comm comm, const char *path, int mode, MPI_Info info, MPI_File *file) {
-    bool fails = fault_fails("MPI_File_open");
+    bool fails = fault_fails(FAULT_IN_CHANGES, "MPI_File_open");
     int rc = __real_MPI_File_open(comm, path, mode, info, file);
     return fails ? MPI_ERR_NO_SUCH_FILE : rc;
 }
@@ -212,14 +216,15 @@ int __wrap_MPI_File_write_at(MPI_File file, MPI_Offset at, const void *data, int
         free(other);
         return rc;
     }
-    return fault_fails("MPI_File_write_at") ? MPI_ERR_NO_SPACE
-                                            : __real_MPI_File_write_at(file, at, data, n, type, io);
+    return fault_fails(FAULT_IN_CHANGES, "MPI_File_write_at")
+               ? MPI_ERR_NO_SPACE
+               : __real_MPI_File_write_at(file, at, data, n, type, io);
 }
 
 int __real_MPI_File_sync(MPI_File file);
 int __wrap_MPI_File_sync(MPI_File file);
 int __wrap_MPI_File_sync(MPI_File file) {
-    bool fails = fault_fails("MPI_File_sync");
+    bool fails = fault_fails(FAULT_IN_CHANGES, "MPI_File_sync");
     int rc = __real_MPI_File_sync(file);
     return fails ? MPI_ERR_IO : rc;
 }
@@ -227,7 +232,7 @@ int __wrap_MPI_File_sync(MPI_File file) {
 int __real_MPI_File_close(MPI_File *file);
 int __wrap_MPI_File_close(MPI_File *file);
 int __wrap_MPI_File_close(MPI_File *file) {
-    bool fails = fault_fails("MPI_File_close");
+    bool fails = fault_fails(FAULT_IN_CHANGES, "MPI_File_close");
     int rc = __real_MPI_File_close(file);
     return fails ? MPI_ERR_IO : rc;
 }

@@ -90,7 +90,7 @@ static bool fixture_holds(const fixture *f, uint64_t salt) {
     return true;
 }
 
-static void fixture_clear(fixture *f) {
+static inline void fixture_clear(fixture *f) {
     memset(f->adapter->params, 0, f->adapter->n_params * sizeof(float));
     memset(f->m, 0, f->adapter->n_params * sizeof(float));
     memset(f->v, 0, f->adapter->n_params * sizeof(float));

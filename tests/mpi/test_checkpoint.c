@@ -83,8 +83,7 @@ static bool same_on_all(tt_status status) {
     return low == high;
 }
 
-/* --- Bytes and layouts --------------------------------------------------------------------------
- */
+/* --- Bytes and layouts ------------------------------------------------------------------------ */
 
 /* One rank writes what all ranks will be compared with. */
 static void write_reference(const char *name, char path[TT_PATH_BYTES]) {
@@ -185,8 +184,7 @@ static void odd_states_survive(void **state) {
     fixture_close(&f);
 }
 
-/* --- Generations --------------------------------------------------------------------------------
- */
+/* --- Generations ------------------------------------------------------------------------------ */
 
 static void an_older_life_cannot_commit(void **state) {
     (void)state;
@@ -281,8 +279,7 @@ static void a_directory_that_cannot_be_made_fails_on_all_ranks(void **state) {
     fixture_close(&f);
 }
 
-/* --- Retention ----------------------------------------------------------------------------------
- */
+/* --- Retention -------------------------------------------------------------------------------- */
 
 static void the_last_k_and_the_best_are_kept(void **state) {
     (void)state;
@@ -351,8 +348,7 @@ static void saving_a_step_again_replaces_its_state_only(void **state) {
     fixture_close(&f);
 }
 
-/* --- What does not fit --------------------------------------------------------------------------
- */
+/* --- What does not fit ------------------------------------------------------------------------ */
 
 static void replicas_that_drifted_apart_are_not_saved(void **state) {
     (void)state;
