@@ -2,6 +2,8 @@
  * same error, what was saved before still loads, and the next save works. */
 #include "mpi/mpi_test.h"
 
+#include <sys/resource.h>
+
 #include "fault/faults.h"
 #include "mpi/checkpoint_fixture.h"
 
@@ -183,6 +185,33 @@ static void a_save_that_stores_other_bytes_is_not_committed(void **state) {
     fixture_close(&f);
 }
 
+/* Writes that fail inside MPI-IO, as on a full disk: the system refuses bytes behind the limit. */
+static void a_file_that_may_not_grow_fails_the_save(void **state) {
+    (void)state;
+    open_run("limit");
+    tt_error err = {0};
+    struct rlimit all, some;
+    check_all(save(1, &err) == TT_OK);
+    check_all(getrlimit(RLIMIT_FSIZE, &all) == 0);
+    signal(SIGXFSZ, SIG_IGN);
+    some = all;
+    int64_t step = 1, n_failed = 0;
+    for (some.rlim_cur = 0;; some.rlim_cur += 61) {
+        setrlimit(RLIMIT_FSIZE, &some);
+        tt_status status = save(++step, &err);
+        setrlimit(RLIMIT_FSIZE, &all);
+        check_all(same_on_all(status, &err));
+        if (status == TT_OK) break;
+        check_all(status == TT_ERR_IO);
+        check_all(newest() == 1);
+        n_failed++;
+    }
+    check_all(newest() == step && n_failed > 10);
+    check_all(!has_leftovers());
+    signal(SIGXFSZ, SIG_DFL);
+    fixture_close(&f);
+}
+
 static void claim_newer(void) {
     char path[TT_PATH_BYTES];
     snprintf(path, sizeof path, "%s/generations/%06lld", rundir.path,
@@ -250,6 +279,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(a_save_survives_every_failure),
         cmocka_unit_test(a_load_survives_every_failure),
         cmocka_unit_test(a_save_that_stores_other_bytes_is_not_committed),
+        cmocka_unit_test(a_file_that_may_not_grow_fails_the_save),
         cmocka_unit_test(a_newer_life_at_any_moment_fences_the_older),
         cmocka_unit_test(opening_a_run_survives_every_failure),
     };
