@@ -41,8 +41,8 @@ typedef struct tt_checkpoint_state {
  * stays when has_best. is_best: this step holds the best metric so far; has_best and best_step say
  * so too. Saving the same step again in the same life replaces state.json only (an
  * evaluation in between may have made it the best). Collective over all; the same status on all
- * ranks. Errors: ERR_IO, ERR_FENCED, ERR_MEMORY, ERR_CONFIG (keep), ERR_INTERNAL (replicas or
- * repeated saves differ). */
+ * ranks. Errors: ERR_IO, ERR_FENCED, ERR_MEMORY, ERR_CONFIG (keep; a job that is not UTF-8),
+ * ERR_INTERNAL (replicas or repeated saves differ). */
 tt_status tt_checkpoint_save(const tt_world *world, const tt_rundir *rundir,
                              const tt_adapter *adapter, const float *m, const float *v,
                              const tt_checkpoint_state *state, const char *resolved_job, int keep,
@@ -58,7 +58,7 @@ tt_status tt_checkpoint_find(const char *run_dir, int skip, bool *found, char pa
  * freed by the caller; may be NULL when not wanted): the text that was saved. Every rank verifies
  * what it reads; rank 0 verifies all. On failure adapter, m, v and state are untouched.
  * Collective. Errors: ERR_FORMAT (file, tensor: checksum found, expected; truncated; ...),
- * ERR_MISSING, ERR_CONFIG (tensors do not fit this adapter). */
+ * ERR_MISSING, ERR_CONFIG (tensors do not fit this adapter), ERR_IO, ERR_MEMORY. */
 tt_status tt_checkpoint_load(const tt_world *world, const char *path, tt_adapter *adapter,
                              float *m, float *v, tt_checkpoint_state *state, char **resolved_job,
                              tt_error *err) TT_MUST_CHECK;

@@ -32,7 +32,8 @@ typedef struct tt_rundir {
 
 /* Creates the directory if need be and claims the next generation (rank 0, broadcast); then every
  * rank looks whether it sees the claim, so that a directory that nodes do not share is found here
- * and not at the first checkpoint. Collective. Errors: ERR_IO, the same on all ranks. */
+ * and not at the first checkpoint. Collective; the same status on all ranks. Errors: ERR_IO,
+ * ERR_MEMORY. */
 tt_status tt_rundir_open(const tt_world *world, const char *path, tt_rundir *out,
                          tt_error *err) TT_MUST_CHECK;
 
