@@ -164,7 +164,20 @@ static void steer(const tt_method *m, const double *flat, double *h) {
     for (int i = 0; i < H; i++) h[i] += m->scale * shift[i] + (m->bias ? bias[i] : 0);
 }
 
-static void layer_forward(const tt_layer_weights *w, int n, double x[][H]) {
+/* One layer's adapter and the sequence it meets. */
+typedef struct steering {
+    const tt_method *method;
+    const double *flat; /* NULL: not steered */
+    int prompt_len;
+} steering;
+
+static void steer_at(const steering *s, tt_site site, int position, double *h) {
+    if (s->flat && s->method->site == site &&
+        steered(&s->method->positions, position, s->prompt_len))
+        steer(s->method, s->flat, h);
+}
+
+static void layer_forward(const tt_layer_weights *w, const steering *s, int n, double x[][H]) {
     static double k[LONGEST][KW], v[LONGEST][KW];
     for (int t = 0; t < n; t++) {
         double normed[H], q[QW], att[QW], out[H], gate[I], up[I];
@@ -176,13 +189,17 @@ static void layer_forward(const tt_layer_weights *w, int n, double x[][H]) {
         rotate_heads(KV_HEADS, t, k[t]);
         attend(t, q, k, v, att);
         apply(&w->o, w->o_bias, att, out);
+        steer_at(s, TT_SITE_PRE_MLP, t, out);
         for (int i = 0; i < H; i++) x[t][i] += out[i];
         norm(w->mlp_norm, x[t], normed);
+        steer_at(s, TT_SITE_MLP_INPUT, t, normed);
         apply(&w->gate, w->gate_bias, normed, gate);
         apply(&w->up, w->up_bias, normed, up);
         for (int i = 0; i < I; i++) gate[i] = activation(TT_ACT_SILU, gate[i]) * up[i];
         apply(&w->down, w->down_bias, gate, out);
+        steer_at(s, TT_SITE_POST_MLP, t, out);
         for (int i = 0; i < H; i++) x[t][i] += out[i];
+        steer_at(s, TT_SITE_POST_BLOCK, t, x[t]);
     }
 }
 
@@ -195,10 +212,9 @@ double tiny_model_loss(const tiny_model *model, const tiny_adapter *adapter,
     for (int t = 0; t < seq->n; t++)
         for (int i = 0; i < H; i++) x[t][i] = embed[seq->ids[t] * H + i];
     for (int l = 0; l < TINY_LAYERS; l++) {
-        layer_forward(&model->layers[l], seq->n, x);
-        for (int t = 0; t < seq->n && adapter && adapter->flat[l]; t++)
-            if (steered(&adapter->method->positions, t, seq->prompt_len))
-                steer(adapter->method, adapter->flat[l], x[t]);
+        steering s = {.prompt_len = seq->prompt_len};
+        if (adapter) s.method = adapter->method, s.flat = adapter->flat[l];
+        layer_forward(&model->layers[l], &s, seq->n, x);
     }
     for (int t = 0; t < seq->n; t++) {
         double normed[H], scores[V], sum = 0;

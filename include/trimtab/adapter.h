@@ -1,15 +1,17 @@
 /* adapter: the trainable parameters of one member on one rank's layers, and the low-rank map.
  *
  * One flat fp32 parameter vector and one flat gradient vector, laid out layer by layer in the
- * order of the views. Forms at the post-block site of a layer, h [tokens x hidden]:
+ * order of the views. Forms at the method's site of a layer (block exposes the sites), h there
+ * [tokens x hidden]:
  *
  *     vector      h' = h + v
  *     linear      h' = h + scale * U z (+ b),  z = D h        D [rank x hidden], U [hidden x rank]
  *     nonlinear   h' = h + scale * U act(z) (+ b)             b, v [hidden]
  *
- * Tensor names (the paper's public code reads them): "adapters.layer{L}_block.down.weight"
- * [rank x hidden], "adapters.layer{L}_block.up.weight" [hidden x rank],
- * "adapters.layer{L}_block.bias" [hidden] (ours), "deltas.layer{L}_block" [hidden].
+ * Tensor names (the paper's public code reads them), S = block, mlp (post_mlp), attn (mlp_input)
+ * or pre_mlp (ours): "adapters.layer{L}_S.down.weight" [rank x hidden],
+ * "adapters.layer{L}_S.up.weight" [hidden x rank], "adapters.layer{L}_S.bias" [hidden] (ours),
+ * "deltas.layer{L}_S" [hidden].
  *
  * Initial values: D uniform in +-init_scale / sqrt(hidden) keyed by (seed, layer, element), so that
  * they do not depend on which rank holds the layer; everything else zero: h' = h at the start.

@@ -25,6 +25,14 @@ typedef enum tt_steer_form {
     TT_STEER_NONLINEAR  /* h + scale * U act(D h) (+ b) */
 } tt_steer_form;
 
+/* Where in a decoder layer the form is applied, in the order in which backward meets the sites. */
+typedef enum tt_site {
+    TT_SITE_POST_BLOCK, /* the layer's output, after the skip connection */
+    TT_SITE_POST_MLP,   /* the MLP's output, before the skip connection */
+    TT_SITE_MLP_INPUT,  /* the normed input that the MLP alone reads */
+    TT_SITE_PRE_MLP     /* attention's output (after its o product), before the skip connection */
+} tt_site;
+
 typedef enum tt_activation { TT_ACT_SILU, TT_ACT_GELU, TT_ACT_RELU, TT_ACT_TANH } tt_activation;
 
 typedef enum tt_positions_kind {
@@ -41,6 +49,7 @@ typedef struct tt_positions {
 /* One adaptation method. A run trains members, each with a method of its own; today one. */
 typedef struct tt_method {
     tt_steer_form form;
+    tt_site site;
     int rank;                   /* r of D [r x hidden], U [hidden x r]; not used by VECTOR */
     bool bias;                  /* b [hidden] added after U: h + scale * U act(D h) + b */
     tt_activation activation;   /* NONLINEAR only */
@@ -136,5 +145,6 @@ tt_status tt_job_layers(const char *layers, int n_layers, bool *steered, tt_erro
 /* Words of the enums as the file spells them ("silu", "linear", ...). */
 const char *tt_steer_form_name(tt_steer_form form);
 const char *tt_activation_name(tt_activation activation);
+const char *tt_site_name(tt_site site);
 
 #endif

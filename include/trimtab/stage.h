@@ -3,16 +3,17 @@
  *
  * Training keeps each micro-batch's activations in a slot from forward to backward; the number of
  * slots is what the schedule has in flight at most. Layers below the first steered layer keep
- * nothing, and backward stops at the first steered layer. The base is frozen: only input
- * gradients are computed. All memory is one arena whose size tt_stage_bytes predicts exactly;
+ * nothing, and backward stops at the site of the first steered layer. The base is frozen: only
+ * input gradients are computed. All memory is one arena whose size tt_stage_bytes predicts exactly;
  * nothing is allocated after create.
  *
  *     tt_stage_forward(stage, slot, &mb, adapter, x_in, x_out, losses);
  *     ...
  *     tt_stage_backward(stage, slot, &mb, adapter, d_out, d_in, on_layer, context);
  *
- * The residual stream of a block (Llama): x -> x + attn(norm(x)) -> h = that + mlp(norm(that)) ->
- * h' = adapter(h), the post-block site. */
+ * The residual stream of a block (Llama): x -> x + attn(norm(x)) -> h = that + mlp(norm(that)). The
+ * adapter acts at one site of it (block.h). The lowest steered layer keeps what lies above its
+ * site; backward ends there. */
 #ifndef TRIMTAB_STAGE_H
 #define TRIMTAB_STAGE_H
 

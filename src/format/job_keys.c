@@ -7,7 +7,7 @@
 #include "trimtab/task.h"
 
 _Static_assert(sizeof(tt_steer_form) == sizeof(int) && sizeof(tt_activation) == sizeof(int) &&
-                   sizeof(tt_schedule_kind) == sizeof(int) &&
+                   sizeof(tt_schedule_kind) == sizeof(int) && sizeof(tt_site) == sizeof(int) &&
                    sizeof(tt_bad_record) == sizeof(int) && sizeof(tt_resume) == sizeof(int),
                "choices are stored as int");
 
@@ -15,6 +15,11 @@ static const tt_choice forms[] = {{"none", TT_STEER_NONE},
                                   {"vector", TT_STEER_VECTOR},
                                   {"linear", TT_STEER_LINEAR},
                                   {"nonlinear", TT_STEER_NONLINEAR},
+                                  {NULL, 0}};
+static const tt_choice sites[] = {{"post_block", TT_SITE_POST_BLOCK},
+                                  {"post_mlp", TT_SITE_POST_MLP},
+                                  {"mlp_input", TT_SITE_MLP_INPUT},
+                                  {"pre_mlp", TT_SITE_PRE_MLP},
                                   {NULL, 0}};
 static const tt_choice activations[] = {{"silu", TT_ACT_SILU},
                                         {"gelu", TT_ACT_GELU},
@@ -74,8 +79,12 @@ const tt_key tt_job_keys[] = {
     {"task", "limit_eval", TT_KEY_LONG, AT(task.limit_eval), .fallback = "0", COUNT,
      .help = "Evaluate on the first n records; 0: all."},
     {"method", "form", CHOICE(forms), AT(method.form), .fallback = "nonlinear",
-     .help = "Post-block steering of a block's output h: nothing; h + v; h + scale U D h (+ b); "
+     .help = "Steering of h, the tensor at method.site: nothing; h + v; h + scale U D h (+ b); "
              "h + scale U act(D h) (+ b)."},
+    {"method", "site", CHOICE(sites), AT(method.site), .fallback = "post_block",
+     .help = "h: the layer's output after the skip connection; the MLP's output before it; the "
+             "normed input that the MLP alone reads; attention's output before its skip "
+             "connection."},
     {"method", "rank", INT(1, 65536), AT(method.rank), .fallback = "8",
      .help = "r of D [r x hidden] and U [hidden x r]; not used by vector."},
     {"method", "bias", TT_KEY_BOOL, AT(method.bias), .fallback = "false",
@@ -168,6 +177,10 @@ static const char *word_of(const tt_choice *choices, int value) {
 
 const char *tt_steer_form_name(tt_steer_form form) {
     return word_of(forms, (int)form);
+}
+
+const char *tt_site_name(tt_site site) {
+    return word_of(sites, (int)site);
 }
 
 const char *tt_activation_name(tt_activation activation) {

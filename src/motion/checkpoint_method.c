@@ -12,6 +12,8 @@ enum { MAX_RANK = 1 << 20, MAX_HIDDEN = 1 << 22, MAX_LAYERS = 1 << 16, MAX_POSIT
 
 static const tt_steer_form forms[] = {TT_STEER_NONE, TT_STEER_VECTOR, TT_STEER_LINEAR,
                                       TT_STEER_NONLINEAR};
+static const tt_site sites[] = {TT_SITE_POST_BLOCK, TT_SITE_POST_MLP, TT_SITE_MLP_INPUT,
+                                TT_SITE_PRE_MLP};
 static const tt_activation activations[] = {TT_ACT_SILU, TT_ACT_GELU, TT_ACT_RELU, TT_ACT_TANH};
 
 /* --- To strings ------------------------------------------------------------------------------- */
@@ -47,6 +49,7 @@ void ckpt_metadata_build(const tt_method *method, int n_model_layers, int hidden
     snprintf(out->numbers[5], 40, "%d", hidden);
     add(out, "format", "pt"); /* what other loaders look for */
     add(out, "trimtab.form", tt_steer_form_name(method->form));
+    add(out, "trimtab.site", tt_site_name(method->site));
     add(out, "trimtab.rank", out->numbers[0]);
     add(out, "trimtab.bias", method->bias ? "true" : "false");
     add(out, "trimtab.activation", tt_activation_name(method->activation));
@@ -131,6 +134,19 @@ static tt_status read_form(const source *in, tt_steer_form *out) {
     return fail_value(in, "trimtab.form", text, "a form of steering, such as linear");
 }
 
+/* Files from before there were sites do not name one: their adapters are post-block. */
+static tt_status read_site(const source *in, tt_site *out) {
+    const char *text = tt_safetensors_metadata(in->set, "trimtab.site");
+    *out = TT_SITE_POST_BLOCK;
+    if (!text) return TT_OK;
+    for (size_t i = 0; i < sizeof sites / sizeof *sites; i++)
+        if (strcmp(text, tt_site_name(sites[i])) == 0) {
+            *out = sites[i];
+            return TT_OK;
+        }
+    return fail_value(in, "trimtab.site", text, "a site, such as post_block");
+}
+
 static tt_status read_activation(const source *in, tt_activation *out) {
     const char *text;
     TT_TRY(read_text(in, "trimtab.activation", &text));
@@ -201,6 +217,7 @@ tt_status ckpt_metadata_parse(const tt_safetensors *set, const char *path, tt_me
     tt_method method = {0};
     size_t n_steered;
     TT_TRY(read_form(&in, &method.form));
+    TT_TRY(read_site(&in, &method.site));
     bool low_rank = method.form == TT_STEER_LINEAR || method.form == TT_STEER_NONLINEAR;
     TT_TRY(read_int(&in, "trimtab.rank", low_rank ? 1 : 0, MAX_RANK, &method.rank));
     TT_TRY(read_bool(&in, "trimtab.bias", &method.bias));

@@ -52,10 +52,27 @@ bool tt_adapter_steers(const tt_adapter *adapter, int layer) {
     return local >= 0 && local < adapter->n_layers && adapter->steered[local];
 }
 
-static void add_view(tt_adapter *adapter, int layer, const char *format, int64_t rows, int64_t cols,
-                     size_t *offset) {
+/* The site in tensor names: the paper's words where it has one. */
+static const char *site_suffix(tt_site site) {
+    switch (site) {
+    case TT_SITE_POST_BLOCK:
+        return "block";
+    case TT_SITE_POST_MLP:
+        return "mlp";
+    case TT_SITE_MLP_INPUT:
+        return "attn"; /* it hooks post_attention_layernorm */
+    case TT_SITE_PRE_MLP:
+        return "pre_mlp";
+    }
+    return "block";
+}
+
+/* Adds a tensor named "{group}.layer{L}_{site}{tensor}". */
+static void add_view(tt_adapter *adapter, int layer, const char *group, const char *tensor,
+                     int64_t rows, int64_t cols, size_t *offset) {
     tt_adapter_view *view = &adapter->views[adapter->n_views++];
-    snprintf(view->name, sizeof view->name, format, layer);
+    snprintf(view->name, sizeof view->name, "%s.layer%d_%s%s", group, layer,
+             site_suffix(adapter->method.site), tensor);
     view->layer = layer;
     view->n_dims = cols > 0 ? 2 : 1;
     view->shape[0] = rows;
@@ -68,15 +85,12 @@ static void add_view(tt_adapter *adapter, int layer, const char *format, int64_t
 static void add_layer_views(tt_adapter *adapter, int layer, size_t *offset) {
     const tt_method *method = &adapter->method;
     if (method->form == TT_STEER_VECTOR) {
-        add_view(adapter, layer, "deltas.layer%d_block", adapter->hidden, 0, offset);
+        add_view(adapter, layer, "deltas", "", adapter->hidden, 0, offset);
         return;
     }
-    add_view(adapter, layer, "adapters.layer%d_block.down.weight", method->rank, adapter->hidden,
-             offset);
-    add_view(adapter, layer, "adapters.layer%d_block.up.weight", adapter->hidden, method->rank,
-             offset);
-    if (method->bias)
-        add_view(adapter, layer, "adapters.layer%d_block.bias", adapter->hidden, 0, offset);
+    add_view(adapter, layer, "adapters", ".down.weight", method->rank, adapter->hidden, offset);
+    add_view(adapter, layer, "adapters", ".up.weight", adapter->hidden, method->rank, offset);
+    if (method->bias) add_view(adapter, layer, "adapters", ".bias", adapter->hidden, 0, offset);
 }
 
 static void lay_out(tt_adapter *adapter) {

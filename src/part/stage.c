@@ -142,27 +142,48 @@ static tt_block_cache layer_cache(const tt_stage *stage, bool cached, int i) {
     return (tt_block_cache){stage->cache_k + (size_t)i * n, stage->cache_v + (size_t)i * n};
 }
 
+/* What forward writes: where backward reads it, or the arrays that all layers share. */
+static tt_block_acts layer_acts(const tt_stage *stage, const tt_block_acts *kept) {
+    tt_block_acts acts = stage->work;
+    if (kept->q) {
+        acts.rstd_attn = kept->rstd_attn;
+        acts.lse = kept->lse;
+        acts.q = kept->q;
+        acts.k = kept->k;
+        acts.v = kept->v;
+        acts.att = kept->att;
+    }
+    if (kept->rstd_mlp) acts.rstd_mlp = kept->rstd_mlp;
+    if (kept->gate) {
+        acts.gate = kept->gate;
+        acts.up = kept->up;
+    }
+    return acts;
+}
+
+static tt_block_steer layer_steer(const tt_stage *stage, const tt_kept_layer *kept,
+                                  const tt_adapter *adapter, int layer, int n_rows) {
+    if (!adapter || !tt_adapter_steers(adapter, layer)) return (tt_block_steer){0};
+    return (tt_block_steer){.adapter = adapter,
+                            .layer = layer,
+                            .rows = stage->rows,
+                            .n_rows = n_rows,
+                            .h = kept->h,
+                            .z = kept->z,
+                            .scratch = stage->adapter_scratch,
+                            .ends = layer == stage->shape.first_steered};
+}
+
 static void run_layer(tt_stage *stage, const tt_block_call *call, const tt_stage_run *run, int i,
                       float *out) {
     int layer = stage->shape.first_layer + i;
-    tt_keep keep = keeps(stage, run->slot, i);
-    tt_kept_layer nothing = {0};
-    tt_kept_layer *kept = keep == TT_KEEP_NOTHING ? &nothing : kept_layer(stage, run->slot, i);
-    bool steered = run->adapter && tt_adapter_steers(run->adapter, layer);
+    const tt_kept_layer nothing = {0};
+    const tt_kept_layer *kept = run->slot < 0 ? &nothing : kept_layer(stage, run->slot, i);
     const tt_block_cache cache = layer_cache(stage, run->cached, i);
-
-    float *x = layer_input(stage, run->slot, i), *mid = x;
-    tt_block_acts acts = stage->work;
-    if (keep == TT_KEEP_ALL) {
-        mid = kept->mid;
-        acts = kept->acts;
-        acts.act = stage->work.act;
-    }
-    float *h = steered && kept->h ? kept->h : out;
-    tt_block_forward(call, &stage->weights->layers[i], &acts, &cache, x, mid, h);
-    if (steered)
-        tt_adapter_forward(run->adapter, stage->gemm, layer, call->n_tokens, stage->rows,
-                           run->n_rows, h, out, kept->z, stage->adapter_scratch);
+    const tt_block_acts acts = layer_acts(stage, &kept->acts);
+    const tt_block_steer steer = layer_steer(stage, kept, run->adapter, layer, run->n_rows);
+    float *x = layer_input(stage, run->slot, i), *mid = kept->mid ? kept->mid : x;
+    tt_block_forward(call, &stage->weights->layers[i], &acts, &cache, &steer, x, mid, out);
 }
 
 void tt_stage_run_layers(tt_stage *stage, const tt_block_call *call, const tt_stage_run *run,
@@ -238,15 +259,13 @@ void tt_stage_backward(tt_stage *stage, int slot, const tt_micro_batch *mb, tt_a
     for (int i = shape->n_layers - 1; i >= 0; i--) {
         int layer = shape->first_layer + i;
         const tt_kept_layer *kept = kept_layer(stage, slot, i);
-        if (tt_adapter_steers(adapter, layer)) {
-            tt_adapter_backward(adapter, stage->gemm, layer, mb->n_tokens, stage->rows, n_rows,
-                                kept->h, kept->z, d, stage->adapter_scratch);
-            if (on_layer) on_layer(context, layer);
-        }
+        tt_block_steer steer = layer_steer(stage, kept, adapter, layer, n_rows);
+        steer.trained = adapter;
+        tt_block_backward(&call, &stage->weights->layers[i], &kept->acts, &stage->work, &steer,
+                          kept->x, kept->mid, d);
+        if (steer.adapter && on_layer) on_layer(context, layer);
+        end_layer(stage);
         /* Nothing below the lowest steered layer is trained. */
         if (layer <= shape->first_steered) break;
-        tt_block_backward(&call, &stage->weights->layers[i], &kept->acts, &stage->work, kept->x,
-                          kept->mid, d);
-        end_layer(stage);
     }
 }

@@ -42,30 +42,38 @@ static int key_width(const tt_spec *spec) {
 }
 
 /* The arrays that the shared work set and a kept layer both have. */
-static void lay_acts(layout *at, const tt_stage_shape *shape, tt_block_acts *acts) {
+static void lay_attention_acts(layout *at, const tt_stage_shape *shape, tt_block_acts *acts) {
     const tt_spec *spec = shape->spec;
     int n = shape->max_tokens;
     acts->q = take(at, n, query_width(spec));
     acts->k = take(at, n, key_width(spec));
     acts->v = take(at, n, key_width(spec));
     acts->att = take(at, n, query_width(spec));
-    acts->gate = take(at, n, spec->intermediate);
-    acts->up = take(at, n, spec->intermediate);
+}
+
+static void lay_mlp_acts(layout *at, const tt_stage_shape *shape, tt_block_acts *acts) {
+    acts->gate = take(at, shape->max_tokens, shape->spec->intermediate);
+    acts->up = take(at, shape->max_tokens, shape->spec->intermediate);
 }
 
 static tt_kept_layer lay_layer(layout *at, const tt_stage_shape *shape, int layer) {
     tt_kept_layer kept = {0};
     int n = shape->max_tokens, hidden = shape->spec->hidden;
     tt_keep keep = tt_stage_keeps(shape, layer);
+    if (keep == TT_KEEP_NOTHING) return kept;
     if (keep == TT_KEEP_ALL) {
         kept.x = take(at, n, hidden);
-        kept.mid = take(at, n, hidden);
         kept.acts.rstd_attn = take(at, n, 1);
-        kept.acts.rstd_mlp = take(at, n, 1);
         kept.acts.lse = take(at, n, shape->spec->n_heads);
-        lay_acts(at, shape, &kept.acts);
+        lay_attention_acts(at, shape, &kept.acts);
     }
-    if (keep != TT_KEEP_NOTHING && tt_adapter_keeps_input(shape->method)) {
+    if (keep == TT_KEEP_ALL || tt_block_site_is_below_norm(shape->method->site)) {
+        kept.mid = take(at, n, hidden);
+        kept.acts.rstd_mlp = take(at, n, 1);
+    }
+    if (keep == TT_KEEP_ALL || tt_block_site_is_below_mlp(shape->method->site))
+        lay_mlp_acts(at, shape, &kept.acts);
+    if (tt_adapter_keeps_input(shape->method)) {
         int n_rows = tt_adapter_max_rows(shape->method, n, shape->max_seqs);
         kept.h = take(at, n, hidden);
         kept.z =
@@ -109,7 +117,8 @@ static void lay_workspace(layout *at, tt_stage *stage) {
     int n = shape->max_tokens, n_positions = tt_stage_n_positions(shape);
     stage->stream = take(at, n, spec->hidden);
     stage->normed = take(at, n, spec->hidden);
-    lay_acts(at, shape, &stage->work);
+    lay_attention_acts(at, shape, &stage->work);
+    lay_mlp_acts(at, shape, &stage->work);
     stage->work.act = stage->work.gate;
     stage->attention_scratch = take_bytes(
         at, tt_ops_attention_scratch_bytes(n_positions, spec->head_dim, shape->n_threads));

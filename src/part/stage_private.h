@@ -8,16 +8,16 @@
 
 typedef enum tt_keep {
     TT_KEEP_NOTHING, /* below the lowest steered layer, or no training */
-    TT_KEEP_SITE,    /* the lowest steered layer: only its adapter runs backward */
+    TT_KEEP_SITE,    /* the lowest steered layer: backward ends at its site */
     TT_KEEP_ALL
 } tt_keep;
 
 /* What one layer keeps of one micro-batch. */
 typedef struct tt_kept_layer {
-    float *x, *mid; /* [tokens x hidden] block input, residual after attention */
-    float *h;       /* [tokens x hidden] before the adapter; NULL when its backward needs none */
-    float *z;       /* adapter's pre-activation */
-    tt_block_acts acts;
+    float *x, *mid;     /* [tokens x hidden] block input, residual after attention */
+    float *h;           /* [tokens x hidden] at the site; NULL when its backward needs none */
+    float *z;           /* adapter's pre-activation */
+    tt_block_acts acts; /* NULL where backward ends above */
 } tt_kept_layer;
 
 struct tt_stage {

@@ -405,7 +405,7 @@ static void another_methods_tensors_are_named(void **state) {
 }
 
 static bool same_method(const tt_method *a, const tt_method *b) {
-    return a->form == b->form && a->rank == b->rank && a->bias == b->bias &&
+    return a->form == b->form && a->site == b->site && a->rank == b->rank && a->bias == b->bias &&
            a->activation == b->activation && a->scale == b->scale &&
            a->init_scale == b->init_scale && a->positions.kind == b->positions.kind &&
            a->positions.first_m == b->positions.first_m &&
@@ -415,9 +415,24 @@ static bool same_method(const tt_method *a, const tt_method *b) {
 static void the_file_tells_its_method(void **state) {
     (void)state;
     static const tt_method methods[] = {
-        {TT_STEER_VECTOR, 0, false, TT_ACT_SILU, 1, 0, {TT_POSITIONS_ALL, 0, 0}, "all"},
-        {TT_STEER_LINEAR, 4, false, TT_ACT_GELU, 1e300, 0.1, {TT_POSITIONS_LAST, 0, 0}, "-1"},
-        {TT_STEER_LINEAR, 1, true, TT_ACT_RELU, -0.3, 1, {TT_POSITIONS_ENDS, 0, 7}, "1-2,-1"},
+        {.form = TT_STEER_VECTOR, .site = TT_SITE_POST_MLP, .scale = 1, .layers = "all"},
+        {.form = TT_STEER_LINEAR,
+         .site = TT_SITE_MLP_INPUT,
+         .rank = 4,
+         .activation = TT_ACT_GELU,
+         .scale = 1e300,
+         .init_scale = 0.1,
+         .positions = {.kind = TT_POSITIONS_LAST},
+         .layers = "-1"},
+        {.form = TT_STEER_LINEAR,
+         .site = TT_SITE_PRE_MLP,
+         .rank = 1,
+         .bias = true,
+         .activation = TT_ACT_RELU,
+         .scale = -0.3,
+         .init_scale = 1,
+         .positions = {TT_POSITIONS_ENDS, 0, 7},
+         .layers = "1-2,-1"},
         fixture_method};
     for (size_t i = 0; i < sizeof methods / sizeof *methods; i++) {
         fixture f;
@@ -447,6 +462,56 @@ static void the_file_tells_its_method(void **state) {
     }
 }
 
+/* A vector for one layer of two, as a file of its own; extra: more metadata. */
+static void write_adapter_file(const char *path, const char *extra) {
+    char header[1024];
+    float v[2] = {0.5f, -2};
+    int n = snprintf(header, sizeof header,
+                     "{\"__metadata__\":{\"format\":\"pt\",\"trimtab.form\":\"vector\",%s"
+                     "\"trimtab.rank\":\"0\",\"trimtab.bias\":\"false\","
+                     "\"trimtab.activation\":\"silu\",\"trimtab.scale\":\"1\","
+                     "\"trimtab.init_scale\":\"0.001\",\"trimtab.positions\":\"all\","
+                     "\"trimtab.layers\":\"1\",\"trimtab.n_layers\":\"2\","
+                     "\"trimtab.hidden\":\"2\"},\"deltas.layer1_block\":{\"dtype\":\"F32\","
+                     "\"shape\":[2],\"data_offsets\":[0,8]}}",
+                     extra);
+    while (n % 8 != 0) header[n++] = ' ';
+    uint64_t n_bytes = (uint64_t)n;
+    FILE *file = fopen(path, "wb");
+    check_all(file && fwrite(&n_bytes, sizeof n_bytes, 1, file) == 1 &&
+              fwrite(header, (size_t)n, 1, file) == 1 && fwrite(v, sizeof v, 1, file) == 1 &&
+              fclose(file) == 0);
+}
+
+static void files_from_before_sites_are_post_block(void **state) {
+    (void)state;
+    char path[TT_PATH_BYTES];
+    tt_method method;
+    tt_adapter *adapter;
+    tt_error err = {0};
+    int n_layers, hidden;
+    snprintf(path, sizeof path, "%s/older%d.safetensors", work, mpi_test_rank);
+    write_adapter_file(path, "");
+    check_all(tt_checkpoint_read_method(path, &method, &n_layers, &hidden, NULL) == TT_OK);
+    check_all(method.site == TT_SITE_POST_BLOCK && n_layers == 2 && hidden == 2);
+    check_all(tt_adapter_create(&method, 2, 2, 0, 2, 1, &adapter, NULL) == TT_OK);
+    check_all(tt_checkpoint_load_adapter(path, adapter, NULL) == TT_OK);
+    check_all(adapter->params[0] == 0.5f && adapter->params[1] == -2);
+    tt_adapter_destroy(adapter);
+    write_adapter_file(path, "\"trimtab.site\":\"head\",");
+    check_all(tt_checkpoint_read_method(path, &method, &n_layers, &hidden, &err) == TT_ERR_FORMAT);
+    check_all(strstr(err.text, "trimtab.site: found 'head'"));
+    /* The tensors of one site are not those of another. */
+    write_adapter_file(path, "\"trimtab.site\":\"pre_mlp\",");
+    check_all(tt_checkpoint_read_method(path, &method, &n_layers, &hidden, NULL) == TT_OK);
+    check_all(method.site == TT_SITE_PRE_MLP);
+    check_all(tt_adapter_create(&method, 2, 2, 0, 2, 1, &adapter, NULL) == TT_OK);
+    check_all(tt_checkpoint_load_adapter(path, adapter, &err) != TT_OK);
+    check_all(strstr(err.text, "deltas.layer1_pre_mlp"));
+    check_all(adapter->params[0] == 0);
+    tt_adapter_destroy(adapter);
+}
+
 int main(int argc, char **argv) {
     mpi_test_begin(&argc, &argv, 100);
     fixture_directory(work);
@@ -462,6 +527,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(replicas_that_drifted_apart_are_not_saved),
         cmocka_unit_test(another_methods_tensors_are_named),
         cmocka_unit_test(the_file_tells_its_method),
+        cmocka_unit_test(files_from_before_sites_are_post_block),
     };
     int n_failed = cmocka_run_group_tests(tests, NULL, NULL);
     fixture_remove(work);

@@ -62,6 +62,17 @@ static void names_and_shapes_are_the_papers(void **state) {
     assert_int_equal(a->n_params, LAYERS * HIDDEN);
     assert_string_equal(a->views[2].name, "deltas.layer2_block");
     tt_adapter_destroy(a);
+    const char *const words[] = {"block", "mlp", "attn", "pre_mlp"};
+    const tt_site sites[] = {TT_SITE_POST_BLOCK, TT_SITE_POST_MLP, TT_SITE_MLP_INPUT,
+                             TT_SITE_PRE_MLP};
+    for (int s = 0; s < 4; s++) {
+        char name[64];
+        method.site = sites[s];
+        a = make_adapter(&method, 0, LAYERS);
+        snprintf(name, sizeof name, "deltas.layer0_%s", words[s]);
+        assert_string_equal(a->views[0].name, name);
+        tt_adapter_destroy(a);
+    }
     tt_adapter_destroy(NULL);
 }
 

@@ -76,6 +76,10 @@ static tt_method make_method(tt_steer_form form, const char *layers, tt_position
 
 static const tt_positions all_positions = {.kind = TT_POSITIONS_ALL};
 
+enum { N_SITES = 4 };
+static const tt_site sites[N_SITES] = {TT_SITE_POST_BLOCK, TT_SITE_POST_MLP, TT_SITE_MLP_INPUT,
+                                       TT_SITE_PRE_MLP};
+
 /* Values keyed by layer and element, so that every split gets the same. */
 static void random_params(rig *r) {
     for (int i = 0; i < r->n_stages; i++)
@@ -154,10 +158,12 @@ static void gradients_match_differences_in_double(void **state) {
                    {"-1", {.kind = TT_POSITIONS_ALL}},
                    {"0,2", {TT_POSITIONS_ENDS, 1, 1}}};
     for (int form = TT_STEER_VECTOR; form <= TT_STEER_NONLINEAR; form++)
-        for (int i = 0; i < 4; i++) {
-            tt_method method = make_method(form, choices[i].layers, choices[i].positions);
-            check_gradients(&method);
-        }
+        for (int site = 0; site < N_SITES; site++)
+            for (int i = 0; i < 4; i++) {
+                tt_method method = make_method(form, choices[i].layers, choices[i].positions);
+                method.site = sites[site];
+                check_gradients(&method);
+            }
 }
 
 static void packing_changes_nothing(void **state) {
@@ -224,9 +230,10 @@ static void splits_give_the_same_bits(void **state) {
     const int n_stages[] = {2, 2, 3};
     tiny_model_create(&model, 3);
     for (int form = TT_STEER_VECTOR; form <= TT_STEER_NONLINEAR; form++)
-        for (int l = 0; l < 3; l++) {
+        for (int l = 0; l < 3 * N_SITES; l++) {
             static split_result one, many;
-            tt_method method = make_method(form, layers[l], all_positions);
+            tt_method method = make_method(form, layers[l % 3], all_positions);
+            method.site = sites[l / 3];
             memset(&one, 0, sizeof one);
             run_split(&model, &method, whole, 1, one.losses, one.grads, one.logits);
             for (int s = 0; s < 3; s++) {
@@ -239,6 +246,14 @@ static void splits_give_the_same_bits(void **state) {
     tiny_model_destroy(&model);
 }
 
+/* At the inner sites of the residual stream the sum is made apart from the product: the same up to
+ * rounding. */
+static void assert_as_frozen(tt_site site, const float *frozen, const float *steered, int n) {
+    if (site == TT_SITE_POST_BLOCK || site == TT_SITE_MLP_INPUT)
+        assert_memory_equal(frozen, steered, (size_t)n * sizeof *frozen);
+    for (int i = 0; i < n; i++) assert_float_equal(frozen[i], steered[i], 2e-5);
+}
+
 static void untrained_adapter_is_the_frozen_model(void **state) {
     (void)state;
     tiny_model model;
@@ -248,12 +263,13 @@ static void untrained_adapter_is_the_frozen_model(void **state) {
     tiny_model_create(&model, 4);
     tiny_model_split(&model, split_1_2, 2, weights);
     rig_batch_build(&batch, sequences, N_SEQUENCES);
-    for (int form = TT_STEER_VECTOR; form <= TT_STEER_NONLINEAR; form++) {
-        tt_method method = make_method(form, "all", all_positions);
+    for (int k = 0; k < 3 * N_SITES; k++) {
+        tt_method method = make_method(TT_STEER_VECTOR + k % 3, "all", all_positions);
+        method.site = sites[k / 3];
         rig_create(&r, &model.spec, &method, weights, split_1_2, 2, 11);
         float *frozen = rig_logits(&r, &batch.mb, false),
               *steered = rig_logits(&r, &batch.mb, true);
-        assert_memory_equal(frozen, steered, (size_t)(batch.mb.n_tokens * TINY_VOCAB) * 4);
+        assert_as_frozen(method.site, frozen, steered, batch.mb.n_tokens * TINY_VOCAB);
         random_params(&r);
         float *shifted = rig_logits(&r, &batch.mb, true);
         assert_memory_not_equal(frozen, shifted, (size_t)(batch.mb.n_tokens * TINY_VOCAB) * 4);
@@ -291,10 +307,11 @@ static void cached_generation_is_recomputation(void **state) {
     const tt_positions kinds[] = {
         all_positions, {.kind = TT_POSITIONS_LAST}, {TT_POSITIONS_ENDS, 1, 1}};
     tiny_model_create(&model, 5);
-    for (int k = 0; k < 3; k++) {
+    for (int k = 0; k < 3 * N_SITES; k++) {
         int32_t out[N_SEQUENCES * NEW];
         rig_sequence prompts[N_SEQUENCES];
-        tt_method method = make_method(TT_STEER_NONLINEAR, "all", kinds[k]);
+        tt_method method = make_method(TT_STEER_NONLINEAR, "all", kinds[k % 3]);
+        method.site = sites[k / 3];
         open_rig(&r, &model, &method, split_2_1, 2);
         for (int s = 0; s < N_SEQUENCES; s++)
             prompts[s] = (rig_sequence){sequences[s].ids, sequences[s].n, sequences[s].n};
@@ -403,6 +420,17 @@ static void memory_is_what_is_needed(void **state) {
     shape.first_steered = 2; /* a vector at the top keeps the target rows' gradient alone */
     tt_stage_bytes(&shape, &upper);
     assert_true(upper.activations < 16 * TINY_HIDDEN * sizeof(float) + 1024);
+    /* What lies above a vector's site in the lowest steered layer, and nothing else. */
+    const size_t floats[N_SITES] = {0, 0, 2 * TINY_INTERMEDIATE,
+                                    2 * TINY_INTERMEDIATE + TINY_HIDDEN + 1};
+    for (int s = 0; s < N_SITES; s++) {
+        tt_stage_memory inner;
+        method.site = sites[s];
+        tt_stage_bytes(&shape, &inner);
+        assert_int_equal(inner.activations - upper.activations, 128 * floats[s] * sizeof(float));
+        assert_int_equal(inner.workspace, upper.workspace);
+    }
+    method.site = TT_SITE_POST_BLOCK;
     shape.first_steered = 3;
     tt_stage_bytes(&shape, &none);
     assert_true(none.activations < 1024);
@@ -453,17 +481,20 @@ static void nothing_is_allocated_after_create(void **state) {
     tt_method method =
         make_method(TT_STEER_NONLINEAR, "all", (tt_positions){TT_POSITIONS_ENDS, 1, 1});
     tiny_model_create(&model, 10);
-    n_allocations = 0;
-    open_rig(&r, &model, &method, split_1_2, 2);
-    assert_true(n_allocations > 0);
     rig_batch_build(&batch, sequences, N_SEQUENCES);
-    n_allocations = 0;
-    rig_forward(&r, 0, &batch.mb, true);
-    rig_backward(&r, 0, &batch.mb);
-    rig_forward(&r, -1, &batch.mb, false);
-    rig_generate(&r, sequences, N_SEQUENCES, 4, true, out);
-    assert_int_equal(n_allocations, 0);
-    rig_destroy(&r);
+    for (int s = 0; s < N_SITES; s++) {
+        method.site = sites[s];
+        n_allocations = 0;
+        open_rig(&r, &model, &method, split_1_2, 2);
+        assert_true(n_allocations > 0);
+        n_allocations = 0;
+        rig_forward(&r, 0, &batch.mb, true);
+        rig_backward(&r, 0, &batch.mb);
+        rig_forward(&r, -1, &batch.mb, false);
+        rig_generate(&r, sequences, N_SEQUENCES, 4, true, out);
+        assert_int_equal(n_allocations, 0);
+        rig_destroy(&r);
+    }
     tiny_model_destroy(&model);
 }
 
