@@ -4,6 +4,7 @@
 #include <stdlib.h>
 
 #include "trimtab/adapter.h"
+#include "trimtab/block.h"
 #include "trimtab/gemm.h"
 #include "trimtab/pipeline.h"
 #include "trimtab/schedule.h"
@@ -120,6 +121,13 @@ static double layer_flops(const tt_plan_input *in) {
            (double)in->longest * in->spec->n_heads * in->spec->head_dim;
 }
 
+/* Forward and as much of backward as lies above the site of the lowest steered layer, relative to
+ * all of both, which cost the same. */
+static double lowest_cost(const tt_plan_input *in) {
+    double mlp = 3.0 * in->spec->hidden * in->spec->intermediate / layer_flops(in);
+    return tt_block_site_is_below_mlp(in->job->method.site) ? 0.5 + 0.5 * mlp : 0.5;
+}
+
 static tt_status share_layers(const tt_plan_input *in, tt_plan *plan, tt_error *err) {
     int n = in->spec->n_layers;
     double *cost = calloc((size_t)n + 1, sizeof *cost);
@@ -131,6 +139,7 @@ static tt_status share_layers(const tt_plan_input *in, tt_plan *plan, tt_error *
         goto done;
     }
     for (int l = 0; l < n; l++) cost[l] = in->train && l <= plan->first_steered ? 0.5 : 1;
+    if (in->train && plan->first_steered < n) cost[plan->first_steered] = lowest_cost(in);
     double head = head_cost(in, layer_flops(in));
     status = tt_plan_split(cost, n, head, plan->n_stages, first, err);
     if (status != TT_OK) goto done;

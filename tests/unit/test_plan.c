@@ -263,6 +263,20 @@ static void backward_ends_at_the_lowest_steered_layer(void **state) {
     assert_int_equal(plan->stages[0].bytes.adapter, 0);
     assert_true(plan->stages[0].n_layers > plan->stages[3].n_layers);
     tt_plan_destroy(plan);
+    /* Layer 6 has no backward below its site: half of a layer's work, and the MLP's above it. */
+    job = job_of(1, 1);
+    input.n_ranks = 1;
+    snprintf(job.method.layers, sizeof job.method.layers, "6");
+    plan = build(&input);
+    double above_mlp = plan->stages[0].cost;
+    tt_plan_destroy(plan);
+    job.method.site = TT_SITE_MLP_INPUT;
+    plan = build(&input);
+    double mlp = 3.0 * 64 * 160 / ((double)tt_spec_layer_params(&spec) + 30 * 64);
+    assert_true(fabs(plan->stages[0].cost - above_mlp - mlp / 2) < 1e-9);
+    tt_plan_destroy(plan);
+    job = job_of(4, 1);
+    input.n_ranks = 4;
     input.train = false;
     plan = build(&input);
     assert_int_equal(plan->first_backward, 4);
