@@ -6,7 +6,8 @@
 Versions are pinned in requirements.txt. Each case holds a model in Hugging Face format,
 golden.json (sequences, methods, expected scalars and ids) and golden.safetensors (adapter values,
 gradients, logits). The reference computes in fp32 (16-bit weights are widened when loaded), runs
-each sequence on its own, and steers by a forward hook on the output of each decoder layer. Read by
+each sequence on its own, and steers by a forward hook on the module whose output is the site's
+tensor (the decoder layer itself, or one inside it). Read by
 tests/golden/test_network.c; nothing here runs when the tests run.
 """
 
@@ -46,6 +47,27 @@ CASES = {
         layers=1, hidden=40, intermediate=64, heads=5, kv=5, head_dim=8, vocab=77, tied=True,
         bias=False, rope={"rope_type": "default", "rope_theta": 10000.0}, dtype="float16",
         long=150),
+    # One small model for each site other than the layer's output, with biases on all products.
+    "site_post_mlp": dict(
+        layers=3, hidden=24, intermediate=40, heads=4, kv=2, head_dim=8, vocab=61, tied=True,
+        bias=True, rope={"rope_type": "default", "rope_theta": 10000.0}, dtype="float32",
+        site="post_mlp", clip=2.0),
+    "site_mlp_input": dict(
+        layers=3, hidden=24, intermediate=40, heads=4, kv=2, head_dim=8, vocab=61, tied=True,
+        bias=True, rope={"rope_type": "default", "rope_theta": 10000.0}, dtype="float32",
+        site="mlp_input", clip=2.0),
+    "site_pre_mlp": dict(
+        layers=3, hidden=24, intermediate=40, heads=4, kv=2, head_dim=8, vocab=61, tied=True,
+        bias=True, rope={"rope_type": "default", "rope_theta": 10000.0}, dtype="float32",
+        site="pre_mlp", clip=2.0),
+}
+
+# Where each site's tensor comes out of a module, and its word in tensor names.
+SITES = {
+    "post_block": (lambda layer: layer, "block"),
+    "post_mlp": (lambda layer: layer.mlp, "mlp"),
+    "mlp_input": (lambda layer: layer.post_attention_layernorm, "attn"),
+    "pre_mlp": (lambda layer: layer.self_attn, "pre_mlp"),
 }
 
 ACTIVATIONS = {
@@ -61,6 +83,10 @@ def method(form, rank=4, bias=False, activation="silu", scale=1.0, positions="al
                 positions=positions, layers=layers)
 
 
+def at_site(m, site):
+    return m if site == "post_block" else dict(m, site=site)
+
+
 def all_methods():
     forms = [method("vector"), method("linear", scale=0.7), method("linear", bias=True, rank=3)]
     forms += [method("nonlinear", activation=a) for a in ACTIVATIONS]
@@ -68,7 +94,7 @@ def all_methods():
     return [dict(f, positions=p) for f in forms for p in ("all", "last", "f1+l1")]
 
 
-def some_methods(n_layers):
+def some_methods(n_layers, site="post_block"):
     out = [method("vector", positions="f2+l3"), method("linear", bias=True, positions="all"),
            method("nonlinear", rank=8, positions="all"),
            method("nonlinear", activation="gelu", positions="last")]
@@ -76,7 +102,7 @@ def some_methods(n_layers):
         out += [method("nonlinear", layers="-1"), method("linear", layers="0", positions="f1+l1")]
     if n_layers > 2:
         out += [method("nonlinear", layers="0,2", bias=True), method("vector", layers="1-2")]
-    return out
+    return [at_site(m, site) for m in out]
 
 
 def chosen_layers(text, n_layers):
@@ -132,13 +158,14 @@ class Steering:
 
     def __init__(self, m, config, rng, zero=False):
         self.m = m
+        self.module, self.word = SITES[m.get("site", "post_block")]
         self.tensors = {}
         h, r = config.hidden_size, m["rank"]
         for layer in chosen_layers(m["layers"], config.num_hidden_layers):
             if m["form"] == "vector":
-                self.add(f"deltas.layer{layer}_block", 0.3 * torch.randn(h, generator=rng))
+                self.add(f"deltas.layer{layer}_{self.word}", 0.3 * torch.randn(h, generator=rng))
                 continue
-            stem = f"adapters.layer{layer}_block."
+            stem = f"adapters.layer{layer}_{self.word}."
             self.add(stem + "down.weight", torch.randn(r, h, generator=rng) / math.sqrt(h))
             self.add(stem + "up.weight", 0.5 * torch.randn(h, r, generator=rng))
             if m["bias"]:
@@ -151,8 +178,8 @@ class Steering:
     def shift(self, layer, h):
         m, t = self.m, self.tensors
         if m["form"] == "vector":
-            return t[f"deltas.layer{layer}_block"].expand_as(h)
-        stem = f"adapters.layer{layer}_block."
+            return t[f"deltas.layer{layer}_{self.word}"].expand_as(h)
+        stem = f"adapters.layer{layer}_{self.word}."
         z = h @ t[stem + "down.weight"].T
         if m["form"] == "nonlinear":
             z = ACTIVATIONS[m["activation"]](z)
@@ -168,7 +195,7 @@ class Steering:
             return run
 
         layers = chosen_layers(self.m["layers"], model.config.num_hidden_layers)
-        return [model.model.layers[i].register_forward_hook(hook(i)) for i in layers]
+        return [self.module(model.model.layers[i]).register_forward_hook(hook(i)) for i in layers]
 
     def set_mask(self, past, n_new, prompt_len):
         kind = self.m["positions"]
@@ -326,11 +353,12 @@ def record(name, case, seed):
         tensors["base.logits"] = torch.cat([run_sequence(model, None, s) for s in seqs])
         base_loss = float(batch_loss(model, None, seqs))
     methods = all_methods() if case.get("full") else []
-    methods += some_methods(case["layers"])
+    site = case.get("site", "post_block")
+    methods += some_methods(case["layers"], site)
     variants = [record_variant(model, f"v{i}", m, seqs, rng, tensors, i % 8 == 2)
                 for i, m in enumerate(methods)]
-    train = record_training(model, method("nonlinear", rank=4, bias=True), case.get("clip", 1.0),
-                            rng, tensors)
+    trained = at_site(method("nonlinear", rank=4, bias=True), site)
+    train = record_training(model, trained, case.get("clip", 1.0), rng, tensors)
     prompts = [s["ids"][:max(2, s["prompt_len"])] for s in sequences(rng, 24, case["vocab"], 12)]
     picked = [v for v in variants if v["method"]["form"] != "vector"][:4]
     generation = record_generation(model, picked, prompts, 3, 30, tensors)

@@ -1,7 +1,7 @@
 /* The whole network against Hugging Face transformers on small random models, recorded by
- * record_network.py: logits, loss, the gradient of every adapter tensor for every form, activation
- * and choice of positions, five AdamW steps, greedy generation. Each case runs as one stage and
- * with its layers split over stages.
+ * record_network.py: logits, loss, the gradient of every adapter tensor for every site, form,
+ * activation and choice of positions, five AdamW steps, greedy generation. Each case runs as one
+ * stage and with its layers split over stages.
  *
  * Tolerance: max|a - b| <= 1e-4 * max|b| per tensor. Both sides compute in fp32 (unit roundoff
  * 6e-8) through three layers of sums of at most 150 terms in different orders; the bound leaves a
@@ -98,6 +98,13 @@ static tt_positions positions_of(const char *text) {
     return out;
 }
 
+static tt_site site_of(const char *name) {
+    for (int s = TT_SITE_POST_BLOCK; s <= TT_SITE_PRE_MLP; s++)
+        if (strcmp(name, tt_site_name(s)) == 0) return s;
+    fail_msg("no site %s", name);
+    return TT_SITE_POST_BLOCK;
+}
+
 static tt_method method_of(const json_t *m) {
     tt_method out = {.rank = (int)number(m, "rank"),
                      .bias = json_is_true(json_object_get(m, "bias")),
@@ -107,6 +114,7 @@ static tt_method method_of(const json_t *m) {
     for (int f = TT_STEER_VECTOR; f <= TT_STEER_NONLINEAR; f++)
         if (strcmp(string(m, "form"), tt_steer_form_name(f)) == 0) out.form = f;
     assert_int_not_equal(out.form, TT_STEER_NONE);
+    if (json_object_get(m, "site")) out.site = site_of(string(m, "site"));
     bool known = false;
     for (int a = TT_ACT_SILU; a <= TT_ACT_TANH; a++)
         if (strcmp(string(m, "activation"), tt_activation_name(a)) == 0)
@@ -372,12 +380,27 @@ static void one_layer_f16_long(void **state) {
     check_case("one_f16");
 }
 
+static void steered_behind_the_mlp(void **state) {
+    (void)state;
+    check_case("site_post_mlp");
+}
+
+static void steered_before_the_mlp(void **state) {
+    (void)state;
+    check_case("site_mlp_input");
+}
+
+static void steered_behind_attention(void **state) {
+    (void)state;
+    check_case("site_pre_mlp");
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(grouped_queries_tied),
-        cmocka_unit_test(biases_bf16),
-        cmocka_unit_test(one_key_head_in_shards),
-        cmocka_unit_test(one_layer_f16_long),
+        cmocka_unit_test(grouped_queries_tied),     cmocka_unit_test(biases_bf16),
+        cmocka_unit_test(one_key_head_in_shards),   cmocka_unit_test(one_layer_f16_long),
+        cmocka_unit_test(steered_behind_the_mlp),   cmocka_unit_test(steered_before_the_mlp),
+        cmocka_unit_test(steered_behind_attention),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
