@@ -82,13 +82,17 @@ static void print_scores(const char *what, const tt_eval_result *r, FILE *stream
         fprintf(stream, " %13s\n", "-");
 }
 
+/* "post-block r=8 silu" */
 static void describe_method(const tt_method *method, char *out, size_t n) {
+    const char *site = tt_site_name(method->site);
     if (method->form == TT_STEER_VECTOR)
-        snprintf(out, n, "post-block vector");
+        snprintf(out, n, "%s vector", site);
     else
-        snprintf(out, n, "post-block r=%d %s", method->rank,
+        snprintf(out, n, "%s r=%d %s", site, method->rank,
                  method->form == TT_STEER_LINEAR ? "linear"
                                                  : tt_activation_name(method->activation));
+    for (char *c = out; *c; c++)
+        if (*c == '_') *c = '-';
 }
 
 void cli_print_result(const tt_engine *engine, const tt_train_result *r, FILE *stream) {

@@ -14,3 +14,26 @@ parallel: { threads = 1; };
 log: { every = 4; };
 EOF
 }
+# Trains job.cfg with more settings, and evaluates what came out.
+try() { # try NAME SETS ...
+    local name=$1 sets=()
+    shift
+    for set in "$@"; do sets+=(--set "$set"); done
+    mpi 2 train job.cfg --quiet --set run.dir="$name" --set eval.generate=false --set log.every=1 \
+        --set train.steps=6 "${sets[@]}" || exit 1
+    # the loss falls, and the adapter evaluates to what training said
+    python3 - "$name" <<'EOF' || exit 2
+import json, sys
+rows = [json.loads(line) for line in open(sys.argv[1] + "/metrics.jsonl")]
+before, after = [r["loss"] for r in rows if r["kind"] == "eval"]
+assert after < before, (sys.argv[1], before, after)
+EOF
+    mpi 1 eval job.cfg --adapter "$name" --set eval.generate=false --json >"$name.json" || exit 3
+    python3 - "$name" <<'EOF' || exit 4
+import json, sys
+rows = [json.loads(line) for line in open(sys.argv[1] + "/metrics.jsonl")]
+told = [r["loss"] for r in rows if r["kind"] == "eval"][-1]
+again = json.load(open(sys.argv[1] + ".json"))["loss"]
+assert abs(told - again) <= 1e-5 * told, (told, again)
+EOF
+}
