@@ -17,11 +17,11 @@
  */
 
 static const char *const good_metadata[][2] = {
-    {"trimtab.form", "nonlinear"},  {"trimtab.rank", "2"},        {"trimtab.bias", "false"},
-    {"trimtab.activation", "silu"}, {"trimtab.scale", "1"},       {"trimtab.init_scale", "0.001"},
-    {"trimtab.positions", "f3+l0"}, {"trimtab.layers", "0,-1"},   {"trimtab.n_layers", "3"},
-    {"trimtab.hidden", "4"},        {"other.tool", "its own key"}};
-enum { N_METADATA = sizeof good_metadata / sizeof *good_metadata };
+    {"trimtab.form", "nonlinear"},  {"trimtab.rank", "2"},         {"trimtab.bias", "false"},
+    {"trimtab.activation", "silu"}, {"trimtab.scale", "1"},        {"trimtab.init_scale", "0.001"},
+    {"trimtab.positions", "f3+l0"}, {"trimtab.layers", "0,-1"},    {"trimtab.n_layers", "3"},
+    {"trimtab.hidden", "4"},        {"trimtab.site", "mlp_input"}, {"other.tool", "its own key"}};
+enum { N_METADATA = sizeof good_metadata / sizeof *good_metadata, N_REQUIRED = N_METADATA - 2 };
 
 /* A file of two steered layers [2 x 4] x 2, with one string replaced (value NULL: left out). */
 static tt_status read_with(const char *key, const char *value, tt_method *method, tt_error *err) {
@@ -70,6 +70,10 @@ static void good_metadata_are_read(void **state) {
     assert_int_equal(method.positions.last_n, 0);
     assert_string_equal(method.layers, "0,-1");
     assert_true(method.scale == 1 && method.init_scale == 0.001);
+    assert_int_equal(method.site, TT_SITE_MLP_INPUT);
+    /* Files from before there were sites name none. */
+    assert_int_equal(read_with("trimtab.site", NULL, &method, &err), TT_OK);
+    assert_int_equal(method.site, TT_SITE_POST_BLOCK);
     assert_int_equal(read_with("trimtab.scale", "-2.5e-3", &method, &err), TT_OK);
     assert_true(method.scale == -2.5e-3);
 }
@@ -93,7 +97,8 @@ static void bad_metadata_are_named(void **state) {
         {"trimtab.positions", "first"}, {"trimtab.layers", "0,3"},
         {"trimtab.layers", "x"},        {"trimtab.layers", long_layers},
         {"trimtab.n_layers", "0"},      {"trimtab.n_layers", "1000000"},
-        {"trimtab.hidden", "0"},        {"trimtab.hidden", "999999999"}};
+        {"trimtab.hidden", "0"},        {"trimtab.hidden", "999999999"},
+        {"trimtab.site", "attn"},       {"trimtab.site", ""}};
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         tt_method method = {.rank = -7};
         tt_error err = {0};
@@ -104,7 +109,7 @@ static void bad_metadata_are_named(void **state) {
         assert_non_null(strstr(err.text, bad[i][0]));
         assert_int_equal(method.rank, -7);
     }
-    for (size_t i = 0; i + 1 < N_METADATA; i++) {
+    for (size_t i = 0; i < N_REQUIRED; i++) {
         tt_method method;
         tt_error err = {0};
         assert_int_equal(read_with(good_metadata[i][0], NULL, &method, &err), TT_ERR_FORMAT);
