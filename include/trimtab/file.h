@@ -28,7 +28,8 @@ tt_status tt_file_read_all(const char *path, size_t max_bytes, char **out, size_
                            tt_error *err) TT_MUST_CHECK;
 
 /* Writes path atomically: path.tmp.<pid>, fsync, rename, fsync of the directory. On failure the
- * old file is untouched and the temporary removed. Errors: ERR_IO. */
+ * old file is untouched and the temporary removed. What is not a regular file (a device) is not
+ * replaced. Errors: ERR_IO. */
 tt_status tt_file_write_atomic(const char *path, const void *data, size_t n_bytes,
                                tt_error *err) TT_MUST_CHECK;
 

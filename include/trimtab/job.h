@@ -126,6 +126,11 @@ typedef struct tt_job {
 tt_status tt_job_read(const char *path, const char *const *sets, int n_sets, bool check_files,
                       tt_job *out, tt_error *err) TT_MUST_CHECK;
 
+/* The job of a bare model directory: every other key at its default or as the overrides say; no
+ * task. Not collective. Errors: ERR_CONFIG. */
+tt_status tt_job_of_model(const char *model, const char *const *sets, int n_sets, tt_job *out,
+                          tt_error *err) TT_MUST_CHECK;
+
 /* As tt_job_read for a resolved job's text (what tt_job_print wrote). */
 tt_status tt_job_parse(const char *text, tt_job *out, tt_error *err) TT_MUST_CHECK;
 

@@ -87,7 +87,8 @@ void tt_ops_head_loss(tt_gemm *gemm, int n_rows, const float *x, const tt_matrix
                       const int32_t *target, float scale, double *loss, uint8_t *correct,
                       float *d_x, void *scratch);
 
-/* best [n_rows]: id of the largest logit (ties: lowest id); same scratch. */
+/* best [n_rows]: id of the largest logit (ties: lowest id), -1 when none is a number above
+ * -infinity; same scratch. */
 void tt_ops_head_argmax(tt_gemm *gemm, int n_rows, const float *x, const tt_matrix *head,
                         int32_t *best, void *scratch);
 

@@ -39,8 +39,8 @@ void tt_world_destroy(tt_world *world);
 tt_status tt_world_split(tt_world *world, int n_stages, int n_replicas,
                          tt_error *err) TT_MUST_CHECK;
 
-/* The lowest failing rank's status and text on every rank, prefixed "rank R (node H): " when there
- * is more than one rank; TT_OK when none failed. On ranks other than R the error's origin is
+/* The lowest failing rank's status and text on every rank, prefixed "rank R (node H): " unless all
+ * ranks say the same (one rank does); TT_OK when none failed. On ranks other than R the error's origin is
  * cleared: it is in another process. err NULL: only the status is wanted. Collective over all. */
 tt_status tt_world_agree(const tt_world *world, tt_status status, tt_error *err) TT_MUST_CHECK;
 

@@ -64,11 +64,18 @@ tt_status cli_parse(const cli *c, const cli_option *options, cli_given *out, tt_
             out->options[out->n_options++].value = c->args[i];
         } else if (strncmp(c->args[i], "--", 2) == 0) {
             TT_TRY(take_option(c, &i, options, out, err));
+        } else if (c->args[i][0] == '-' && c->args[i][1]) {
+            return tt_fail(err, TT_ERR_USAGE, "unknown option %s", c->args[i]);
         } else {
             out->words[out->n_words++] = c->args[i];
         }
     }
     return TT_OK;
+}
+
+tt_status cli_no_words(const cli_given *given, tt_error *err) {
+    if (given->n_words == 0) return TT_OK;
+    return tt_fail(err, TT_ERR_USAGE, "got \"%s\", expected options only", given->words[0]);
 }
 
 const char *cli_value(const cli_given *given, const char *name) {
@@ -125,16 +132,24 @@ static int collect_sets(const cli_given *given, const char **sets) {
     return n;
 }
 
-tt_status cli_read_job(const cli *c, const cli_given *given, tt_job *job, tt_error *err) {
+tt_status cli_read_job(const cli *c, const cli_given *given, const char *model, tt_job *job,
+                       tt_error *err) {
     const char *sets[CLI_MAX_WORDS];
     int n_sets = collect_sets(given, sets);
     if (n_sets < 0)
         return tt_fail(err, TT_ERR_USAGE, "--resume=%s, expected latest, previous or auto",
                        cli_value(given, "resume"));
-    if (given->n_words != 1)
-        return tt_fail(err, TT_ERR_USAGE, "got %d job files, expected one", given->n_words);
+    if (model && given->n_words > 0)
+        return tt_fail(err, TT_ERR_USAGE, "got \"%s\" and --model, expected one of them",
+                       given->words[0]);
+    if (!model && given->n_words == 0) return tt_fail(err, TT_ERR_USAGE, "expected a job file");
+    if (given->n_words > 1)
+        return tt_fail(err, TT_ERR_USAGE, "got \"%s\" besides \"%s\", expected one job file",
+                       given->words[1], given->words[0]);
     tt_status status = TT_OK;
-    if (c->world->rank == 0) status = tt_job_read(given->words[0], sets, n_sets, true, job, err);
+    if (c->world->rank == 0)
+        status = model ? tt_job_of_model(model, sets, n_sets, job, err)
+                       : tt_job_read(given->words[0], sets, n_sets, true, job, err);
     TT_TRY(tt_world_follow(c->world, status, err));
     tt_world_bcast(c->world, job, sizeof *job);
     return TT_OK;

@@ -50,8 +50,13 @@ bool cli_is_terminal(int descriptor);
 /* Is this the rank that speaks? */
 bool cli_speaks(const cli *c);
 
-/* Reads the job file (the only word) with --set, --resume, --quiet on rank 0; all ranks get it. */
-tt_status cli_read_job(const cli *c, const cli_given *given, tt_job *job, tt_error *err);
+/* For commands that take options only. Errors: ERR_USAGE. */
+tt_status cli_no_words(const cli_given *given, tt_error *err);
+
+/* Reads the job file (the only word), or with a model directory makes the default job of it (model
+ * NULL: the file); with --set, --resume, --quiet. On rank 0; all ranks get it. */
+tt_status cli_read_job(const cli *c, const cli_given *given, const char *model, tt_job *job,
+                       tt_error *err);
 extern const cli_option cli_job_options[]; /* the options that cli_read_job understands */
 
 /* Makes the adapter's own method the job's (path NULL: the frozen model's "none"); then, on a

@@ -45,9 +45,9 @@ tt_status cli_bench(const cli *c, tt_error *err) {
     const char *what = given.n_words == 1 ? given.words[0] : "";
     bool step = strcmp(what, "step") == 0;
     if (!step && strcmp(what, "kernels") != 0)
-        return tt_fail(err, TT_ERR_USAGE, "bench: got \"%s\", expected kernels or step", what);
+        return tt_fail(err, TT_ERR_USAGE, "got \"%s\", expected kernels or step", what);
     if (c->world->n_ranks > 1)
-        return tt_fail(err, TT_ERR_USAGE, "bench: got %d ranks, expected one", c->world->n_ranks);
+        return tt_fail(err, TT_ERR_USAGE, "got %d ranks, expected one", c->world->n_ranks);
     tt_bench_settings settings = {
         .n_tokens = (int)n_tokens, .n_threads = (int)n_threads, .seconds = (double)seconds};
     tt_bench_rows rows = {0};

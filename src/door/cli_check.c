@@ -34,7 +34,7 @@ tt_status cli_check(const cli *c, tt_error *err) {
     long long n_ranks;
     TT_TRY(cli_parse(c, options, &given, err));
     TT_TRY(cli_int(&given, "ranks", 1, 1 << 24, 0, &n_ranks, err));
-    TT_TRY(cli_read_job(c, &given, &job, err));
+    TT_TRY(cli_read_job(c, &given, NULL, &job, err));
     if (cli_value(&given, "print-job") && cli_speaks(c)) tt_job_print(&job, stdout);
     tt_engine engine = {0};
     tt_engine_options wanted = {.purpose = job.task.train[0] ? TT_PURPOSE_TRAIN : TT_PURPOSE_EVAL,

@@ -65,11 +65,12 @@ tt_status cli_data(const cli *c, tt_error *err) {
     long long n_train, n_eval;
     TT_TRY(cli_parse(c, options, &given, err));
     if (given.n_words != 1 || strcmp(given.words[0], "listops") != 0)
-        return tt_fail(err, TT_ERR_USAGE, "data: got \"%s\", expected listops",
+        return tt_fail(err, TT_ERR_USAGE, "got \"%s\", expected listops",
                        given.n_words ? given.words[0] : "");
     const char *train = cli_value(&given, "train"), *eval = cli_value(&given, "eval");
-    if (!train && !eval)
-        return tt_fail(err, TT_ERR_USAGE, "data listops: expected --train or --eval");
+    if (!train && !eval) return tt_fail(err, TT_ERR_USAGE, "expected --train or --eval");
+    if (train && eval && strcmp(train, eval) == 0)
+        return tt_fail(err, TT_ERR_USAGE, "--train and --eval both name %s", train);
     TT_TRY(read_settings(&given, &settings, err));
     TT_TRY(cli_int(&given, "n-train", 1, 1LL << 40, 4000, &n_train, err));
     TT_TRY(cli_int(&given, "n-eval", 1, 1LL << 40, 500, &n_eval, err));

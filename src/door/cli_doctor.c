@@ -21,6 +21,7 @@ tt_status cli_doctor(const cli *c, tt_error *err) {
     cli_given given;
     long long n_threads;
     TT_TRY(cli_parse(c, options, &given, err));
+    TT_TRY(cli_no_words(&given, err));
     TT_TRY(cli_int(&given, "threads", 1, 4096, 0, &n_threads, err));
     const char *scratch = cli_value(&given, "scratch");
     tt_doctor *doctor = calloc(1, sizeof *doctor);

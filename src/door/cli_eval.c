@@ -1,3 +1,4 @@
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -26,16 +27,23 @@ void cli_eval_help(void) {
     cli_print_options(options);
 }
 
+/* Perplexity can be beyond a double; JSON has no infinity. */
+static void print_json(const tt_eval_result *r) {
+    char perplexity[32];
+    snprintf(perplexity, sizeof perplexity, "%.9g", r->perplexity);
+    printf("{\"loss\": %.9g, \"perplexity\": %s, \"token_accuracy\": %.9g, \"n_examples\": "
+           "%lld, \"n_targets\": %lld, ",
+           r->loss, isfinite(r->perplexity) ? perplexity : "null", r->token_accuracy,
+           (long long)r->n_examples, (long long)r->n_targets);
+    if (r->generated)
+        printf("\"n_correct\": %lld, \"exact_match\": %.9g, ", (long long)r->n_correct,
+               r->exact_match);
+    printf("\"seconds\": %.3f}\n", r->seconds);
+}
+
 static void print_result(const tt_eval_result *r, bool as_json) {
     if (as_json) {
-        printf("{\"loss\": %.9g, \"perplexity\": %.9g, \"token_accuracy\": %.9g, \"n_examples\": "
-               "%lld, \"n_targets\": %lld, ",
-               r->loss, r->perplexity, r->token_accuracy, (long long)r->n_examples,
-               (long long)r->n_targets);
-        if (r->generated)
-            printf("\"n_correct\": %lld, \"exact_match\": %.9g, ", (long long)r->n_correct,
-                   r->exact_match);
-        printf("\"seconds\": %.3f}\n", r->seconds);
+        print_json(r);
         return;
     }
     printf("examples        %lld\nloss            %.6f\nperplexity      %.4f\n"
@@ -102,7 +110,7 @@ tt_status cli_eval(const cli *c, tt_error *err) {
     cli_given given;
     tt_job job;
     TT_TRY(cli_parse(c, options, &given, err));
-    TT_TRY(cli_read_job(c, &given, &job, err));
+    TT_TRY(cli_read_job(c, &given, NULL, &job, err));
     const char *path = cli_value(&given, "adapter");
     TT_TRY(cli_adopt_method(c, path, &job, err));
     tt_engine engine = {0};

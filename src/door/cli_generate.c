@@ -1,3 +1,4 @@
+#include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -12,12 +13,14 @@ static const cli_option options[] = {
     {"adapter", "PATH", "a run directory, a checkpoint, or an adapter.safetensors"},
     {"max-new", "N", "tokens to generate at most (default 64)"},
     {"ids", NULL, "print token ids in place of text"},
+    {"json", NULL, "one JSON object a prompt: text, ids"},
     {"set", "GROUP.KEY=VALUE", "override a key of the job file (repeatable)"},
     {NULL, NULL, NULL}};
 
 void cli_generate_help(void) {
     printf("usage: [mpirun -n RANKS] trimtab generate [JOB.cfg | --model DIR] -p PROMPT "
-           "[OPTIONS]\n\nContinues prompts greedily and prints what was generated.\n\n");
+           "[OPTIONS]\n\nContinues prompts greedily and prints what was generated, in the order of "
+           "the prompts.\n\n");
     cli_print_options(options);
 }
 
@@ -36,7 +39,7 @@ static const int32_t *prompt_of(const void *context, int64_t i, int *n) {
 
 static void keep(void *context, int64_t i, const int32_t *ids, int n) {
     request *r = context;
-    memcpy(r->out + i * r->max_new, ids, (size_t)n * sizeof *ids);
+    memcpy(r->out + (size_t)i * (size_t)r->max_new, ids, (size_t)n * sizeof *ids);
     r->n_out[i] = n;
 }
 
@@ -50,8 +53,9 @@ static tt_status encode_prompts(const cli *c, const char *model, const cli_given
         for (int i = 0, p = 0; i < given->n_options && status == TT_OK; i++) {
             const char *text = given->options[i].value;
             if (strcmp(given->options[i].name, "prompt") != 0) continue;
-            status =
-                tt_tokenizer_encode(tokenizer, text, strlen(text), true, &r->prompts[p++], err);
+            status = tt_tokenizer_encode(tokenizer, text, strlen(text), true, &r->prompts[p], err);
+            if (status != TT_OK) tt_error_prefix(err, "prompt %d", p);
+            p++;
         }
         tt_tokenizer_close(tokenizer);
     }
@@ -66,14 +70,45 @@ static tt_status encode_prompts(const cli *c, const char *model, const cli_given
     return TT_OK;
 }
 
-static tt_status print_one(const tt_engine *engine, const int32_t *ids, int n, bool as_ids,
-                           tt_error *err) {
-    for (int i = 0; as_ids && i < n; i++) printf(i ? " %d" : "%d", ids[i]);
-    tt_text text = {0};
-    tt_status status = TT_OK;
-    if (!as_ids) status = tt_tokenizer_decode(engine->tokenizer, ids, (size_t)n, true, &text, err);
-    if (text.bytes) fwrite(text.bytes, 1, text.n, stdout);
+/* A tokenizer can know ids that the model's embedding does not have. */
+static tt_status check_ids(const tt_engine *engine, const request *r, tt_error *err) {
+    for (int i = 0; i < r->n; i++)
+        for (size_t k = 0; k < r->prompts[i].n; k++)
+            if (r->prompts[i].ids[k] < 0 || r->prompts[i].ids[k] >= engine->spec.vocab)
+                return tt_fail(err, TT_ERR_FORMAT,
+                               "prompt %d: token id %d, expected below the model's vocab_size %d: "
+                               "tokenizer and model do not belong together",
+                               i, r->prompts[i].ids[k], engine->spec.vocab);
+    return TT_OK;
+}
+
+static tt_status print_json(const tt_text *text, const int32_t *ids, int n, tt_error *err) {
+    json_t *row = json_object(), *list = json_array();
+    json_object_set_new(row, "text", json_stringn(text->bytes, text->n));
+    for (int i = 0; i < n; i++) json_array_append_new(list, json_integer(ids[i]));
+    json_object_set_new(row, "ids", list);
+    bool ok = json_dumpf(row, stdout, JSON_COMPACT) == 0;
+    json_decref(row);
     putchar('\n');
+    return ok ? TT_OK : tt_fail(err, TT_ERR_IO, "standard output: cannot write");
+}
+
+static tt_status print_one(const tt_engine *engine, const int32_t *ids, int n,
+                           const cli_given *given, tt_error *err) {
+    if (cli_value(given, "ids")) {
+        for (int i = 0; i < n; i++) printf(i ? " %d" : "%d", ids[i]);
+        putchar('\n');
+        return TT_OK;
+    }
+    tt_text text = {0};
+    TT_TRY(tt_text_append(&text, "", 0, err));
+    tt_status status = tt_tokenizer_decode(engine->tokenizer, ids, (size_t)n, true, &text, err);
+    if (status == TT_OK && cli_value(given, "json")) {
+        status = print_json(&text, ids, n, err);
+    } else if (status == TT_OK) {
+        fwrite(text.bytes, 1, text.n, stdout);
+        putchar('\n');
+    }
     tt_text_free(&text);
     return status;
 }
@@ -95,6 +130,7 @@ static tt_status generate(const cli *c, tt_job *job, const cli_given *given, req
         .purpose = TT_PURPOSE_GENERATE, .longest_prompt = longest, .max_new_tokens = r->max_new};
     job->task.max_new_tokens = r->max_new;
     tt_status status = tt_engine_prepare(&engine, c->world, job, &wanted, err);
+    if (status == TT_OK) status = check_ids(&engine, r, err);
     if (status == TT_OK) status = tt_engine_load(&engine, err);
     if (status == TT_OK) status = cli_load_adapter(&engine, path, &adapter, err);
     tt_generate_request run = {.n_prompts = r->n,
@@ -105,25 +141,12 @@ static tt_status generate(const cli *c, tt_job *job, const cli_given *given, req
                                .done_context = r};
     if (status == TT_OK) status = tt_generate_run(&engine, adapter, &run, err);
     for (int i = 0; i < r->n && status == TT_OK && c->world->rank == 0; i++)
-        status = print_one(&engine, r->out + i * r->max_new, r->n_out[i],
-                           cli_value(given, "ids") != NULL, err);
+        status =
+            print_one(&engine, r->out + (size_t)i * (size_t)r->max_new, r->n_out[i], given, err);
     status = tt_world_follow(c->world, status, err);
     tt_adapter_destroy(adapter);
     tt_engine_close(&engine);
     return status;
-}
-
-static tt_status read_job(const cli *c, const cli_given *given, tt_job *job, tt_error *err) {
-    const char *model = cli_value(given, "model");
-    if (!model) return cli_read_job(c, given, job, err);
-    if (given->n_words)
-        return tt_fail(err, TT_ERR_USAGE, "got %s and --model: expected one of them",
-                       given->words[0]);
-    tt_job_defaults(job);
-    if (snprintf(job->model.path, sizeof job->model.path, "%s", model) >=
-        (int)sizeof job->model.path)
-        return tt_fail(err, TT_ERR_USAGE, "--model: path longer than %d bytes", TT_PATH_BYTES - 1);
-    return TT_OK;
 }
 
 tt_status cli_generate(const cli *c, tt_error *err) {
@@ -135,7 +158,7 @@ tt_status cli_generate(const cli *c, tt_error *err) {
     TT_TRY(cli_int(&given, "max-new", 1, 1 << 20, 64, &max_new, err));
     for (int i = 0; i < given.n_options; i++) r.n += strcmp(given.options[i].name, "prompt") == 0;
     if (r.n == 0) return tt_fail(err, TT_ERR_USAGE, "no prompt: expected -p TEXT");
-    TT_TRY(read_job(c, &given, &job, err));
+    TT_TRY(cli_read_job(c, &given, cli_value(&given, "model"), &job, err));
     r.max_new = (int)max_new;
     r.prompts = calloc((size_t)r.n, sizeof *r.prompts);
     r.out = malloc((size_t)r.n * (size_t)r.max_new * sizeof *r.out);

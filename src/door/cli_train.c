@@ -72,7 +72,7 @@ tt_status cli_train(const cli *c, tt_error *err) {
     cli_given given;
     tt_job job;
     TT_TRY(cli_parse(c, cli_job_options, &given, err));
-    TT_TRY(cli_read_job(c, &given, &job, err));
+    TT_TRY(cli_read_job(c, &given, NULL, &job, err));
     tt_engine engine = {0};
     tt_status status = train(c, &job, &engine, err);
     tt_engine_close(&engine);

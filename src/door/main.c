@@ -1,4 +1,5 @@
 /* The door of trimtab: finds the sub-command, starts and ends MPI, prints the one error, exits. */
+#include <errno.h>
 #include <mpi.h>
 #include <stdio.h>
 #include <string.h>
@@ -49,17 +50,29 @@ static const command *find_command(const char *name) {
     return NULL;
 }
 
+static bool is_help(const char *word) {
+    return strcmp(word, "--help") == 0 || strcmp(word, "-h") == 0;
+}
+
 static bool wants_help(int argc, char **argv) {
     for (int i = 2; i < argc; i++)
-        if (strcmp(argv[i], "--help") == 0 || strcmp(argv[i], "-h") == 0) return true;
+        if (is_help(argv[i])) return true;
     return false;
 }
 
 /* Interrupted is an outcome, not a mistake: it is told without the word error. */
-static void print_failure(tt_status status, const tt_error *err) {
-    fprintf(stderr, "trimtab: %s%s\n", status == TT_INTERRUPTED ? "" : "error: ",
+static void print_failure(const command *chosen, tt_status status, const tt_error *err) {
+    fprintf(stderr, "trimtab: %s%s", status == TT_INTERRUPTED ? "" : "error: ",
             err->text[0] ? err->text : tt_status_text(status));
-    if (status == TT_ERR_USAGE) fprintf(stderr, "trimtab: see trimtab --help\n");
+    if (status == TT_ERR_USAGE) fprintf(stderr, "; see trimtab %s --help", chosen->name);
+    fputc('\n', stderr);
+}
+
+/* Output that went nowhere (a full disk) is a failure like any other. */
+static tt_status flush_output(tt_status status, tt_error *err) {
+    if ((fflush(stdout) != 0 || ferror(stdout)) && status == TT_OK)
+        return tt_fail(err, TT_ERR_IO, "standard output: cannot write: %s", strerror(errno));
+    return status;
 }
 
 static tt_status run_with_mpi(const command *chosen, cli *c, tt_error *err) {
@@ -67,7 +80,8 @@ static tt_status run_with_mpi(const command *chosen, cli *c, tt_error *err) {
     MPI_Init_thread(&c->argc, &c->argv, MPI_THREAD_FUNNELED, &provided);
     tt_status status = tt_world_create(MPI_COMM_WORLD, &c->world, err);
     if (status == TT_OK) status = chosen->run(c, err);
-    if (status != TT_OK && (!c->world || c->world->rank == 0)) print_failure(status, err);
+    status = flush_output(status, err);
+    if (status != TT_OK && (!c->world || c->world->rank == 0)) print_failure(chosen, status, err);
     fflush(NULL);
     if (c->world) {
         tt_world_destroy(c->world);
@@ -78,13 +92,26 @@ static tt_status run_with_mpi(const command *chosen, cli *c, tt_error *err) {
     return status;
 }
 
+static int run_command(const command *chosen, int argc, char **argv) {
+    static tt_error err;
+    cli c = {.argc = argc, .argv = argv, .n_args = argc - 2, .args = argv + 2};
+    tt_status status;
+    if (chosen->needs_mpi) {
+        status = run_with_mpi(chosen, &c, &err);
+    } else {
+        status = flush_output(chosen->run(&c, &err), &err);
+        if (status != TT_OK) print_failure(chosen, status, &err);
+    }
+    return tt_status_exit_code(status);
+}
+
 int main(int argc, char **argv) {
     if (argc < 2) {
         print_help(stderr);
         return tt_status_exit_code(TT_ERR_USAGE);
     }
-    if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0 ||
-        (strcmp(argv[1], "help") == 0 && argc == 2)) {
+    bool asks_help = strcmp(argv[1], "help") == 0;
+    if (is_help(argv[1]) || (asks_help && argc == 2)) {
         print_help(stdout);
         return 0;
     }
@@ -92,23 +119,15 @@ int main(int argc, char **argv) {
         printf("trimtab %s (%s)\n", tt_provenance_version(), tt_provenance_git_revision());
         return 0;
     }
-    const command *chosen = find_command(argv[1]);
+    const char *name = argv[asks_help ? 2 : 1];
+    const command *chosen = find_command(name);
     if (!chosen) {
-        fprintf(stderr, "trimtab: error: no command \"%s\"; see trimtab --help\n", argv[1]);
+        fprintf(stderr, "trimtab: error: no command \"%s\"; see trimtab --help\n", name);
         return tt_status_exit_code(TT_ERR_USAGE);
     }
-    if (wants_help(argc, argv)) {
+    if (asks_help || wants_help(argc, argv)) {
         chosen->help();
         return 0;
     }
-    static tt_error err;
-    cli c = {.argc = argc, .argv = argv, .n_args = argc - 2, .args = argv + 2};
-    tt_status status;
-    if (chosen->needs_mpi) {
-        status = run_with_mpi(chosen, &c, &err);
-    } else {
-        status = chosen->run(&c, &err);
-        if (status != TT_OK) print_failure(status, &err);
-    }
-    return tt_status_exit_code(status);
+    return run_command(chosen, argc, argv);
 }

@@ -94,7 +94,7 @@ static void read_all(tt_cfg *cfg, const char *const *sets, int n_sets, bool chec
     for (int i = 0; i < tt_cfg_n_pieces(cfg); i++) read_piece(out, cfg, i, places, problems);
     for (int i = 0; i < n_sets; i++) apply_set(out, sets[i], places, problems);
     complete(out, places->name);
-    tt_job_check(out, places, problems);
+    tt_job_check(out, true, places, problems);
     if (check_files) tt_job_check_files(out, places, problems);
 }
 
@@ -129,6 +129,21 @@ tt_status tt_job_parse(const char *text, tt_job *out, tt_error *err) {
     tt_status status = job_of(cfg, "job", NULL, 0, false, &problems, out, err);
     tt_cfg_close(cfg);
     return status;
+}
+
+tt_status tt_job_of_model(const char *model, const char *const *sets, int n_sets, tt_job *out,
+                          tt_error *err) {
+    tt_problems problems = {0};
+    tt_job_places *places = calloc(1, sizeof *places);
+    if (!places) return tt_fail(err, TT_ERR_MEMORY, "%s: no memory for a job", model);
+    places->name = "--model";
+    tt_job_defaults(out);
+    tt_job_set_text(out, tt_job_find_key("model", "path"), model, places->name, &problems);
+    for (int i = 0; i < n_sets; i++) apply_set(out, sets[i], places, &problems);
+    complete(out, "model");
+    tt_job_check(out, false, places, &problems);
+    free(places);
+    return tt_problems_check(&problems, err);
 }
 
 static bool starts_group(int i) {

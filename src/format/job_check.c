@@ -104,7 +104,8 @@ tt_status tt_job_layers(const char *layers, int n_layers, bool *steered, tt_erro
     }
 }
 
-static void check_texts(const tt_job *job, const tt_job_places *places, tt_problems *problems) {
+static void check_texts(const tt_job *job, bool with_task, const tt_job_places *places,
+                        tt_problems *problems) {
     tt_error err = {0};
     if (tt_job_layers(job->method.layers, -1, NULL, &err) != TT_OK)
         tt_problem(problems, "%s: %s", tt_job_place(places, "method", "layers"), err.text);
@@ -116,7 +117,7 @@ static void check_texts(const tt_job *job, const tt_job_places *places, tt_probl
                                               {"model", "path", "a model directory"},
                                               {"task", "file", "a task description"}};
     const char *const values[] = {job->run.dir, job->model.path, job->task.file};
-    for (int i = 0; i < 3; i++)
+    for (int i = 0; i < (with_task ? 3 : 2); i++)
         if (!values[i][0])
             tt_problem(problems, "%s: %s.%s: found nothing, allowed: %s",
                        tt_job_place(places, required[i][0], required[i][1]), required[i][0],
@@ -135,8 +136,9 @@ static void check_parallel(const tt_job *job, const tt_job_places *places, tt_pr
                    job->train.batch_size);
 }
 
-void tt_job_check(const tt_job *job, const tt_job_places *places, tt_problems *problems) {
-    check_texts(job, places, problems);
+void tt_job_check(const tt_job *job, bool with_task, const tt_job_places *places,
+                  tt_problems *problems) {
+    check_texts(job, with_task, places, problems);
     check_parallel(job, places, problems);
     if (job->train.steps == 0 && job->train.epochs == 0)
         tt_problem(problems, "%s: train.steps: found 0 and train.epochs 0, allowed: one above 0",
@@ -147,12 +149,18 @@ void tt_job_check(const tt_job *job, const tt_job_places *places, tt_problems *p
                    tt_job_place(places, "method", "bias"), tt_steer_form_name(job->method.form));
 }
 
+/* Many expect paths to count from the job file. */
+static const char *from_where(const char *path) {
+    return path[0] == '/' ? "" : " in the directory trimtab was started in";
+}
+
 static void check_model(const char *path, const char *place, tt_problems *problems) {
     char config[TT_PATH_BYTES + 16];
     snprintf(config, sizeof config, "%s/config.json", path);
     if (!path[0]) return;
     if (!tt_file_is_dir(path))
-        tt_problem(problems, "%s: model.path: found no directory %s", place, path);
+        tt_problem(problems, "%s: model.path: found no directory %s%s", place, path,
+                   from_where(path));
     else if (!tt_file_exists(config))
         tt_problem(problems, "%s: model.path: found no config.json in %s", place, path);
 }
@@ -162,7 +170,7 @@ static void check_file(const char *path, const char *key, const tt_job_places *p
     const char *place = tt_job_place(places, "task", key);
     if (!path[0]) return;
     if (!tt_file_exists(path))
-        tt_problem(problems, "%s: task.%s: found no file %s", place, key, path);
+        tt_problem(problems, "%s: task.%s: found no file %s%s", place, key, path, from_where(path));
     else if (tt_file_is_dir(path))
         tt_problem(problems, "%s: task.%s: found a directory %s, allowed: a file", place, key,
                    path);

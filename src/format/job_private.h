@@ -67,7 +67,8 @@ bool tt_positions_parse(const char *text, tt_positions *out);
 const char *tt_positions_print(const tt_positions *positions, char *out, size_t n);
 
 /* Checks that concern more than one key, or a text's inner form; then the named files. */
-void tt_job_check(const tt_job *job, const tt_job_places *places, tt_problems *problems);
+void tt_job_check(const tt_job *job, bool with_task, const tt_job_places *places,
+                  tt_problems *problems);
 void tt_job_check_files(const tt_job *job, const tt_job_places *places, tt_problems *problems);
 
 #endif

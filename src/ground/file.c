@@ -99,6 +99,9 @@ static bool write_whole(int fd, const char *data, size_t n_bytes) {
 
 tt_status tt_file_write_atomic(const char *path, const void *data, size_t n_bytes, tt_error *err) {
     char aside[PATH_MAX];
+    struct stat info;
+    if (stat(path, &info) == 0 && !S_ISREG(info.st_mode)) /* a rename would replace the device */
+        return tt_fail(err, TT_ERR_IO, "%s: not a regular file", path);
     if (snprintf(aside, sizeof aside, "%s.tmp.%ld", path, (long)getpid()) >= (int)sizeof aside)
         return tt_fail(err, TT_ERR_IO, "%s: path too long", path);
     int fd = open(aside, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);

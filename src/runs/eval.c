@@ -1,5 +1,6 @@
 #include "trimtab/eval.h"
 
+#include <errno.h>
 #include <jansson.h>
 #include <math.h>
 #include <stdlib.h>
@@ -25,7 +26,23 @@ typedef struct evaluation {
     example_row *rows;  /* [end - begin] */
     int32_t *generated; /* [(end - begin) x max_new] */
     int64_t n_done;
+    FILE *jsonl; /* rank 0's; NULL: no rows wanted */
 } evaluation;
+
+static tt_status fail_jsonl(const evaluation *e, const char *what, tt_error *err) {
+    return tt_fail(err, TT_ERR_IO, "%s: cannot %s: %s", e->options->jsonl_path, what,
+                   strerror(errno));
+}
+
+/* Before the work: its result must have a place to go. */
+static tt_status open_jsonl(evaluation *e, tt_error *err) {
+    tt_status status = TT_OK;
+    if (e->engine->world->rank == 0 && e->options->jsonl_path) {
+        e->jsonl = fopen(e->options->jsonl_path, "w");
+        if (!e->jsonl) status = fail_jsonl(e, "create", err);
+    }
+    return tt_world_follow(e->engine->world, status, err);
+}
 
 /* --- Loss --------------------------------------------------------------------------------------
  */
@@ -45,6 +62,15 @@ static void take_losses(void *context, int i_mb, const tt_micro_batch *mb, const
     }
 }
 
+static tt_status check_losses(const evaluation *e, tt_error *err) {
+    for (int64_t i = 0; i < e->end - e->begin; i++)
+        if (!isfinite(e->rows[i].loss))
+            return tt_fail(err, TT_ERR_NUMERIC, "%s:%lld: the loss of this example is not finite",
+                           e->engine->job->task.eval,
+                           (long long)e->engine->eval->line[e->begin + i]);
+    return TT_OK;
+}
+
 static tt_status score_losses(evaluation *e, tt_error *err) {
     const tt_world *world = e->engine->world;
     tt_eval_batches *batches;
@@ -55,7 +81,7 @@ static tt_status score_losses(evaluation *e, tt_error *err) {
     while (tt_eval_batches_next(batches, &mb))
         tt_pipeline_score(e->engine->pipeline, &mb, 1, e->adapter, take_losses, e);
     tt_eval_batches_destroy(batches);
-    return TT_OK;
+    return tt_world_agree(world, check_losses(e, err), err);
 }
 
 /* --- Generation --------------------------------------------------------------------------------
@@ -90,31 +116,30 @@ static tt_status generate_answers(evaluation *e, tt_error *err) {
 
 typedef struct scoring {
     evaluation *e;
-    FILE *jsonl; /* NULL: no rows wanted */
     tt_eval_result *result;
     double loss;
     int64_t n_right;
 } scoring;
 
-static tt_status write_example(const scoring *s, const example_row *row, const char *output,
+static tt_status write_example(const scoring *s, const example_row *row, const tt_text *output,
                                const char *answer, bool is_correct, tt_error *err) {
     json_t *json = json_object();
     json_object_set_new(json, "example", json_integer(row->example));
     json_object_set_new(json, "line", json_integer(s->e->engine->eval->line[row->example]));
-    json_object_set_new(json, "loss", json_real(row->n_targets ? row->loss / row->n_targets : 0.0));
+    json_object_set_new(json, "loss",
+                        row->n_targets ? json_real(row->loss / row->n_targets) : json_null());
     json_object_set_new(json, "n_targets", json_integer(row->n_targets));
     json_object_set_new(json, "n_targets_right", json_integer(row->n_right));
     if (s->e->generate) {
-        json_object_set_new(json, "output", json_string(output));
+        json_object_set_new(json, "output", json_stringn(output->bytes, output->n));
         json_object_set_new(json, "answer", answer ? json_string(answer) : json_null());
         json_object_set_new(json, "label",
                             json_string(tt_dataset_label(s->e->engine->eval, row->example)));
         json_object_set_new(json, "correct", json_boolean(is_correct));
     }
-    bool ok = json_dumpf(json, s->jsonl, JSON_COMPACT) == 0 && fputc('\n', s->jsonl) != EOF;
+    bool ok = json_dumpf(json, s->e->jsonl, JSON_COMPACT) == 0 && fputc('\n', s->e->jsonl) != EOF;
     json_decref(json);
-    if (!ok) return tt_fail(err, TT_ERR_IO, "%s: cannot write", s->e->options->jsonl_path);
-    return TT_OK;
+    return ok ? TT_OK : fail_jsonl(s->e, "write", err);
 }
 
 /* The generated text of a row, its answer, and whether it is right. */
@@ -134,10 +159,9 @@ static tt_status score_row(scoring *s, const example_row *row, const int32_t *id
     char *answer = NULL;
     bool is_correct = false;
     tt_status status = TT_OK;
-    if (s->e->generate)
-        status = score_answer(s, row, ids, &output, &answer, &is_correct, err);
-    if (status == TT_OK && s->jsonl)
-        status = write_example(s, row, output.bytes, answer, is_correct, err);
+    if (s->e->generate) status = score_answer(s, row, ids, &output, &answer, &is_correct, err);
+    if (status == TT_OK && s->e->jsonl)
+        status = write_example(s, row, &output, answer, is_correct, err);
     s->loss += row->loss;
     s->n_right += row->n_right;
     s->result->n_targets += row->n_targets;
@@ -167,12 +191,9 @@ static tt_status score_rows(scoring *s, const unsigned char *bytes, size_t n_byt
 
 static tt_status score_on_rank_0(scoring *s, const unsigned char *bytes, size_t n_bytes,
                                  tt_error *err) {
-    const char *path = s->e->options->jsonl_path;
-    if (path && !(s->jsonl = fopen(path, "w")))
-        return tt_fail(err, TT_ERR_IO, "%s: cannot create", path);
     tt_status status = score_rows(s, bytes, n_bytes, err);
-    if (s->jsonl && fclose(s->jsonl) != 0 && status == TT_OK)
-        status = tt_fail(err, TT_ERR_IO, "%s: cannot write", path);
+    if (status == TT_OK && s->e->jsonl && fflush(s->e->jsonl) != 0)
+        status = fail_jsonl(s->e, "write", err);
     tt_eval_result *r = s->result;
     if (r->n_targets > 0) {
         r->loss = s->loss / (double)r->n_targets;
@@ -218,7 +239,7 @@ static tt_status gather_and_score(evaluation *e, tt_eval_result *result, tt_erro
     scoring s = {.e = e, .result = result};
     if (world->rank == 0) status = score_on_rank_0(&s, all, n_all, err);
     free(all);
-    TT_TRY(tt_world_agree(world, status, err));
+    TT_TRY(tt_world_follow(world, status, err));
     tt_world_bcast(world, result, sizeof *result);
     return TT_OK;
 }
@@ -246,10 +267,12 @@ tt_status tt_eval_run(tt_engine *engine, const tt_adapter *adapter, const tt_eva
                     .max_new = engine->settings.max_new_tokens};
     tt_batch_shard(engine->eval->n, world->n_replicas, world->replica, &e.begin, &e.end);
     tt_status status = tt_world_agree(world, allocate(&e, err), err);
+    if (status == TT_OK) status = open_jsonl(&e, err);
     if (status == TT_OK) status = score_losses(&e, err);
     if (status == TT_OK && e.generate) status = generate_answers(&e, err);
     if (status == TT_OK) status = gather_and_score(&e, out, err);
     out->seconds = tt_process_seconds() - began;
+    if (e.jsonl) fclose(e.jsonl);
     free(e.rows);
     free(e.generated);
     return status;

@@ -21,6 +21,7 @@ typedef struct decoder {
     int32_t *positions; /* [max_tokens] */
     int32_t *slot, *past, *prompt_len, *next, *seq_start; /* [n_slots], seq_start one more */
     int64_t next_prompt;
+    int64_t bad_prompt; /* the first without finite logits; -1: none */
 } decoder;
 
 static bool is_eos(const tt_spec *spec, int32_t id) {
@@ -60,12 +61,15 @@ static void gather_work(decoder *d, tt_extend *extend) {
     }
 }
 
-/* Takes the new token of every sequence; ends those that are finished. */
+/* Takes the new token of every sequence; ends those that are finished. A negative token: there was
+ * no finite logit. */
 static void take_tokens(decoder *d, const tt_extend *extend) {
     for (int i = 0; i < extend->n_seqs; i++) {
         active *a = &d->slots[extend->slot[i]];
         int32_t *out = d->out + (size_t)extend->slot[i] * (size_t)d->max_new;
-        bool ended = is_eos(&d->engine->spec, d->next[i]);
+        bool bad = d->next[i] < 0;
+        if (bad && d->bad_prompt < 0) d->bad_prompt = a->prompt;
+        bool ended = bad || is_eos(&d->engine->spec, d->next[i]);
         if (!ended) {
             out[a->n_new++] = a->last = d->next[i];
             ended = a->n_new == d->max_new;
@@ -108,6 +112,12 @@ static void run(decoder *d) {
     }
 }
 
+static tt_status check_outcome(const decoder *d, tt_error *err) {
+    if (d->bad_prompt < 0) return TT_OK;
+    return tt_fail(err, TT_ERR_NUMERIC, "prompt %lld: the logits are not finite",
+                   (long long)d->bad_prompt);
+}
+
 static tt_status allocate(decoder *d, tt_error *err) {
     size_t n_slots = (size_t)d->n_slots, n_tokens = (size_t)d->engine->plan->max_tokens;
     d->slots = malloc(n_slots * sizeof *d->slots);
@@ -138,9 +148,13 @@ tt_status tt_generate_run(tt_engine *engine, const tt_adapter *adapter,
                  .adapter = adapter,
                  .request = request,
                  .max_new = request->max_new_tokens,
+                 .bad_prompt = -1,
                  .n_slots = smallest(plan->cache_seqs, plan->max_seqs, plan->max_tokens)};
     tt_status status = tt_world_agree(engine->world, allocate(&d, err), err);
-    if (status == TT_OK) run(&d);
+    if (status == TT_OK) {
+        run(&d);
+        status = tt_world_agree(engine->world, check_outcome(&d, err), err);
+    }
     free(d.slots);
     free(d.out);
     free(d.ids);

@@ -106,6 +106,7 @@ void tt_ops_head_argmax(tt_gemm *gemm, int n_rows, const float *x, const tt_matr
     head_state *states = scratch;
     float *logits = (float *)(states + n_rows);
     start(n_rows, states);
+    for (int r = 0; r < n_rows; r++) states[r].best = -1;
     for (int first = 0; first < head->rows; first += CHUNK_ROWS) {
         tt_matrix chunk = chunk_of(head, first);
         tt_gemm_forward(gemm, n_rows, x, &chunk, NULL, false, logits);

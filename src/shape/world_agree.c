@@ -10,27 +10,28 @@
 /* What a failing rank tells the others. */
 typedef struct verdict {
     int status;
-    char text[TT_ERROR_TEXT_BYTES];
+    char host[TT_HOST_BYTES], text[TT_ERROR_TEXT_BYTES];
 } verdict;
 
-static void state_verdict(const tt_world *world, tt_status status, const tt_error *err,
-                          verdict *out) {
-    out->status = status;
-    const char *text = err && err->text[0] ? err->text : tt_status_text(status);
-    if (world->n_ranks == 1)
-        snprintf(out->text, sizeof out->text, "%s", text);
-    else
-        snprintf(out->text, sizeof out->text, "rank %d (node %s): %s", world->rank, world->host,
-                 text);
+/* Does every rank say the same? Then the reason lies in no rank. */
+static bool is_unanimous(const tt_world *world, const verdict *mine, const verdict *spoken) {
+    int same = mine->status == spoken->status && strcmp(mine->text, spoken->text) == 0, all;
+    MPI_Allreduce(&same, &all, 1, MPI_INT, MPI_MIN, world->all);
+    return all != 0;
 }
 
 tt_status tt_world_agree(const tt_world *world, tt_status status, tt_error *err) {
-    int mine = status == TT_OK ? world->n_ranks : world->rank, lowest;
-    MPI_Allreduce(&mine, &lowest, 1, MPI_INT, MPI_MIN, world->all);
+    int failing = status == TT_OK ? world->n_ranks : world->rank, lowest;
+    MPI_Allreduce(&failing, &lowest, 1, MPI_INT, MPI_MIN, world->all);
     if (lowest == world->n_ranks) return TT_OK;
-    verdict spoken = {0};
-    if (lowest == world->rank) state_verdict(world, status, err, &spoken);
+    verdict mine = {.status = status}, spoken;
+    memcpy(mine.host, world->host, sizeof mine.host);
+    if (status != TT_OK)
+        snprintf(mine.text, sizeof mine.text, "%s",
+                 err && err->text[0] ? err->text : tt_status_text(status));
+    spoken = mine;
     MPI_Bcast(&spoken, (int)sizeof spoken, MPI_BYTE, lowest, world->all);
+    bool unanimous = is_unanimous(world, &mine, &spoken);
     if (err) {
         if (lowest != world->rank) {
             err->origin_file = NULL;
@@ -38,6 +39,7 @@ tt_status tt_world_agree(const tt_world *world, tt_status status, tt_error *err)
         }
         err->status = (tt_status)spoken.status;
         memcpy(err->text, spoken.text, sizeof err->text);
+        if (!unanimous) tt_error_prefix(err, "rank %d (node %s)", lowest, spoken.host);
     }
     return (tt_status)spoken.status;
 }

@@ -37,3 +37,15 @@ again = json.load(open(sys.argv[1] + ".json"))["loss"]
 assert abs(told - again) <= 1e-5 * told, (told, again)
 EOF
 }
+# One error line with TEXT, and exit status STATUS: refused STATUS TEXT ARGUMENTS ... (one process)
+refused() {
+    local expected=$1 text=$2 status
+    shift 2
+    "$TRIMTAB" "$@" >refused.out 2>refused.err
+    status=$?
+    [ $status = "$expected" ] && [ "$(wc -l <refused.err)" = 1 ] &&
+        grep -qF -- "trimtab: error: $text" refused.err && return
+    echo "trimtab $*: exit status $status, expected $expected and: $text"
+    cat refused.err
+    exit 1
+}

@@ -81,6 +81,18 @@ static void agree_spreads_the_lowest_failure(void **state) {
     for (unsigned fails = 0; fails < 1u << mpi_test_size; fails++) agree_on(fails);
 }
 
+/* What every rank says alike lies in no rank. */
+static void agree_names_no_rank_when_all_say_the_same(void **state) {
+    (void)state;
+    tt_error err = {0};
+    tt_status status = tt_fail(&err, TT_ERR_CONFIG, "parallel.stages: 9");
+    check_all(tt_world_agree(world, status, &err) == TT_ERR_CONFIG);
+    check_all(strcmp(err.text, "parallel.stages: 9") == 0);
+    status = tt_fail(&err, mpi_test_rank == 0 ? TT_ERR_CONFIG : TT_ERR_IO, "parallel.stages: 9");
+    check_all(tt_world_agree(world, status, &err) == TT_ERR_CONFIG);
+    check_all((strncmp(err.text, "rank 0 (node ", 13) == 0) == (mpi_test_size > 1));
+}
+
 static void agree_without_a_text_says_the_status(void **state) {
     (void)state;
     tt_error err = {0};
@@ -233,6 +245,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(wrong_grids_are_refused_everywhere),
         cmocka_unit_test(node_covers_ranks_of_this_machine),
         cmocka_unit_test(agree_spreads_the_lowest_failure),
+        cmocka_unit_test(agree_names_no_rank_when_all_say_the_same),
         cmocka_unit_test(agree_without_a_text_says_the_status),
         cmocka_unit_test(agree_keeps_a_text_of_full_length),
         cmocka_unit_test(follow_spreads_rank_0_only),

@@ -67,6 +67,9 @@ static void file_write_is_atomic_and_read_is_bounded(void **state) {
     assert_int_equal(tt_file_map_open(nested, 0, &map, &err), TT_ERR_IO);
     assert_int_equal(tt_file_map_open("/nonexistent/x", 0, &map, &err), TT_ERR_MISSING);
     assert_int_equal(tt_file_write_atomic("/nonexistent/x", "a", 1, &err), TT_ERR_IO);
+    snprintf(path, sizeof path, "%s/null", nested);
+    assert_int_equal(symlink("/dev/null", path), 0);
+    assert_int_equal(tt_file_write_atomic(path, "a", 1, &err), TT_ERR_IO); /* not replaced */
     assert_int_equal(tt_file_remove_tree(dir, NULL), TT_OK);
     assert_false(tt_file_exists(dir));
     assert_int_equal(tt_file_remove_tree(dir, NULL), TT_OK);

@@ -407,6 +407,20 @@ static void shipped_pieces_and_jobs_are_read(void **state) {
     assert_true(n_read >= 8);
 }
 
+static void a_model_alone_makes_a_job(void **state) {
+    (void)state;
+    tt_job job;
+    tt_error err = {0};
+    const char *sets[] = {"parallel.threads=3"}, *wrong[] = {"train.lr=fast", "task.fil=x"};
+    assert_int_equal(tt_job_of_model("models/a", sets, 1, &job, &err), TT_OK);
+    assert_string_equal(job.model.path, "models/a");
+    assert_int_equal(job.parallel.threads, 3);
+    assert_int_equal(tt_job_of_model("models/a", wrong, 2, &job, &err), TT_ERR_CONFIG);
+    assert_non_null(strstr(err.text, "--set: train.lr: found \"fast\""));
+    assert_non_null(strstr(err.text, "task.fil: found an unknown key"));
+    assert_int_equal(tt_job_of_model("", NULL, 0, &job, &err), TT_ERR_CONFIG);
+}
+
 /* Under a locale with a decimal comma nothing changes. Skipped where none is installed. */
 static void a_decimal_comma_locale_changes_nothing(void **state) {
     (void)state;
@@ -444,6 +458,7 @@ int main(void) {
         cmocka_unit_test(layers_expand),
         cmocka_unit_test(reference_page_is_current),
         cmocka_unit_test(shipped_pieces_and_jobs_are_read),
+        cmocka_unit_test(a_model_alone_makes_a_job),
         cmocka_unit_test(a_decimal_comma_locale_changes_nothing),
     };
     return cmocka_run_group_tests(tests, make_dir, remove_dir);

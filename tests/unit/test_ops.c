@@ -481,6 +481,8 @@ static void head_breaks_ties_low(void **state) {
     x[0] = NAN;
     tt_ops_head_loss(gemm, 1, x, &head, target, 1.0f, &loss, &correct, NULL, scratch);
     assert_true(isnan(loss));
+    tt_ops_head_argmax(gemm, 1, x, &head, &best, scratch);
+    assert_int_equal(best, -1);
     tt_gemm_destroy(gemm);
     free(scratch);
 }
