@@ -63,6 +63,12 @@ size_t tt_adapter_layer_params(const tt_method *method, int hidden);
 tt_status tt_adapter_first_steered(const tt_method *method, int n_model_layers, int *first,
                                    tt_error *err) TT_MUST_CHECK;
 
+/* Can the method be used with a model of this hidden size? Errors: ERR_CONFIG (rank). */
+tt_status tt_adapter_check(const tt_method *method, int hidden, tt_error *err) TT_MUST_CHECK;
+
+/* The first view with a NaN or infinity in values [n_params], NULL when all are finite. */
+const tt_adapter_view *tt_adapter_find_nonfinite(const tt_adapter *adapter, const float *values);
+
 bool tt_adapter_steers(const tt_adapter *adapter, int layer);
 
 /* Which rows of a packed micro-batch the method steers: writes row numbers (ascending) to rows

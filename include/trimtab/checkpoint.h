@@ -63,6 +63,11 @@ tt_status tt_checkpoint_load(const tt_world *world, const char *path, tt_adapter
                              float *m, float *v, tt_checkpoint_state *state, char **resolved_job,
                              tt_error *err) TT_MUST_CHECK;
 
+/* What state.json alone tells: the state and the resolved job's text (malloc'ed, freed by the
+ * caller). Not collective. Errors: ERR_MISSING, ERR_FORMAT, ERR_MEMORY. */
+tt_status tt_checkpoint_read_state(const char *path, tt_checkpoint_state *state,
+                                   char **resolved_job, tt_error *err) TT_MUST_CHECK;
+
 /* The method an adapter was trained with, from the metadata of adapter.safetensors. path: that
  * file, a checkpoint directory, or a run directory (its newest checkpoint). Also the base model's
  * layer count and hidden size, for a check by the caller. When a state.json lies beside the file

@@ -54,6 +54,7 @@ typedef struct tt_plan_input {
     int64_t n_distinct; /* different token ids */
     int64_t n_tokens;   /* of all data sets */
     int64_t train_examples, train_tokens, train_targets;
+    int64_t n_prompts; /* answers to generate in one go at most, over all replicas; 0: unknown */
     size_t dataset_bytes; /* of the tokenised data sets, on every rank */
 } tt_plan_input;
 
@@ -92,10 +93,14 @@ typedef struct tt_plan {
 } tt_plan;
 
 /* Not collective. Freed by tt_plan_destroy. Errors: ERR_CONFIG (grid does not match the ranks, more
- * stages than layers, longest example beyond parallel.micro_batch_tokens, longer than the model's
- * positions), ERR_MEMORY. */
+ * stages than layers, more replicas than sequences in a step, a rank above the hidden size, longest
+ * example beyond parallel.micro_batch_tokens, longer than the model's positions), ERR_MEMORY. */
 tt_status tt_plan_build(const tt_plan_input *input, tt_plan **out, tt_error *err) TT_MUST_CHECK;
 void tt_plan_destroy(tt_plan *plan);
+
+/* Most bytes that ranks_per_node neighbouring ranks need together: weights of a stage, mapped by
+ * several of them, are counted once. */
+size_t tt_plan_node_bytes(const tt_plan *plan, int ranks_per_node);
 
 /* What the stage module needs to create stage s of this plan. spec and method are borrowed. */
 void tt_plan_stage_shape(const tt_plan *plan, int stage, const tt_spec *spec,

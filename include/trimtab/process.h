@@ -12,6 +12,9 @@ double tt_process_seconds(void);
 int64_t tt_process_resident_bytes(void);
 int64_t tt_process_peak_bytes(void);
 
+/* Physical memory of the machine in bytes; 0 when the system does not tell. */
+int64_t tt_process_machine_bytes(void);
+
 /* Cores this process may run on (its affinity mask), and cores of the machine that are online. */
 int tt_process_cores(void);
 int tt_process_machine_cores(void);

@@ -5,11 +5,12 @@
  * progress of an evaluation is told every few seconds only. quiet silences notes and progress;
  * metrics are always written.
  *
- * metrics.jsonl: one object a line, always with "kind" and "step":
+ * metrics.jsonl: one object a line, always with "kind", "step" and "life":
  *     {"kind":"train","step":20,"loss":..,"lr":..,"grad_norm":..,"tokens":..,"tokens_per_s":..,
- *      "elapsed_s":..,"peak_rss_bytes":..}
- *     {"kind":"eval","step":20,"loss":..,"perplexity":..,"token_accuracy":..,"exact_match":..,...}
- * Lines are appended; a resumed run goes on in the same file, with rows of steps it repeats. */
+ *      "elapsed_s":..,"peak_rss_bytes":..,"life":1}
+ *     {"kind":"eval","step":20,"loss":..,"perplexity":..,"token_accuracy":..,"exact_match":..,...,"life":1}
+ * Lines are appended; a resumed run goes on in the same file. After a crash it repeats steps: of
+ * rows with the same step those of the highest life count. */
 #ifndef TRIMTAB_REPORT_H
 #define TRIMTAB_REPORT_H
 
@@ -38,6 +39,9 @@ void tt_report_destroy(tt_report *report);
 
 /* The clock of rates and ETA starts (again), at this step. */
 void tt_report_begin(tt_report *report, int64_t step);
+
+/* The run's life that rows from now on belong to. */
+void tt_report_set_life(tt_report *report, int64_t life);
 
 /* A line for a person. */
 void tt_report_note(tt_report *report, const char *format, ...) TT_PRINTF(2, 3);

@@ -20,9 +20,10 @@ void cli_check_help(void) {
     cli_print_options(options);
 }
 
-static void print_all(const tt_engine *engine, const tt_job *job) {
+static void print_all(const tt_engine *engine, const tt_job *job, bool is_here) {
     cli_print_audits(engine, stdout);
     tt_plan_print(engine->plan, &engine->spec, stdout);
+    if (is_here) cli_print_memory(engine, stdout);
     if (!engine->train) return;
     printf("steps %lld of %d sequences\n", (long long)tt_trainer_n_steps(job, engine->train->n),
            job->train.batch_size);
@@ -37,11 +38,12 @@ tt_status cli_check(const cli *c, tt_error *err) {
     TT_TRY(cli_read_job(c, &given, NULL, &job, err));
     if (cli_value(&given, "print-job") && cli_speaks(c)) tt_job_print(&job, stdout);
     tt_engine engine = {0};
-    tt_engine_options wanted = {.purpose = job.task.train[0] ? TT_PURPOSE_TRAIN : TT_PURPOSE_EVAL,
+    bool trains = job.task.train[0] && job.method.form != TT_STEER_NONE;
+    tt_engine_options wanted = {.purpose = trains ? TT_PURPOSE_TRAIN : TT_PURPOSE_EVAL,
                                 .n_plan_ranks = (int)n_ranks};
     tt_status status = tt_engine_prepare(&engine, c->world, &job, &wanted, err);
     bool talks = cli_speaks(c) && !job.log.quiet;
-    if (talks && status == TT_OK) print_all(&engine, &job);
+    if (talks && status == TT_OK) print_all(&engine, &job, n_ranks == 0);
     if (talks && status != TT_OK) cli_print_audits(&engine, stdout);
     tt_engine_close(&engine);
     return status;

@@ -79,6 +79,13 @@ static tt_status evaluate(tt_engine *engine, const tt_adapter *adapter, const cl
     return status;
 }
 
+static tt_status check_finite(const char *path, const tt_adapter *adapter, tt_error *err) {
+    const tt_adapter_view *bad = tt_adapter_find_nonfinite(adapter, adapter->params);
+    if (!bad) return TT_OK;
+    return tt_fail(err, TT_ERR_FORMAT, "%s: tensor '%s': holds a value that is not finite", path,
+                   bad->name);
+}
+
 /* The adapter brings its own method; the job's is not looked at. */
 tt_status cli_load_adapter(tt_engine *engine, const char *path, tt_adapter **adapter,
                            tt_error *err) {
@@ -89,7 +96,20 @@ tt_status cli_load_adapter(tt_engine *engine, const char *path, tt_adapter **ada
         tt_adapter_create(&engine->job->method, engine->spec.hidden, engine->spec.n_layers,
                           mine->first_layer, mine->n_layers, 0, adapter, err);
     if (status == TT_OK) status = tt_checkpoint_load_adapter(path, *adapter, err);
+    if (status == TT_OK) status = check_finite(path, *adapter, err);
     return tt_world_agree(engine->world, status, err);
+}
+
+/* The adapter's method, if it was made for a model like the job's. */
+static tt_status read_method(const char *path, tt_job *job, tt_error *err) {
+    int n_layers, hidden;
+    tt_spec spec;
+    TT_TRY(tt_checkpoint_read_method(path, &job->method, &n_layers, &hidden, err));
+    TT_TRY(tt_spec_read(job->model.path, &spec, err));
+    if (spec.n_layers == n_layers && spec.hidden == hidden) return TT_OK;
+    return tt_fail(err, TT_ERR_CONFIG,
+                   "%s: an adapter for a model of %d layers of %d, but %s has %d layers of %d",
+                   path, n_layers, hidden, job->model.path, spec.n_layers, spec.hidden);
 }
 
 tt_status cli_adopt_method(const cli *c, const char *path, tt_job *job, tt_error *err) {
@@ -98,9 +118,7 @@ tt_status cli_adopt_method(const cli *c, const char *path, tt_job *job, tt_error
         job->method.form = TT_STEER_NONE;
         return TT_OK;
     }
-    int n_layers, hidden;
-    if (c->world->rank == 0)
-        status = tt_checkpoint_read_method(path, &job->method, &n_layers, &hidden, err);
+    if (c->world->rank == 0) status = read_method(path, job, err);
     TT_TRY(tt_world_follow(c->world, status, err));
     tt_world_bcast(c->world, &job->method, sizeof job->method);
     return TT_OK;

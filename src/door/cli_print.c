@@ -73,6 +73,19 @@ void cli_print_idle_cores(const tt_engine *engine, FILE *stream) {
             used, cores, tt_process_cores());
 }
 
+void cli_print_memory(const tt_engine *engine, FILE *stream) {
+    int n_ranks = engine->world->n_node_ranks;
+    size_t needed = tt_plan_node_bytes(engine->plan, n_ranks);
+    int64_t there = tt_process_machine_bytes();
+    if (there == 0 || needed <= (size_t)there) return;
+    char needed_text[24], there_text[24];
+    cli_format_bytes((double)needed, needed_text);
+    cli_format_bytes((double)there, there_text);
+    fprintf(stream, "warning: a node with %d rank%s needs %s, this node has %s\n", n_ranks,
+            n_ranks == 1 ? "" : "s", needed_text, there_text);
+    fflush(stream);
+}
+
 static void print_scores(const char *what, const tt_eval_result *r, FILE *stream) {
     fprintf(stream, "  %-26s %10.4f %14.1f %%", what, r->loss, 100 * r->token_accuracy);
     if (r->generated)

@@ -13,6 +13,10 @@ void cli_print_audits(const tt_engine *engine, FILE *stream);
 /* A warning when the ranks, bound as they are, leave most of the node idle; else nothing. */
 void cli_print_idle_cores(const tt_engine *engine, FILE *stream);
 
+/* A warning when the ranks of a node are planned to need more memory than this node has; else
+ * nothing. */
+void cli_print_memory(const tt_engine *engine, FILE *stream);
+
 /* Before, after, parameters, time, memory. */
 void cli_print_result(const tt_engine *engine, const tt_train_result *result, FILE *stream);
 

@@ -53,6 +53,7 @@ static tt_status train(const cli *c, const tt_job *job, tt_engine *engine, tt_er
     if (talks) cli_print_audits(engine, stdout);
     TT_TRY(status);
     if (talks) tt_plan_print(engine->plan, &engine->spec, stdout);
+    if (talks) cli_print_memory(engine, stdout);
     if (talks) cli_print_idle_cores(engine, stdout);
     TT_TRY(tt_engine_load(engine, err));
     TT_TRY(make_run_dir(c, job, err));

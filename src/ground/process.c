@@ -35,6 +35,11 @@ int64_t tt_process_peak_bytes(void) {
     return status_bytes("VmHWM:");
 }
 
+int64_t tt_process_machine_bytes(void) {
+    long pages = sysconf(_SC_PHYS_PAGES), page_bytes = sysconf(_SC_PAGESIZE);
+    return pages < 0 || page_bytes < 0 ? 0 : (int64_t)pages * page_bytes;
+}
+
 int tt_process_machine_cores(void) {
     long n = sysconf(_SC_NPROCESSORS_ONLN);
     return n < 1 ? 1 : (int)n;

@@ -143,6 +143,22 @@ static tt_status take_all(const loading *in, tt_adapter *adapter, float *m, floa
     return take_vector(moments, path, NULL, adapter, CKPT_EXP_AVG_SQ, v, err);
 }
 
+tt_status tt_checkpoint_read_state(const char *path, tt_checkpoint_state *state,
+                                   char **resolved_job, tt_error *err) {
+    loading in = {.dir = path};
+    size_t n_bytes;
+    char file[TT_PATH_BYTES];
+    *resolved_job = NULL;
+    TT_TRY(tt_file_join(file, sizeof file, path, CKPT_STATE_FILE, err));
+    TT_TRY(ckpt_manifest_read(path, &in.text, &n_bytes, err));
+    tt_status status = ckpt_manifest_parse(file, in.text, n_bytes, &in.manifest, err);
+    if (status == TT_OK) status = copy_job(&in, resolved_job, err);
+    if (status == TT_OK) *state = in.manifest.state;
+    ckpt_manifest_free(&in.manifest);
+    free(in.text);
+    return status;
+}
+
 tt_status tt_checkpoint_load(const tt_world *world, const char *path, tt_adapter *adapter, float *m,
                              float *v, tt_checkpoint_state *state, char **resolved_job,
                              tt_error *err) {

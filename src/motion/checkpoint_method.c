@@ -202,8 +202,13 @@ static tt_status read_layers(const source *in, int n_model_layers, tt_method *me
 static tt_status check_amount(const source *in, const tt_method *method, int hidden,
                               size_t n_steered) {
     size_t found = 0, expected = tt_adapter_layer_params(method, hidden) * n_steered;
-    for (size_t i = 0; i < tt_safetensors_n_tensors(in->set); i++)
-        found += tt_safetensors_at(in->set, i)->n_bytes / sizeof(float);
+    for (size_t i = 0; i < tt_safetensors_n_tensors(in->set); i++) {
+        const tt_tensor *tensor = tt_safetensors_at(in->set, i);
+        if (tensor->dtype != TT_DTYPE_F32)
+            return tt_fail(in->err, TT_ERR_FORMAT, "%s: tensor '%s': found %s, expected F32",
+                           in->path, tensor->name, tt_dtype_name(tensor->dtype));
+        found += tensor->n_bytes / sizeof(float);
+    }
     if (found != expected)
         return tt_fail(in->err, TT_ERR_FORMAT,
                        "%s: found %zu parameters, expected %zu for the method in its metadata",

@@ -4,6 +4,7 @@
  * the other ranks waiting inside it. Other replicas hold the same bytes and write nothing. */
 #include <mpi.h>
 #include <stdio.h>
+#include <sys/statvfs.h>
 
 #include "checkpoint_private.h"
 #include "trimtab/file.h"
@@ -17,6 +18,17 @@ static tt_status fail_mpi(const char *path, const char *what, int rc, tt_error *
     return tt_fail(err, TT_ERR_IO, "%s: cannot %s: %s", path, what, text);
 }
 
+/* MPI-IO reports a full disk as fewer bytes than asked for, without a word on why. */
+static tt_status fail_short(const char *path, int want, int got, size_t offset, tt_error *err) {
+    struct statvfs disk;
+    char space[64] = "";
+    if (statvfs(path, &disk) == 0)
+        snprintf(space, sizeof space, "; its file system has %llu bytes left",
+                 (unsigned long long)disk.f_bavail * disk.f_frsize);
+    return tt_fail(err, TT_ERR_IO, "%s: wrote %d bytes at %zu, expected %d%s", path, got, offset,
+                   want, space);
+}
+
 static tt_status write_piece(MPI_File file, const char *path, size_t offset, const void *data,
                              size_t n_bytes, tt_error *err) {
     for (size_t done = 0; done < n_bytes;) {
@@ -27,9 +39,7 @@ static tt_status write_piece(MPI_File file, const char *path, size_t offset, con
                                    want, MPI_BYTE, &io);
         if (rc != MPI_SUCCESS) return fail_mpi(path, "write", rc, err);
         MPI_Get_count(&io, MPI_BYTE, &got);
-        if (got != want)
-            return tt_fail(err, TT_ERR_IO, "%s: wrote %d bytes at %zu, expected %d", path, got,
-                           offset + done, want);
+        if (got != want) return fail_short(path, want, got, offset + done, err);
         done += (size_t)want;
     }
     return TT_OK;

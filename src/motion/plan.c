@@ -38,6 +38,11 @@ static tt_status choose_grid(const tt_plan_input *in, tt_plan *plan, tt_error *e
                        "parallel.stages, parallel.replicas: %d x %d (0: chosen by trimtab) do not "
                        "make %d ranks",
                        in->job->parallel.stages, in->job->parallel.replicas, in->n_ranks);
+    if (in->train && replicas > in->job->train.batch_size)
+        return tt_fail(err, TT_ERR_CONFIG,
+                       "parallel.replicas: %d, but a step has only train.batch_size = %d sequences "
+                       "to share out; use more stages or fewer ranks",
+                       replicas, in->job->train.batch_size);
     plan->n_stages = stages;
     plan->n_replicas = replicas;
     plan->n_threads = in->job->parallel.threads;
@@ -87,9 +92,23 @@ static tt_status bound_micro_batches(const tt_plan_input *in, tt_plan *plan, tt_
     return TT_OK;
 }
 
+static const char *how_to_shorten(const tt_plan_input *in) {
+    if (in->longest > in->spec->max_positions)
+        return "lower task.max_length, or shorten the prompts";
+    return in->n_prompts ? "lower task.max_new_tokens, or set eval.generate = false"
+                         : "generate fewer tokens";
+}
+
+/* No more at once than a replica has. */
+static int sequences_at_once(const tt_plan_input *in, const tt_plan *plan) {
+    int batch = in->job->eval.batch;
+    if (in->n_prompts == 0 || in->n_prompts / plan->n_replicas >= batch) return batch;
+    return divide_up(in->n_prompts, plan->n_replicas);
+}
+
 static tt_status size_cache(const tt_plan_input *in, tt_plan *plan, tt_error *err) {
     if (in->generate) {
-        plan->cache_seqs = in->job->eval.batch;
+        plan->cache_seqs = sequences_at_once(in, plan);
         plan->cache_length = in->longest_prompt + in->max_new_tokens;
         plan->max_seqs = larger(plan->max_seqs, plan->cache_seqs);
         plan->max_seq_length = larger(plan->max_seq_length, plan->cache_length);
@@ -98,9 +117,9 @@ static tt_status size_cache(const tt_plan_input *in, tt_plan *plan, tt_error *er
     if (plan->max_seq_length > in->spec->max_positions)
         return tt_fail(err, TT_ERR_CONFIG,
                        "sequences of up to %d tokens (longest example %d; longest prompt %d + %d "
-                       "new), but the model has only %d positions",
+                       "new), but the model has only %d positions: %s",
                        plan->max_seq_length, in->longest, in->longest_prompt, in->max_new_tokens,
-                       in->spec->max_positions);
+                       in->spec->max_positions, how_to_shorten(in));
     return TT_OK;
 }
 
@@ -249,6 +268,7 @@ static void count_stage(const tt_plan_input *in, const tt_plan *plan, int s, con
 
 static tt_status fill(const tt_plan_input *in, tt_plan *plan, bool *steered, tt_error *err) {
     int n_layers = in->spec->n_layers;
+    TT_TRY(tt_adapter_check(&in->job->method, in->spec->hidden, err));
     TT_TRY(choose_grid(in, plan, err));
     TT_TRY(bound_micro_batches(in, plan, err));
     TT_TRY(size_cache(in, plan, err));
@@ -260,6 +280,21 @@ static tt_status fill(const tt_plan_input *in, tt_plan *plan, bool *steered, tt_
         tt_schedule_n_slots(plan->n_stages, 0, plan->first_backward, plan->max_micro_batches);
     for (int s = 0; s < plan->n_stages; s++) count_stage(in, plan, s, steered);
     return TT_OK;
+}
+
+size_t tt_plan_node_bytes(const tt_plan *plan, int ranks_per_node) {
+    int n_ranks = plan->n_stages * plan->n_replicas;
+    size_t most = 0;
+    for (int first = 0; first < n_ranks; first += ranks_per_node) {
+        size_t bytes = 0;
+        for (int r = first; r < first + ranks_per_node && r < n_ranks; r++) {
+            const tt_plan_stage *stage = &plan->stages[r % plan->n_stages];
+            bool is_mapped = r - first >= plan->n_stages; /* by an earlier rank of the node */
+            bytes += stage->bytes.total - (is_mapped ? stage->bytes.weights : 0);
+        }
+        if (bytes > most) most = bytes;
+    }
+    return most;
 }
 
 tt_status tt_plan_build(const tt_plan_input *input, tt_plan **out, tt_error *err) {

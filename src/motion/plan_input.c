@@ -45,6 +45,7 @@ tt_status tt_plan_input_add(tt_plan_input *input, const tt_dataset *dataset, boo
     input->longest = larger(input->longest, dataset->longest_prompt);
     input->n_tokens += dataset->n > 0 ? dataset->offset[dataset->n] : 0;
     input->dataset_bytes += dataset->block_bytes;
+    if (!train && dataset->n > input->n_prompts) input->n_prompts = dataset->n;
     if (train && dataset->n > 0) {
         input->train_examples += dataset->n;
         input->train_tokens += dataset->offset[dataset->n];

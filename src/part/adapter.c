@@ -47,6 +47,15 @@ tt_status tt_adapter_first_steered(const tt_method *method, int n_model_layers, 
     return TT_OK;
 }
 
+const tt_adapter_view *tt_adapter_find_nonfinite(const tt_adapter *adapter, const float *values) {
+    for (int i = 0; i < adapter->n_views; i++) {
+        const tt_adapter_view *view = &adapter->views[i];
+        for (size_t e = 0; e < view->n; e++)
+            if (!isfinite(values[view->offset + e])) return view;
+    }
+    return NULL;
+}
+
 bool tt_adapter_steers(const tt_adapter *adapter, int layer) {
     int local = layer - adapter->first_layer;
     return local >= 0 && local < adapter->n_layers && adapter->steered[local];
@@ -117,7 +126,7 @@ static void init_params(tt_adapter *adapter, uint64_t seed) {
     }
 }
 
-static tt_status check_method(const tt_method *method, int hidden, tt_error *err) {
+tt_status tt_adapter_check(const tt_method *method, int hidden, tt_error *err) {
     if (hidden < 1)
         return tt_fail(err, TT_ERR_CONFIG, "hidden size %d, expected at least 1", hidden);
     if (is_low_rank(method) && (method->rank < 1 || method->rank > hidden))
@@ -145,7 +154,7 @@ tt_status tt_adapter_create(const tt_method *method, int hidden, int n_model_lay
                             int first_layer, int n_layers, uint64_t seed, tt_adapter **out,
                             tt_error *err) {
     *out = NULL;
-    TT_TRY(check_method(method, hidden, err));
+    TT_TRY(tt_adapter_check(method, hidden, err));
     if (first_layer < 0 || n_layers < 0 || n_layers > n_model_layers - first_layer)
         return tt_fail(err, TT_ERR_CONFIG, "adapter for layers %d to %d of a model with %d layers",
                        first_layer, first_layer + n_layers - 1, n_model_layers);

@@ -95,6 +95,10 @@ static tt_status read_on_rank_0(tt_engine *engine, engine_facts *facts, tt_error
     if (engine->purpose == TT_PURPOSE_TRAIN) {
         if (!job->task.train[0])
             return tt_fail(err, TT_ERR_CONFIG, "task.train: empty, expected a JSONL file");
+        if (job->method.form == TT_STEER_NONE)
+            return tt_fail(err, TT_ERR_CONFIG,
+                           "method.form: none leaves nothing to train; trimtab eval evaluates the "
+                           "frozen model");
         TT_TRY(build_data(engine, job->task.train, job->task.limit_train, &engine->train,
                           &facts->train_audit, err));
     }
@@ -170,8 +174,8 @@ static tt_status make_plan(tt_engine *engine, const engine_facts *facts,
                            tt_error *err) {
     const tt_world *world = engine->world;
     int n_ranks = options->n_plan_ranks > 0 ? options->n_plan_ranks : world->n_ranks;
-    bool generate =
-        engine->purpose == TT_PURPOSE_GENERATE || (engine->eval && engine->is_scored && engine->job->eval.generate);
+    bool generate = engine->purpose == TT_PURPOSE_GENERATE ||
+                    (engine->eval && engine->is_scored && engine->job->eval.generate);
     tt_plan_input input = {.spec = &engine->spec,
                            .job = engine->job,
                            .layer_bytes = facts->storage.layer_bytes,

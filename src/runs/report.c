@@ -17,7 +17,16 @@ struct tt_report {
     double began_s, last_s;
     double progress_s; /* when an evaluation's progress was last told */
     int64_t began_step, last_step;
+    int64_t life;
 };
+
+/* A full disk or a dying node can leave a row without its end: the next one starts a line. */
+static void end_torn_row(tt_report *report) {
+    if (fseek(report->metrics, -1, SEEK_END) != 0) return; /* empty */
+    int last = fgetc(report->metrics);
+    fseek(report->metrics, 0, SEEK_END);
+    if (last != '\n' && last != EOF) fputc('\n', report->metrics);
+}
 
 tt_status tt_report_create(bool is_speaker, FILE *talk, bool is_terminal, bool quiet,
                            const char *metrics_path, tt_report **out, tt_error *err) {
@@ -27,12 +36,13 @@ tt_status tt_report_create(bool is_speaker, FILE *talk, bool is_terminal, bool q
     report->talk = is_speaker && !quiet ? talk : NULL;
     report->is_terminal = is_terminal;
     if (is_speaker && metrics_path) {
-        report->metrics = fopen(metrics_path, "a");
+        report->metrics = fopen(metrics_path, "a+");
         if (!report->metrics) {
             tt_report_destroy(report);
             return tt_fail(err, TT_ERR_IO, "%s: cannot append: %s", metrics_path, strerror(errno));
         }
         snprintf(report->metrics_path, sizeof report->metrics_path, "%s", metrics_path);
+        end_torn_row(report);
     }
     tt_report_begin(report, 0);
     *out = report;
@@ -55,6 +65,10 @@ void tt_report_destroy(tt_report *report) {
 void tt_report_begin(tt_report *report, int64_t step) {
     report->began_s = report->last_s = report->progress_s = tt_process_seconds();
     report->began_step = report->last_step = step;
+}
+
+void tt_report_set_life(tt_report *report, int64_t life) {
+    report->life = life;
 }
 
 void tt_report_note(tt_report *report, const char *format, ...) {
@@ -90,6 +104,7 @@ static void set_int(json_t *row, const char *key, int64_t value) {
 
 /* Writes and frees the row. A row is one write, so a crash leaves whole lines. */
 static tt_status write_row(tt_report *report, json_t *row, tt_error *err) {
+    set_int(row, "life", report->life);
     char *text = json_dumps(row, JSON_COMPACT | JSON_REAL_PRECISION(12));
     json_decref(row);
     if (!text) return tt_fail(err, TT_ERR_MEMORY, "no memory for a metrics row");

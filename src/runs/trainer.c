@@ -98,7 +98,44 @@ static void forgive_harmless(tt_job *saved, const tt_job *now) {
     saved->task.max_new_tokens = now->task.max_new_tokens;
 }
 
-/* The first line in which the saved job and this one differ is what the user must know. */
+/* "  lr = 0.1;" of a printed job without its indent and semicolon. */
+typedef struct job_line {
+    const char *text;
+    int n;
+} job_line;
+
+static job_line line_at(const char *text) {
+    job_line line = {text, (int)strcspn(text, "\n")};
+    while (line.n > 0 && line.text[0] == ' ') line.text++, line.n--;
+    if (line.n > 0 && line.text[line.n - 1] == ';') line.n--;
+    return line;
+}
+
+/* The first key in which the saved job and this one differ is what the user must know. Both texts
+ * have the same keys in the same order. */
+static tt_status compare_texts(const char *now, const char *saved, const char *checkpoint,
+                               tt_error *err) {
+    int n_group = 0;
+    const char *group = "";
+    while (*saved && *now) {
+        job_line was = line_at(saved), is = line_at(now);
+        if (was.n > 0 && was.text[was.n - 1] == '{') {
+            group = was.text;
+            n_group = (int)strcspn(was.text, ":");
+        }
+        if (was.n != is.n || strncmp(was.text, is.text, (size_t)was.n) != 0)
+            return tt_fail(err, TT_ERR_CONFIG,
+                           "%s: written by another job: found %.*s.%.*s, this job has %.*s; resume "
+                           "with the same settings or choose another run.dir",
+                           checkpoint, n_group, group, was.n, was.text, is.n, is.text);
+        saved += strcspn(saved, "\n");
+        now += strcspn(now, "\n");
+        saved += *saved == '\n';
+        now += *now == '\n';
+    }
+    return TT_OK;
+}
+
 static tt_status compare_jobs(const tt_job *now, const char *now_text, const char *saved_text,
                               const char *checkpoint, tt_error *err) {
     tt_job *saved = calloc(1, sizeof *saved);
@@ -109,17 +146,7 @@ static tt_status compare_jobs(const tt_job *now, const char *now_text, const cha
         forgive_harmless(saved, now);
         status = print_job(saved, &text, err);
     }
-    const char *a = text, *b = now_text;
-    while (status == TT_OK && *a && *b) {
-        int n_a = (int)strcspn(a, "\n"), n_b = (int)strcspn(b, "\n");
-        if (n_a != n_b || strncmp(a, b, (size_t)n_a) != 0)
-            status = tt_fail(err, TT_ERR_CONFIG,
-                             "%s: was written by another job: found \"%.*s\", this job has "
-                             "\"%.*s\"; resume with the same settings or choose another run.dir",
-                             checkpoint, n_a, a, n_b, b);
-        a += n_a + (a[n_a] == '\n');
-        b += n_b + (b[n_b] == '\n');
-    }
+    if (status == TT_OK) status = compare_texts(now_text, text, checkpoint, err);
     free(text);
     free(saved);
     return status;
@@ -156,6 +183,19 @@ static tt_status find_checkpoint(const trainer *t, bool *found, char path[TT_PAT
     return TT_OK;
 }
 
+/* Rank 0. Before any tensor is looked at: another job's tensors need not fit. */
+static tt_status find_and_check(const trainer *t, bool *found, char path[TT_PATH_BYTES],
+                                tt_error *err) {
+    TT_TRY(find_checkpoint(t, found, path, err));
+    if (!*found || strcmp(path, t->resumed) == 0) return TT_OK;
+    tt_checkpoint_state state;
+    char *job;
+    TT_TRY(tt_checkpoint_read_state(path, &state, &job, err));
+    tt_status status = check_same_run(t, &state, job, path, err);
+    free(job);
+    return status;
+}
+
 static tt_status resume(trainer *t, tt_error *err) {
     const tt_world *world = t->engine->world;
     struct {
@@ -163,19 +203,12 @@ static tt_status resume(trainer *t, tt_error *err) {
         char path[TT_PATH_BYTES];
     } chosen = {0};
     tt_status status = TT_OK;
-    if (world->rank == 0) status = find_checkpoint(t, &chosen.found, chosen.path, err);
+    if (world->rank == 0) status = find_and_check(t, &chosen.found, chosen.path, err);
     TT_TRY(tt_world_follow(world, status, err));
     tt_world_bcast(world, &chosen, sizeof chosen);
     if (!chosen.found || strcmp(chosen.path, t->resumed) == 0) return TT_OK;
-    char *saved_job = NULL;
     tt_checkpoint_state loaded;
-    status =
-        tt_checkpoint_load(world, chosen.path, t->adapter, t->m, t->v, &loaded, &saved_job, err);
-    if (status == TT_OK)
-        status =
-            tt_world_agree(world, check_same_run(t, &loaded, saved_job, chosen.path, err), err);
-    free(saved_job);
-    TT_TRY(status);
+    TT_TRY(tt_checkpoint_load(world, chosen.path, t->adapter, t->m, t->v, &loaded, NULL, err));
     t->state = loaded;
     t->saved_step = loaded.step;
     memcpy(t->resumed, chosen.path, sizeof chosen.path);
@@ -188,9 +221,30 @@ static tt_status resume(trainer *t, tt_error *err) {
 /* --- What is due after a step ------------------------------------------------------------------
  */
 
+static const char *last_checkpoint(const trainer *t) {
+    return t->saved_step >= 0 ? t->result.checkpoint : "none";
+}
+
+/* An update can overflow what finite gradients gave; such a checkpoint could not be gone on from.
+ */
+static tt_status check_finite(const trainer *t, tt_error *err) {
+    const float *const values[] = {t->adapter->params, t->m, t->v};
+    static const char *const what[] = {"value", "mean of the gradient",
+                                       "mean square of the gradient"};
+    for (int i = 0; i < 3; i++) {
+        const tt_adapter_view *bad = tt_adapter_find_nonfinite(t->adapter, values[i]);
+        if (bad)
+            return tt_fail(err, TT_ERR_NUMERIC,
+                           "step %lld: %s: a %s is not finite; last good checkpoint: %s",
+                           (long long)t->state.step, bad->name, what[i], last_checkpoint(t));
+    }
+    return TT_OK;
+}
+
 static tt_status save(trainer *t, bool is_best, tt_error *err) {
     const tt_world *world = t->engine->world;
     if (t->saved_step == t->state.step && !is_best) return TT_OK;
+    TT_TRY(tt_world_agree(world, check_finite(t, err), err));
     TT_TRY(tt_checkpoint_save(world, t->rundir, t->adapter, t->m, t->v, &t->state, t->resolved_job,
                               t->job->checkpoint.keep, is_best, err));
     t->saved_step = t->state.step;
@@ -217,6 +271,17 @@ static tt_status evaluate(trainer *t, const char *what, const tt_adapter *adapte
                           tt_report_eval(t->report, t->state.step, what, out, err), err);
 }
 
+/* Is this the best so far? Remembers it. Only runs that evaluate on their way have a best. */
+static bool note_best(trainer *t, const tt_eval_result *result) {
+    bool is_best = !t->state.has_best || result->loss < t->state.best_metric;
+    if (is_best) {
+        t->state.has_best = true;
+        t->state.best_metric = result->loss;
+        t->state.best_step = t->state.step;
+    }
+    return is_best;
+}
+
 static bool is_due(int64_t every, int64_t step) {
     return every > 0 && step % every == 0;
 }
@@ -237,15 +302,11 @@ static tt_status after_step(trainer *t, bool stop, tt_error *err) {
     bool is_last = t->state.step == t->state.n_steps, is_best = false;
     if (is_last || is_due(t->job->log.every, t->state.step))
         TT_TRY(tt_world_agree(t->engine->world, log_step(t, err), err));
-    if (t->engine->eval && !is_last && is_due(t->job->eval.every, t->state.step)) {
+    bool evaluated_later = is_last && t->job->eval.after;
+    if (t->engine->eval && !evaluated_later && is_due(t->job->eval.every, t->state.step)) {
         tt_eval_result result;
         TT_TRY(evaluate(t, "held out", t->adapter, false, &result, err));
-        is_best = !t->state.has_best || result.loss < t->state.best_metric;
-        if (is_best) {
-            t->state.has_best = true;
-            t->state.best_metric = result.loss;
-            t->state.best_step = t->state.step;
-        }
+        is_best = note_best(t, &result);
     }
     if (is_last || stop || is_best || is_due(t->job->checkpoint.every, t->state.step))
         TT_TRY(save(t, is_best, err));
@@ -262,15 +323,14 @@ static tt_status after_step(trainer *t, bool stop, tt_error *err) {
 static tt_status check_health(const trainer *t, const tt_step_health *health, tt_error *err) {
     if (health->finite) return TT_OK;
     long long step = (long long)t->state.step + 1;
-    const char *checkpoint = t->saved_step >= 0 ? t->result.checkpoint : "none";
     if (health->bad_layer < 0)
         return tt_fail(err, TT_ERR_NUMERIC,
                        "step %lld: the loss is not finite (rank %d); last good checkpoint: %s",
-                       step, health->bad_rank, checkpoint);
+                       step, health->bad_rank, last_checkpoint(t));
     return tt_fail(err, TT_ERR_NUMERIC,
                    "step %lld: the gradient of layer %d is not finite (rank %d); last good "
                    "checkpoint: %s",
-                   step, health->bad_layer, health->bad_rank, checkpoint);
+                   step, health->bad_layer, health->bad_rank, last_checkpoint(t));
 }
 
 static void update(trainer *t, const tt_step_health *health) {
@@ -324,6 +384,7 @@ static tt_status run(trainer *t, tt_error *err) {
     if (has_eval && job->eval.after) {
         TT_TRY(evaluate(t, "adapted model", t->adapter, job->eval.generate, &result->after, err));
         result->has_after = true;
+        if (job->eval.every > 0 && note_best(t, &result->after)) TT_TRY(save(t, true, err));
     }
     return TT_OK;
 }
@@ -379,6 +440,7 @@ void tt_trainer_close(tt_trainer *t) {
 tt_status tt_trainer_run(tt_trainer *t, const tt_rundir *rundir, tt_train_result *result,
                          tt_error *err) {
     t->rundir = rundir;
+    tt_report_set_life(t->report, rundir->generation);
     /* An older life may have committed once more before this one claimed the directory. */
     tt_status status = resume(t, err);
     if (status == TT_OK) status = run(t, err);

@@ -44,7 +44,7 @@ refused() {
     "$TRIMTAB" "$@" >refused.out 2>refused.err
     status=$?
     [ $status = "$expected" ] && [ "$(wc -l <refused.err)" = 1 ] &&
-        grep -qF -- "trimtab: error: $text" refused.err && return
+        grep -q "^trimtab: error: " refused.err && grep -qF -- "$text" refused.err && return
     echo "trimtab $*: exit status $status, expected $expected and: $text"
     cat refused.err
     exit 1

@@ -213,10 +213,12 @@ static void a_file_that_may_not_grow_fails_the_save(void **state) {
 }
 
 static void claim_newer(void) {
+    int kept = errno; /* another process would not touch it */
     char path[TT_PATH_BYTES];
     snprintf(path, sizeof path, "%s/generations/%06lld", rundir.path,
              (long long)rundir.generation + 1);
     if (tt_file_write_atomic(path, "host other\n", 11, NULL) != TT_OK) abort();
+    errno = kept;
 }
 
 /* A newer life takes over at every moment of a save. Before the last look at the claims nothing

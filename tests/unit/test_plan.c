@@ -200,7 +200,7 @@ static void micro_batches_are_bounded(void **state) {
     assert_int_equal(plan->max_micro_batches, 8);
     tt_plan_destroy(plan);
 
-    job.train.batch_size = 1; /* fewer sequences than micro-batches asked for */
+    job.train.batch_size = 2; /* fewer sequences than micro-batches asked for */
     plan = build(&input);
     assert_int_equal(plan->max_micro_batches, 1);
     assert_int_equal(plan->max_tokens, 30); /* the longest must fit */
@@ -224,10 +224,45 @@ static void cache_holds_prompt_and_answer(void **state) {
     assert_int_equal(plan->max_seq_length, 52);
     assert_true(plan->stages[0].bytes.cache > 0);
     tt_plan_destroy(plan);
+    input.n_prompts = 3; /* fewer than eval.batch: no room for the fourth */
+    plan = build(&input);
+    assert_int_equal(plan->cache_seqs, 3);
+    tt_plan_destroy(plan);
     input.max_new_tokens = 501;
     tt_error err = {0};
     assert_int_equal(tt_plan_build(&input, &plan, &err), TT_ERR_CONFIG);
     assert_non_null(strstr(err.text, "512 positions"));
+}
+
+static void what_the_method_or_the_batch_forbids_is_refused(void **state) {
+    (void)state;
+    tt_job job = job_of(1, 8);
+    tt_plan_input input = input_of(&job, 8);
+    tt_plan *plan;
+    tt_error err = {0};
+    job.train.batch_size = 7;
+    assert_int_equal(tt_plan_build(&input, &plan, &err), TT_ERR_CONFIG);
+    assert_non_null(strstr(err.text, "parallel.replicas: 8, but a step has only"));
+    input.train = false; /* nothing to share out */
+    plan = build(&input);
+    tt_plan_destroy(plan);
+    job.method.rank = spec.hidden + 1;
+    assert_int_equal(tt_plan_build(&input, &plan, &err), TT_ERR_CONFIG);
+    assert_non_null(strstr(err.text, "method.rank"));
+}
+
+/* Two stages, three replicas, four ranks to a node: the second replica there maps the same files.
+ */
+static void weights_count_once_a_node(void **state) {
+    (void)state;
+    tt_plan_stage stages[2] = {{0}, {0}};
+    stages[0].bytes.total = 100, stages[0].bytes.weights = 60;
+    stages[1].bytes.total = 70, stages[1].bytes.weights = 50;
+    tt_plan plan = {.n_stages = 2, .n_replicas = 3, .stages = stages};
+    assert_int_equal(tt_plan_node_bytes(&plan, 1), 100);
+    assert_int_equal(tt_plan_node_bytes(&plan, 2), 170);
+    assert_int_equal(tt_plan_node_bytes(&plan, 4), 170 + 60);
+    assert_int_equal(tt_plan_node_bytes(&plan, 100), 170 + 60 + 60);
 }
 
 /* A head of 64 * 1000 products for every second token costs three quarters of a layer: 5 + 3. For
@@ -365,6 +400,7 @@ static void facts_come_from_the_data(void **state) {
     assert_int_equal(input.longest, 0);
     assert_int_equal(tt_plan_input_add(&input, &dataset, false, NULL), TT_OK);
     assert_int_equal(input.train_examples, 0);
+    assert_int_equal(input.n_prompts, 2);
     assert_int_equal(tt_plan_input_add(&input, &dataset, true, NULL), TT_OK);
     assert_int_equal(input.longest, 7);
     assert_int_equal(input.longest_prompt, 7);
@@ -406,6 +442,8 @@ int main(void) {
         cmocka_unit_test(threads_share_the_cores_of_a_node),
         cmocka_unit_test(micro_batches_are_bounded),
         cmocka_unit_test(cache_holds_prompt_and_answer),
+        cmocka_unit_test(what_the_method_or_the_batch_forbids_is_refused),
+        cmocka_unit_test(weights_count_once_a_node),
         cmocka_unit_test(head_counts_as_work_of_the_last_stage),
         cmocka_unit_test(backward_ends_at_the_lowest_steered_layer),
         cmocka_unit_test(bytes_are_those_of_the_modules),
