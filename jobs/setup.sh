@@ -6,7 +6,7 @@ set -euo pipefail
 
 packages=(gcc libc6-dev make cmake pkg-config git openmpi-bin libopenmpi-dev libblis-openmp-dev
     libconfig-dev libjansson-dev libpcre2-dev libicu-dev libxxhash-dev)
-if [ "${1:-}" = tests ]; then packages+=(libcmocka-dev python3); fi
+if [ "${1:-}" = tests ]; then packages+=(libcmocka-dev python3 python3-venv); fi
 
 have() { [ "$(dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null)" = installed ]; }
 
@@ -14,6 +14,7 @@ have() { [ "$(dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null)" = instal
 provided() {
     case $1 in
     gcc | make | cmake | git | python3) command -v "$1" >/dev/null ;;
+    python3-venv) python3 -c 'import ensurepip, venv' 2>/dev/null ;;
     *) false ;;
     esac
 }

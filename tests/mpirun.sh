@@ -10,4 +10,5 @@ fi
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 export OMPI_MCA_rmaps_base_oversubscribe=1 OMPI_MCA_mpi_yield_when_idle=1
 export OMPI_MCA_btl_vader_single_copy_mechanism=none
+export OMPI_MCA_oob_tcp_if_include=lo OMPI_MCA_btl_tcp_if_include=lo
 exec mpirun --oversubscribe --bind-to none -n "$n" "$@"

@@ -1,18 +1,10 @@
 /* The whole training loop on the shipped model: layouts agree, runs repeat bit for bit, resume
  * continues. One mpirun of 4 ranks; each layout runs on the first stages * replicas of them. */
+#include "mpi/mpi_test.h"
+
 #include <jansson.h>
 #include <math.h>
-#include <mpi.h>
-#include <setjmp.h>
-#include <signal.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
-#include <unistd.h>
-#include <cmocka.h>
 
 #include "trimtab/checkpoint.h"
 #include "trimtab/engine.h"
@@ -21,10 +13,15 @@
 #include "trimtab/safetensors.h"
 #include "trimtab/trainer.h"
 
+/* The sanitizers look at the same code at every step, twenty times slower: a few will do. */
+#ifdef __SANITIZE_ADDRESS__
+enum { N_STEPS = 10 };
+#else
 enum { N_STEPS = 50 };
+#endif
+enum { EVERY = N_STEPS * 2 / 5 };
 
 static char work[] = "/tmp/tt_train_XXXXXX";
-static int world_rank;
 
 typedef struct outcome {
     tt_status status;
@@ -47,10 +44,10 @@ static void write_job(const char *path, const char *run, int stages, int replica
              "method: { form = \"nonlinear\"; rank = 4; };\n"
              "train: { steps = %d; batch_size = 8; lr = 0.005; };\n"
              "parallel: { stages = %d; replicas = %d; threads = 1; };\n"
-             "checkpoint: { every = 20; keep = 10; };\n"
+             "checkpoint: { every = %d; keep = 10; };\n"
              "eval: { before = false; after = false; };\n"
              "log: { every = 1; quiet = true; };\n",
-             work, run, TT_SOURCE_DIR, TT_SOURCE_DIR, work, work, N_STEPS, stages, replicas);
+             work, run, TT_SOURCE_DIR, TT_SOURCE_DIR, work, work, N_STEPS, stages, replicas, EVERY);
     write_text(path, text);
 }
 
@@ -118,20 +115,21 @@ static outcome run_layout(const char *run, int stages, int replicas, const char 
     char job_path[256];
     out = (outcome){0};
     err = (tt_error){0};
+    mpi_test_at(run, __LINE__);
     snprintf(job_path, sizeof job_path, "%s/%s.cfg", work, run);
-    if (world_rank == 0) write_job(job_path, run, stages, replicas);
+    if (mpi_test_rank == 0) write_job(job_path, run, stages, replicas);
     MPI_Barrier(MPI_COMM_WORLD);
-    bool takes_part = world_rank < stages * replicas;
+    bool takes_part = mpi_test_rank < stages * replicas;
     MPI_Comm comm;
-    MPI_Comm_split(MPI_COMM_WORLD, takes_part ? 0 : MPI_UNDEFINED, world_rank, &comm);
+    MPI_Comm_split(MPI_COMM_WORLD, takes_part ? 0 : MPI_UNDEFINED, mpi_test_rank, &comm);
     if (takes_part) {
         out.status = train_on(comm, job_path, sets, &out, &err);
         MPI_Comm_free(&comm);
     }
-    if (world_rank == 0) read_losses(run, &out);
+    if (mpi_test_rank == 0) read_losses(run, &out);
     snprintf(out.error, sizeof out.error, "%s", err.text);
     MPI_Bcast(&out, sizeof out, MPI_BYTE, 0, MPI_COMM_WORLD);
-    if (out.status != TT_OK && out.status != TT_INTERRUPTED && world_rank == 0)
+    if (out.status != TT_OK && out.status != TT_INTERRUPTED && mpi_test_rank == 0)
         print_error("%s: %s\n", run, out.error);
     return out;
 }
@@ -156,7 +154,7 @@ static bool same_adapter(const outcome *a, const outcome *b) {
     return same;
 }
 
-static void layouts_agree_over_fifty_steps(void **state) {
+static void layouts_agree_at_every_step(void **state) {
     (void)state;
     static const int layouts[][2] = {{2, 1}, {1, 2}, {2, 2}, {4, 1}};
     outcome reference = run_layout("l11", 1, 1, "");
@@ -168,7 +166,7 @@ static void layouts_agree_over_fifty_steps(void **state) {
         outcome other = run_layout(name, layouts[i][0], layouts[i][1], "");
         assert_int_equal(other.status, TT_OK);
         double distance = loss_distance(&other, &reference, 1);
-        if (world_rank == 0)
+        if (mpi_test_rank == 0)
             print_message("%dx%d against 1x1: relative loss distance %.2e\n", layouts[i][0],
                           layouts[i][1], distance);
         assert_true(distance <= 1e-5);
@@ -192,15 +190,12 @@ static void pipeline_splits_do_not_change_a_bit(void **state) {
     assert_true(same_adapter(&one, &four));
 }
 
-/* Forgets the checkpoints after step 20, as if the run had died between 20 and 40. */
+/* Leaves the first checkpoint only, as if the run had died before the second. */
 static void lose_late_checkpoints(const char *run) {
     char command[512];
-    if (world_rank == 0) {
-        snprintf(command, sizeof command, "rm -rf %s/%s/checkpoints/step-00000000[45]0*", work,
-                 run);
-        assert_int_equal(system(command), 0);
-    }
-    MPI_Barrier(MPI_COMM_WORLD);
+    snprintf(command, sizeof command, "cd %s/%s/checkpoints && rm -r step-%010d.* step-%010d.*",
+             work, run, 2 * EVERY, N_STEPS);
+    check_all(mpi_test_rank != 0 || system(command) == 0);
 }
 
 static void resume_continues_bit_for_bit_on_the_same_layout(void **state) {
@@ -223,19 +218,19 @@ static void resume_continues_on_another_layout(void **state) {
     lose_late_checkpoints("r22");
     outcome resumed = run_layout("r22", 1, 1, "checkpoint.resume=latest");
     assert_int_equal(resumed.status, TT_OK);
-    assert_true(loss_distance(&resumed, &whole, 21) <= 1e-5);
+    assert_true(loss_distance(&resumed, &whole, EVERY + 1) <= 1e-5);
     lose_late_checkpoints("r22");
     outcome four = run_layout("r22", 4, 1, "checkpoint.resume=auto");
     assert_int_equal(four.status, TT_OK);
-    assert_true(loss_distance(&four, &whole, 21) <= 1e-5);
+    assert_true(loss_distance(&four, &whole, EVERY + 1) <= 1e-5);
 }
 
 static void another_job_cannot_resume(void **state) {
     (void)state;
-    outcome first = run_layout("x11", 1, 1, "train.steps=20");
+    outcome first = run_layout("x11", 1, 1, "train.steps=4");
     assert_int_equal(first.status, TT_OK);
     outcome other =
-        run_layout("x11", 1, 1, "train.steps=20 train.lr=0.001 checkpoint.resume=latest");
+        run_layout("x11", 1, 1, "train.steps=4 train.lr=0.001 checkpoint.resume=latest");
     assert_int_equal(other.status, TT_ERR_CONFIG);
     assert_non_null(strstr(other.error, "lr = "));
 }
@@ -252,16 +247,10 @@ static void numbers_that_explode_stop_the_run_with_their_place(void **state) {
 static void a_signal_on_one_rank_checkpoints_and_stops_all(void **state) {
     (void)state;
     tt_world_catch_stop_signals();
-    if (world_rank == 3) raise(SIGTERM);
+    if (mpi_test_rank == 3) raise(SIGTERM);
     outcome stopped = run_layout("sig", 2, 2, "");
     assert_int_equal(stopped.status, TT_INTERRUPTED);
     assert_non_null(strstr(stopped.checkpoint, "step-0000000001"));
-}
-
-static void say_where(int signal_number) {
-    (void)signal_number;
-    fprintf(stderr, "rank %d: test_train timed out\n", world_rank);
-    _exit(99);
 }
 
 static void make_data(void) {
@@ -280,14 +269,11 @@ static void make_data(void) {
 }
 
 int main(int argc, char **argv) {
-    MPI_Init(&argc, &argv);
-    MPI_Comm_rank(MPI_COMM_WORLD, &world_rank);
-    signal(SIGALRM, say_where);
-    alarm(400);
-    if (world_rank == 0) make_data();
+    mpi_test_begin(&argc, &argv, 400);
+    if (mpi_test_rank == 0) make_data();
     MPI_Bcast(work, sizeof work, MPI_CHAR, 0, MPI_COMM_WORLD);
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(layouts_agree_over_fifty_steps),
+        cmocka_unit_test(layouts_agree_at_every_step),
         cmocka_unit_test(the_same_layout_repeats_bit_for_bit),
         cmocka_unit_test(pipeline_splits_do_not_change_a_bit),
         cmocka_unit_test(resume_continues_bit_for_bit_on_the_same_layout),
@@ -298,7 +284,6 @@ int main(int argc, char **argv) {
     };
     int failed = cmocka_run_group_tests(tests, NULL, NULL);
     MPI_Barrier(MPI_COMM_WORLD);
-    if (world_rank == 0 && tt_file_remove_tree(work, NULL) != TT_OK) failed++;
-    MPI_Finalize();
-    return failed;
+    if (mpi_test_rank == 0 && tt_file_remove_tree(work, NULL) != TT_OK) failed++;
+    return mpi_test_end(failed);
 }
