@@ -28,7 +28,8 @@ typedef struct tt_generate_request {
 
 /* Collective over the world; replicas have requests of their own (also empty ones). A prompt that
  * with max_new_tokens exceeds the cache length is ERR_FORMAT, found before anything is run.
- * Errors (the same on all ranks): ERR_MEMORY, ERR_FORMAT, ERR_NUMERIC (logits are not finite). */
+ * Errors (the same on all ranks): ERR_MEMORY, ERR_FORMAT, ERR_NUMERIC (logits are not finite),
+ * INTERRUPTED (a stop was signalled, see world.h). */
 tt_status tt_generate_run(tt_engine *engine, const tt_adapter *adapter,
                           const tt_generate_request *request, tt_error *err) TT_MUST_CHECK;
 

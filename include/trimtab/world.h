@@ -67,6 +67,9 @@ int64_t tt_world_max_i64(const tt_world *world, int64_t value);
 int64_t tt_world_sum_i64(const tt_world *world, int64_t value);
 bool tt_world_any(const tt_world *world, bool value);
 
+/* Is it true on any stage of my replica? Collective over pipe. */
+bool tt_world_pipe_any(const tt_world *world, bool value);
+
 /* From now on SIGTERM and SIGUSR1 set a flag instead of ending the process (a second SIGTERM
  * too). The flag is this process's; ranks agree on it in the step's reduction. Not collective. */
 void tt_world_catch_stop_signals(void);

@@ -13,8 +13,10 @@
 void cli_train_help(void) {
     printf(
         "usage: [mpirun -n RANKS] trimtab train JOB.cfg [OPTIONS]\n\n"
-        "Trains the job's method on its frozen model. On SIGTERM or SIGUSR1 the step is finished,"
-        "\na checkpoint written, and the exit code is %d; --resume goes on from there.\n\n",
+        "Trains the job's method on its frozen model. On SIGTERM or SIGUSR1 the step is finished,\n"
+        "a checkpoint written, and the exit code is %d; --resume goes on from there. mpirun hands\n"
+        "SIGUSR1 on; on SIGTERM and Ctrl-C it kills its ranks a second later\n"
+        "(docs/checkpoints.md).\n\n",
         tt_status_exit_code(TT_INTERRUPTED));
     cli_print_options(cli_job_options);
     printf("\nKeys of a job file (docs/job-reference.md):\n\n");

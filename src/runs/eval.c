@@ -9,6 +9,8 @@
 #include "trimtab/generate.h"
 #include "trimtab/process.h"
 
+enum { STOP_EVERY = 16 }; /* micro-batches in the pipeline between looks for a request to stop */
+
 /* What one replica finds out about its examples [begin, end). Rows are sent to rank 0 as bytes. */
 typedef struct example_row {
     int64_t example;
@@ -78,10 +80,16 @@ static tt_status score_losses(evaluation *e, tt_error *err) {
                                               e->engine->plan->max_tokens, &batches, err);
     TT_TRY(tt_world_agree(world, status, err));
     tt_micro_batch mb;
-    while (tt_eval_batches_next(batches, &mb))
+    bool stopped = false;
+    for (int64_t n = 1; !stopped && tt_eval_batches_next(batches, &mb); n++) {
         tt_pipeline_score(e->engine->pipeline, &mb, 1, e->adapter, take_losses, e);
+        if (n % ((int64_t)STOP_EVERY * world->n_stages) == 0) /* the look empties the pipeline */
+            stopped = tt_world_pipe_any(world, tt_world_stop_signalled());
+    }
     tt_eval_batches_destroy(batches);
-    return tt_world_agree(world, check_losses(e, err), err);
+    status = stopped ? tt_fail(err, TT_INTERRUPTED, "evaluation stopped on request")
+                     : check_losses(e, err);
+    return tt_world_agree(world, status, err);
 }
 
 /* --- Generation --------------------------------------------------------------------------------

@@ -3,6 +3,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+enum { STOP_EVERY = 16 }; /* calls between looks for a request to stop */
+
 /* One cache slot's sequence. */
 typedef struct active {
     int64_t prompt; /* index in the request; -1: the slot is free */
@@ -22,6 +24,7 @@ typedef struct decoder {
     int32_t *slot, *past, *prompt_len, *next, *seq_start; /* [n_slots], seq_start one more */
     int64_t next_prompt;
     int64_t bad_prompt; /* the first without finite logits; -1: none */
+    bool stopped;
 } decoder;
 
 static bool is_eos(const tt_spec *spec, int32_t id) {
@@ -97,7 +100,8 @@ static tt_status check_prompts(const decoder *d, tt_error *err) {
 }
 
 static void run(decoder *d) {
-    for (int64_t n_done = 0; n_done < d->request->n_prompts;) {
+    int64_t n_calls = 0;
+    for (int64_t n_done = 0; n_done < d->request->n_prompts && !d->stopped;) {
         tt_extend extend = {.ids = d->ids,
                             .positions = d->positions,
                             .seq_start = d->seq_start,
@@ -109,10 +113,13 @@ static void run(decoder *d) {
         take_tokens(d, &extend);
         n_done = d->next_prompt;
         for (int s = 0; s < d->n_slots; s++) n_done -= d->slots[s].prompt >= 0;
+        if (++n_calls % STOP_EVERY == 0)
+            d->stopped = tt_world_pipe_any(d->engine->world, tt_world_stop_signalled());
     }
 }
 
 static tt_status check_outcome(const decoder *d, tt_error *err) {
+    if (d->stopped) return tt_fail(err, TT_INTERRUPTED, "generation stopped on request");
     if (d->bad_prompt < 0) return TT_OK;
     return tt_fail(err, TT_ERR_NUMERIC, "prompt %lld: the logits are not finite",
                    (long long)d->bad_prompt);

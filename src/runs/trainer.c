@@ -282,6 +282,11 @@ static bool note_best(trainer *t, const tt_eval_result *result) {
     return is_best;
 }
 
+static tt_status fail_stopped(const trainer *t, const char *when, tt_error *err) {
+    return tt_fail(err, TT_INTERRUPTED, "stopped on request %s step %lld of %lld; checkpoint %s",
+                   when, (long long)t->state.step, (long long)t->state.n_steps, last_checkpoint(t));
+}
+
 static bool is_due(int64_t every, int64_t step) {
     return every > 0 && step % every == 0;
 }
@@ -305,16 +310,14 @@ static tt_status after_step(trainer *t, bool stop, tt_error *err) {
     bool evaluated_later = is_last && t->job->eval.after;
     if (t->engine->eval && !evaluated_later && is_due(t->job->eval.every, t->state.step)) {
         tt_eval_result result;
-        TT_TRY(evaluate(t, "held out", t->adapter, false, &result, err));
-        is_best = note_best(t, &result);
+        tt_status status = evaluate(t, "held out", t->adapter, false, &result, err);
+        stop = stop || status == TT_INTERRUPTED;
+        if (status != TT_INTERRUPTED) TT_TRY(status);
+        is_best = status == TT_OK && note_best(t, &result);
     }
     if (is_last || stop || is_best || is_due(t->job->checkpoint.every, t->state.step))
         TT_TRY(save(t, is_best, err));
-    return stop && !is_last ? tt_fail(err, TT_INTERRUPTED,
-                                      "stopped on request after step %lld of %lld; checkpoint %s",
-                                      (long long)t->state.step, (long long)t->state.n_steps,
-                                      t->result.checkpoint)
-                            : TT_OK;
+    return stop && !is_last ? fail_stopped(t, "after", err) : TT_OK;
 }
 
 /* --- The loop ----------------------------------------------------------------------------------
@@ -371,18 +374,25 @@ static tt_status train(trainer *t, tt_error *err) {
     return TT_OK;
 }
 
+/* Before the first and after the last step. */
+static tt_status evaluate_fully(trainer *t, const char *what, const tt_adapter *adapter,
+                                tt_eval_result *out, tt_error *err) {
+    tt_status status = evaluate(t, what, adapter, t->job->eval.generate, out, err);
+    return status == TT_INTERRUPTED ? fail_stopped(t, "in the evaluation at", err) : status;
+}
+
 static tt_status run(trainer *t, tt_error *err) {
     const tt_job *job = t->job;
     tt_train_result *result = &t->result;
     bool has_eval = t->engine->eval != NULL;
     result->first_step = t->state.step;
     if (has_eval && job->eval.before && result->first_step == 0) {
-        TT_TRY(evaluate(t, "frozen model", NULL, job->eval.generate, &result->before, err));
+        TT_TRY(evaluate_fully(t, "frozen model", NULL, &result->before, err));
         result->has_before = true;
     }
     TT_TRY(train(t, err));
     if (has_eval && job->eval.after) {
-        TT_TRY(evaluate(t, "adapted model", t->adapter, job->eval.generate, &result->after, err));
+        TT_TRY(evaluate_fully(t, "adapted model", t->adapter, &result->after, err));
         result->has_after = true;
         if (job->eval.every > 0 && note_best(t, &result->after)) TT_TRY(save(t, true, err));
     }

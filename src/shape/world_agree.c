@@ -176,6 +176,12 @@ bool tt_world_any(const tt_world *world, bool value) {
     return tt_world_max_i64(world, value ? 1 : 0) != 0;
 }
 
+bool tt_world_pipe_any(const tt_world *world, bool value) {
+    int mine = value, any;
+    MPI_Allreduce(&mine, &any, 1, MPI_INT, MPI_MAX, world->pipe);
+    return any != 0;
+}
+
 /* The one piece of global state: a signal handler can reach nothing else. */
 static volatile sig_atomic_t stop_signalled;
 
