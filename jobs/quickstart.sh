@@ -9,8 +9,8 @@ cd "$(dirname "$0")/.."
 
 jobs/setup.sh
 echo "quickstart: building"
-cmake --preset release -DTT_TESTS=OFF >/dev/null
-cmake --build --preset release -j "$(nproc)" >/dev/null
+cmake --preset release >/dev/null
+cmake --build --preset release --target trimtab_cli -j "$(nproc)" >/dev/null
 
 trimtab=build/release/trimtab
 data=build/quickstart
