@@ -35,9 +35,10 @@ typedef struct tt_eval_options {
 } tt_eval_options;
 
 /* Evaluates adapter (NULL: the frozen model) on engine->eval. The result is the same on all ranks.
- * Collective over the world. Errors: ERR_MEMORY, ERR_IO (JSONL: found before
- * the work), ERR_FORMAT (match limits), ERR_NUMERIC (the first example whose loss is not finite,
- * or whose answer could not be generated for that reason), INTERRUPTED (a stop was signalled). */
+ * Collective over the world. Errors: ERR_MEMORY, ERR_IO (JSONL: found before the work), ERR_CONFIG
+ * (JSONL onto a file the job reads), ERR_FORMAT (match limits), ERR_NUMERIC (the first example
+ * whose loss is not finite, or whose answer could not be generated for that reason), INTERRUPTED (a
+ * stop was signalled). */
 tt_status tt_eval_run(tt_engine *engine, const tt_adapter *adapter, const tt_eval_options *options,
                       tt_eval_result *out, tt_error *err) TT_MUST_CHECK;
 

@@ -42,6 +42,9 @@ tt_status tt_file_sync_dir(const char *path, tt_error *err) TT_MUST_CHECK;
 /* Removes a directory and what is in it (no following of links). Errors: ERR_IO. */
 tt_status tt_file_remove_tree(const char *path, tt_error *err) TT_MUST_CHECK;
 
+/* Do both paths lead to one file that is there? */
+bool tt_file_is_same(const char *a, const char *b);
+
 bool tt_file_exists(const char *path);
 bool tt_file_is_dir(const char *path);
 

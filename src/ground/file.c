@@ -13,7 +13,7 @@
 
 static tt_status open_regular(const char *path, size_t max_bytes, int *fd_out, size_t *n_bytes,
                               tt_error *err) {
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a FIFO would wait for a writer */
     if (fd < 0)
         return tt_fail(err, errno == ENOENT || errno == ENOTDIR ? TT_ERR_MISSING : TT_ERR_IO,
                        "%s: cannot open: %s", path, strerror(errno));
@@ -165,6 +165,12 @@ tt_status tt_file_remove_tree(const char *path, tt_error *err) {
 
 bool tt_file_exists(const char *path) {
     return access(path, F_OK) == 0;
+}
+
+bool tt_file_is_same(const char *a, const char *b) {
+    struct stat info_a, info_b;
+    return stat(a, &info_a) == 0 && stat(b, &info_b) == 0 && info_a.st_dev == info_b.st_dev &&
+           info_a.st_ino == info_b.st_ino;
 }
 
 bool tt_file_is_dir(const char *path) {

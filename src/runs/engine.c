@@ -8,6 +8,8 @@
 #include "trimtab/process.h"
 #include "trimtab/safetensors.h"
 
+enum { FINGERPRINT_BYTES = 1024 }; /* of each tensor */
+
 /* What rank 0 found out and every rank needs: plain values, broadcast as bytes. */
 typedef struct engine_facts {
     tt_spec spec;
@@ -21,24 +23,20 @@ typedef struct engine_facts {
 /* --- Rank 0: read everything that is not weights -----------------------------------------------
  */
 
-/* Tells models apart without reading them whole: names, types and shapes of all tensors, and the
- * values of the final norm, which differ between any two trained models. */
-static tt_status fingerprint_model(const tt_spec *spec, const char *dir, uint64_t *out,
-                                   tt_error *err) {
+/* Tells models apart without reading them whole: names, types and shapes of all tensors, and how
+ * the values of each begin. (A fine-tuned model may share any one tensor with its base.) */
+static tt_status fingerprint_model(const char *dir, uint64_t *out, tt_error *err) {
     tt_safetensors *set;
     TT_TRY(tt_safetensors_open(dir, &set, err));
     XXH64_hash_t hash = 0;
     for (size_t i = 0; i < tt_safetensors_n_tensors(set); i++) {
         const tt_tensor *t = tt_safetensors_at(set, i);
+        size_t n_bytes = t->n_bytes < FINGERPRINT_BYTES ? t->n_bytes : FINGERPRINT_BYTES;
         hash = XXH3_64bits_withSeed(t->name, strlen(t->name), hash);
         hash = XXH3_64bits_withSeed(&t->dtype, sizeof t->dtype, hash);
         hash = XXH3_64bits_withSeed(t->shape, (size_t)t->n_dims * sizeof t->shape[0], hash);
+        if (n_bytes) hash = XXH3_64bits_withSeed(t->data, n_bytes, hash);
     }
-    char name[TT_TENSOR_NAME_BYTES];
-    int64_t shape[2];
-    tt_spec_tensor(spec, TT_ROLE_FINAL_NORM, 0, name, shape);
-    const tt_tensor *norm = tt_safetensors_find(set, name);
-    if (norm) hash = XXH3_64bits_withSeed(norm->data, norm->n_bytes, hash);
     tt_safetensors_close(set);
     *out = hash;
     return TT_OK;
@@ -80,7 +78,7 @@ static tt_status read_on_rank_0(tt_engine *engine, engine_facts *facts, tt_error
     TT_TRY(tt_spec_read(job->model.path, &engine->spec, err));
     facts->spec = engine->spec;
     TT_TRY(tt_weights_check(&engine->spec, job->model.path, &facts->storage, err));
-    TT_TRY(fingerprint_model(&engine->spec, job->model.path, &facts->model_fingerprint, err));
+    TT_TRY(fingerprint_model(job->model.path, &facts->model_fingerprint, err));
     TT_TRY(tt_tokenizer_open(job->model.path, &engine->tokenizer, err));
     if (engine->purpose == TT_PURPOSE_GENERATE) {
         override_settings(job, &engine->settings);

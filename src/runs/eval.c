@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "trimtab/file.h"
 #include "trimtab/generate.h"
 #include "trimtab/process.h"
 
@@ -36,12 +37,24 @@ static tt_status fail_jsonl(const evaluation *e, const char *what, tt_error *err
                    strerror(errno));
 }
 
+/* Data, read already, would be lost. */
+static tt_status check_apart(const evaluation *e, tt_error *err) {
+    const tt_job *job = e->engine->job;
+    const char *const read[] = {job->task.eval, job->task.train, job->task.file};
+    for (int i = 0; i < 3; i++)
+        if (read[i][0] && tt_file_is_same(e->options->jsonl_path, read[i]))
+            return tt_fail(err, TT_ERR_CONFIG, "%s: is what the job reads from (%s)",
+                           e->options->jsonl_path, read[i]);
+    return TT_OK;
+}
+
 /* Before the work: its result must have a place to go. */
 static tt_status open_jsonl(evaluation *e, tt_error *err) {
     tt_status status = TT_OK;
     if (e->engine->world->rank == 0 && e->options->jsonl_path) {
-        e->jsonl = fopen(e->options->jsonl_path, "w");
-        if (!e->jsonl) status = fail_jsonl(e, "create", err);
+        status = check_apart(e, err);
+        if (status == TT_OK && !(e->jsonl = fopen(e->options->jsonl_path, "w")))
+            status = fail_jsonl(e, "create", err);
     }
     return tt_world_follow(e->engine->world, status, err);
 }

@@ -1,5 +1,6 @@
 #include "trimtab/provenance.h"
 
+#include <inttypes.h>
 #include <jansson.h>
 #include <stdlib.h>
 #include <string.h>
@@ -42,18 +43,21 @@ static json_t *describe(const tt_engine *engine, const tt_rundir *rundir, int ar
     struct tm utc;
     strftime(started, sizeof started, "%Y-%m-%dT%H:%M:%SZ", gmtime_r(&now, &utc));
     int mpi_length;
+    /* as in state.json: many readers of JSON round such numbers */
+    char model[17], data[17];
+    snprintf(model, sizeof model, "%016" PRIx64, engine->model_fingerprint);
+    snprintf(data, sizeof data, "%016" PRIx64, engine->train->fingerprint);
     MPI_Get_library_version(mpi, &mpi_length);
     json_t *command = json_array();
     for (int i = 0; i < argc; i++) json_array_append_new(command, json_string(argv[i]));
-    return json_pack("{sI ss ss ss ss ss ss so so s{si si si si} sI sI ss}", "generation",
+    return json_pack("{sI ss ss ss ss ss ss so so s{si si si si} ss ss ss}", "generation",
                      (json_int_t)rundir->generation, "started", started, "trimtab",
                      tt_provenance_version(), "git_revision", tt_provenance_git_revision(), "mpi",
                      mpi, "blis", tt_gemm_version(), "blis_kernel", tt_gemm_kernel_name(),
                      "command", command, "hosts", list_hosts(engine->world, hosts), "layout",
                      "ranks", engine->world->n_ranks, "stages", engine->plan->n_stages, "replicas",
                      engine->plan->n_replicas, "threads", engine->plan->n_threads,
-                     "model_fingerprint", (json_int_t)engine->model_fingerprint,
-                     "dataset_fingerprint", (json_int_t)engine->train->fingerprint, "model",
+                     "model_fingerprint", model, "dataset_fingerprint", data, "model",
                      engine->job->model.path);
 }
 

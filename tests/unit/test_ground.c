@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 #include <cmocka.h>
 
@@ -67,6 +68,11 @@ static void file_write_is_atomic_and_read_is_bounded(void **state) {
     assert_int_equal(tt_file_map_open(nested, 0, &map, &err), TT_ERR_IO);
     assert_int_equal(tt_file_map_open("/nonexistent/x", 0, &map, &err), TT_ERR_MISSING);
     assert_int_equal(tt_file_write_atomic("/nonexistent/x", "a", 1, &err), TT_ERR_IO);
+    snprintf(path, sizeof path, "%s/fifo", nested);
+    assert_int_equal(mkfifo(path, 0600), 0);
+    alarm(60);
+    assert_int_equal(tt_file_read_all(path, 10, &text, &n, &err), TT_ERR_IO); /* and no waiting */
+    alarm(0);
     snprintf(path, sizeof path, "%s/null", nested);
     assert_int_equal(symlink("/dev/null", path), 0);
     assert_int_equal(tt_file_write_atomic(path, "a", 1, &err), TT_ERR_IO); /* not replaced */
