@@ -2,6 +2,7 @@
 #include <errno.h>
 #include <mpi.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "cli.h"
@@ -75,8 +76,15 @@ static tt_status flush_output(tt_status status, tt_error *err) {
     return status;
 }
 
+/* Open MPI gives every file a shared file pointer, which nothing here uses. Its default kind cannot
+ * do without /dev/shm, and hangs on a full disk in Open MPI 5. */
+static void choose_mpi_parts(void) {
+    setenv("OMPI_MCA_sharedfp", "individual", 0);
+}
+
 static tt_status run_with_mpi(const command *chosen, cli *c, tt_error *err) {
     int provided;
+    choose_mpi_parts();
     MPI_Init_thread(&c->argc, &c->argv, MPI_THREAD_FUNNELED, &provided);
     tt_status status = tt_world_create(MPI_COMM_WORLD, &c->world, err);
     if (status == TT_OK) status = chosen->run(c, err);
