@@ -414,7 +414,7 @@ static bool same_method(const tt_method *a, const tt_method *b) {
 
 static void the_file_tells_its_method(void **state) {
     (void)state;
-    static const tt_method methods[] = {
+    const tt_method methods[] = {
         {.form = TT_STEER_VECTOR, .site = TT_SITE_POST_MLP, .scale = 1, .layers = "all"},
         {.form = TT_STEER_LINEAR,
          .site = TT_SITE_MLP_INPUT,

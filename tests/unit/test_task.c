@@ -339,8 +339,8 @@ static void problems_of_a_task_come_together(void **state) {
         "bad.cfg:9: fields[1].map: found \"x\", allowed: pairs",
         "fields[1]: found no name",
         "fields[2]: found 0 of from, join, lookup, allowed: one",
-        "bad.cfg:12: extract[0].match: found a malformed regular expression: missing closing "
-        "parenthesis at byte 1",
+        ("bad.cfg:12: extract[0].match: found a malformed regular expression: missing closing "
+         "parenthesis at byte 1"),
         "bad.cfg:13: extract[1].which: found \"frist\", allowed: first, last, only",
         "extract[1]: found group 1, allowed: 0 to 0",
         "bad.cfg: completion: found none"};
