@@ -16,8 +16,10 @@ const cli_option cli_job_options[] = {
 
 /* mpirun gives rank 0 a pseudo-terminal whatever its own output goes to, so isatty says nothing
  * there: under a launcher every line is a line. */
-bool cli_is_terminal(int descriptor) {
-    return isatty(descriptor) && !getenv("OMPI_COMM_WORLD_SIZE") && !getenv("PMIX_RANK");
+void cli_look_at_terminals(cli *c) {
+    bool is_launched = getenv("OMPI_COMM_WORLD_SIZE") || getenv("PMIX_RANK");
+    c->out_is_terminal = !is_launched && isatty(STDOUT_FILENO);
+    c->err_is_terminal = !is_launched && isatty(STDERR_FILENO);
 }
 
 bool cli_speaks(const cli *c) {

@@ -17,6 +17,7 @@ typedef struct cli {
     char **argv;
     int n_args; /* after the command */
     char **args;
+    bool out_is_terminal, err_is_terminal; /* whose lines may be rewritten */
     tt_world *world;
 } cli;
 
@@ -44,8 +45,9 @@ tt_status cli_int(const cli_given *given, const char *name, long long low, long 
                   long long missing, long long *out, tt_error *err);
 void cli_print_options(const cli_option *options);
 
-/* Is the descriptor a terminal whose lines may be rewritten? */
-bool cli_is_terminal(int descriptor);
+/* Finds out about the terminals. Before MPI is initialised: a process that is started alone then
+ * looks like one under a launcher. */
+void cli_look_at_terminals(cli *c);
 
 /* Is this the rank that speaks? */
 bool cli_speaks(const cli *c);

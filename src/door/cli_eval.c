@@ -1,7 +1,6 @@
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "cli.h"
 #include "cli_print.h"
@@ -60,13 +59,13 @@ static void show_progress(void *context, int64_t done, int64_t total) {
     tt_report_progress(context, "generating", done, total);
 }
 
-static tt_status evaluate(tt_engine *engine, const tt_adapter *adapter, const cli_given *given,
-                          tt_error *err) {
+static tt_status evaluate(const cli *c, tt_engine *engine, const tt_adapter *adapter,
+                          const cli_given *given, tt_error *err) {
     bool speaks = engine->world->rank == 0, quiet = engine->job->log.quiet;
     if (speaks && !quiet && !cli_value(given, "json")) cli_print_audits(engine, stdout);
     tt_report *report;
     tt_status status =
-        tt_report_create(speaks, stderr, cli_is_terminal(STDERR_FILENO), quiet, NULL, &report, err);
+        tt_report_create(speaks, stderr, c->err_is_terminal, quiet, NULL, &report, err);
     TT_TRY(tt_world_agree(engine->world, status, err));
     tt_eval_options wanted = {.generate = engine->job->eval.generate,
                               .jsonl_path = cli_value(given, "out"),
@@ -137,7 +136,7 @@ tt_status cli_eval(const cli *c, tt_error *err) {
     tt_status status = tt_engine_prepare(&engine, c->world, &job, &wanted, err);
     if (status == TT_OK) status = tt_engine_load(&engine, err);
     if (status == TT_OK) status = cli_load_adapter(&engine, path, &adapter, err);
-    if (status == TT_OK) status = evaluate(&engine, adapter, &given, err);
+    if (status == TT_OK) status = evaluate(c, &engine, adapter, &given, err);
     tt_adapter_destroy(adapter);
     tt_engine_close(&engine);
     return status;

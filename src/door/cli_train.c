@@ -1,5 +1,4 @@
 #include <stdio.h>
-#include <unistd.h>
 
 #include "cli.h"
 #include "cli_print.h"
@@ -26,7 +25,7 @@ void cli_train_help(void) {
 static tt_status open_report(const cli *c, const tt_job *job, tt_report **report, tt_error *err) {
     char metrics[TT_PATH_BYTES + 16];
     snprintf(metrics, sizeof metrics, "%s/metrics.jsonl", job->run.dir);
-    tt_status status = tt_report_create(c->world->rank == 0, stdout, cli_is_terminal(STDOUT_FILENO),
+    tt_status status = tt_report_create(c->world->rank == 0, stdout, c->out_is_terminal,
                                         job->log.quiet, metrics, report, err);
     return tt_world_follow(c->world, status, err);
 }

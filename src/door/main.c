@@ -103,6 +103,7 @@ static tt_status run_with_mpi(const command *chosen, cli *c, tt_error *err) {
 static int run_command(const command *chosen, int argc, char **argv) {
     static tt_error err;
     cli c = {.argc = argc, .argv = argv, .n_args = argc - 2, .args = argv + 2};
+    cli_look_at_terminals(&c);
     tt_status status;
     if (chosen->needs_mpi) {
         status = run_with_mpi(chosen, &c, &err);
