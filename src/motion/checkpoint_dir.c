@@ -71,19 +71,11 @@ static tt_status list_suffix(const char *run_dir, const char *suffix, ckpt_dir *
     return status;
 }
 
+/* The name alone counts: it is given to complete directories only. What is missing in one now is
+ * damage, to be told by whoever reads it. */
 tt_status ckpt_list(const char *run_dir, ckpt_dir **out, size_t *n, tt_error *err) {
-    size_t n_kept = 0;
     TT_TRY(list_suffix(run_dir, "", out, n, err));
-    for (size_t i = 0; i < *n; i++) {
-        char path[TT_PATH_BYTES], state[TT_PATH_BYTES];
-        ckpt_dir entry = (*out)[i];
-        if (ckpt_path(run_dir, entry.step, entry.generation, "", path, NULL) == TT_OK &&
-            tt_file_join(state, sizeof state, path, CKPT_STATE_FILE, NULL) == TT_OK &&
-            tt_file_exists(state))
-            (*out)[n_kept++] = entry;
-    }
-    *n = n_kept;
-    if (n_kept) qsort(*out, n_kept, sizeof **out, newest_first);
+    if (*n) qsort(*out, *n, sizeof **out, newest_first);
     return TT_OK;
 }
 

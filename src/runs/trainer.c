@@ -183,6 +183,16 @@ static tt_status find_checkpoint(const trainer *t, bool *found, char path[TT_PAT
     return TT_OK;
 }
 
+/* A damaged checkpoint is never passed over silently, but there is a way. */
+static tt_status suggest_previous(const trainer *t, tt_status status, tt_error *err) {
+    bool is_damage = status == TT_ERR_FORMAT || status == TT_ERR_MISSING;
+    tt_resume wanted = t->job->checkpoint.resume;
+    if (!is_damage || (wanted != TT_RESUME_LATEST && wanted != TT_RESUME_AUTO)) return status;
+    tt_error damage = *err;
+    return tt_fail(err, status, "%s; --resume=previous goes on from the checkpoint before",
+                   damage.text);
+}
+
 /* Rank 0. Before any tensor is looked at: another job's tensors need not fit. */
 static tt_status find_and_check(const trainer *t, bool *found, char path[TT_PATH_BYTES],
                                 tt_error *err) {
@@ -190,8 +200,9 @@ static tt_status find_and_check(const trainer *t, bool *found, char path[TT_PATH
     if (!*found || strcmp(path, t->resumed) == 0) return TT_OK;
     tt_checkpoint_state state;
     char *job;
-    TT_TRY(tt_checkpoint_read_state(path, &state, &job, err));
-    tt_status status = check_same_run(t, &state, job, path, err);
+    tt_status status = tt_checkpoint_read_state(path, &state, &job, err);
+    if (status != TT_OK) return suggest_previous(t, status, err);
+    status = check_same_run(t, &state, job, path, err);
     free(job);
     return status;
 }
@@ -208,7 +219,8 @@ static tt_status resume(trainer *t, tt_error *err) {
     tt_world_bcast(world, &chosen, sizeof chosen);
     if (!chosen.found || strcmp(chosen.path, t->resumed) == 0) return TT_OK;
     tt_checkpoint_state loaded;
-    TT_TRY(tt_checkpoint_load(world, chosen.path, t->adapter, t->m, t->v, &loaded, NULL, err));
+    status = tt_checkpoint_load(world, chosen.path, t->adapter, t->m, t->v, &loaded, NULL, err);
+    if (status != TT_OK) return suggest_previous(t, status, err);
     t->state = loaded;
     t->saved_step = loaded.step;
     memcpy(t->resumed, chosen.path, sizeof chosen.path);

@@ -286,10 +286,9 @@ static void a_file_that_is_missing_is_named(void **state) {
     fixture_close(&one.f);
 }
 
-static void only_complete_directories_are_found(void **state) {
+static void only_committed_names_are_found(void **state) {
     (void)state;
-    static const char *const near[] = {"step-0000000009.g000009/x", /* no state.json */
-                                       "step-0000000009.g000009.tmp/state.json/x",
+    static const char *const near[] = {"step-0000000009.g000009.tmp/state.json/x",
                                        "step-0000000009.g000009.trash/state.json/x",
                                        "step-9.g000009/state.json/x",
                                        "step-0000000009.g9/state.json/x",
@@ -315,6 +314,17 @@ static void only_complete_directories_are_found(void **state) {
     assert_false(found);
     assert_int_equal(tt_checkpoint_find(work, 0, &found, path, NULL), TT_OK);
     assert_false(found);
+    /* A committed name is found, and what is missing there is told: nothing older stands in. */
+    snprintf(path, sizeof path, "%s/checkpoints/step-0000000009.g000009/x", run);
+    assert_int_equal(tt_file_make_dirs(path, NULL), TT_OK);
+    assert_int_equal(tt_checkpoint_find(run, 0, &found, path, NULL), TT_OK);
+    assert_true(found && strstr(path, "step-0000000009.g000009"));
+    tt_checkpoint_state loaded;
+    char *job;
+    tt_error err = {0};
+    assert_int_equal(tt_checkpoint_read_state(path, &loaded, &job, &err), TT_ERR_MISSING);
+    assert_non_null(strstr(err.text, "step-0000000009.g000009/state.json"));
+    assert_null(job);
 }
 
 static char **copy_environment(void) {
@@ -341,7 +351,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(a_flipped_bit_in_any_byte_is_named),
         cmocka_unit_test(any_other_length_is_named),
         cmocka_unit_test(a_file_that_is_missing_is_named),
-        cmocka_unit_test(only_complete_directories_are_found),
+        cmocka_unit_test(only_committed_names_are_found),
     };
     int n_failed = cmocka_run_group_tests(tests, NULL, NULL);
     fixture_remove(work);
