@@ -59,8 +59,8 @@ tt_status tt_checkpoint_find(const char *run_dir, int skip, bool *found, char pa
  * what it reads; rank 0 verifies all. On failure adapter, m, v and state are untouched.
  * Collective. Errors: ERR_FORMAT (file, tensor: checksum found, expected; truncated; ...),
  * ERR_MISSING, ERR_CONFIG (tensors do not fit this adapter), ERR_IO, ERR_MEMORY. */
-tt_status tt_checkpoint_load(const tt_world *world, const char *path, tt_adapter *adapter,
-                             float *m, float *v, tt_checkpoint_state *state, char **resolved_job,
+tt_status tt_checkpoint_load(const tt_world *world, const char *path, tt_adapter *adapter, float *m,
+                             float *v, tt_checkpoint_state *state, char **resolved_job,
                              tt_error *err) TT_MUST_CHECK;
 
 /* What state.json alone tells: the state and the resolved job's text (malloc'ed, freed by the

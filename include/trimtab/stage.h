@@ -103,7 +103,8 @@ typedef struct tt_extend {
 
 /* Runs the new tokens through this stage with the KV cache. x_in, x_out as in forward. Last stage:
  * next [n_seqs] receives the arg-max id after each sequence's last new token (-1: no finite score),
- * and logits [n_seqs x vocab] (NULL: not wanted) the scores. n_tokens <= max_tokens, n_seqs <= max_seqs. */
+ * and logits [n_seqs x vocab] (NULL: not wanted) the scores. n_tokens <= max_tokens, n_seqs <=
+ * max_seqs. */
 void tt_stage_extend(tt_stage *stage, const tt_extend *extend, const tt_adapter *adapter,
                      const float *x_in, float *x_out, int32_t *next, float *logits);
 
