@@ -32,19 +32,25 @@ typedef struct tt_dataset {
     int64_t n;                    /* examples */
     const int64_t *offset;        /* [n + 1] into ids */
     const int32_t *ids;           /* prefix + prompt + completion (+ EOS) of all examples */
-    const int32_t *n_prompt;      /* [n] tokens of prefix + prompt: tokens n_prompt .. len-1 are
-                                     targets, predicted from rows n_prompt-1 .. len-2 (a target
-                                     at token 0 is not: nothing predicts it) */
+    const int32_t *n_prompt;      /* [n] tokens before the first supervised one: those of prefix +
+                                     prompt. Without spans of its own an example's tokens
+                                     n_prompt .. len-1 are targets, predicted from rows
+                                     n_prompt-1 .. len-2 (a target at token 0 is not: nothing
+                                     predicts it) */
     const int64_t *prompt_offset; /* [n + 1] into prompt_ids */
     const int32_t *prompt_ids;    /* prefix + prompt tokenised alone, never truncated (as the
                                      paper evaluates): where generation starts */
     const int64_t *line;          /* [n] line in the JSONL file, 1-based */
     const int64_t *label_offset;  /* [n + 1] into label_text */
     const char *label_text;       /* gold labels, each zero-terminated */
+    const int64_t *span_offset;   /* [n + 1] pairs in spans before each example; NULL: none */
+    const int32_t *spans;         /* pairs begin, end: the supervised tokens of examples that have
+                                     other targets than all from n_prompt on; see span() below */
     int32_t longest;              /* tokens of the longest example; 0 when n is 0 */
     int32_t longest_prompt;       /* tokens of the longest of prompt_ids */
     int64_t n_supervised;         /* targets of all examples */
-    uint64_t fingerprint; /* XXH3-64 of offset, ids, n_prompt, seeded by n: for checkpoints */
+    uint64_t fingerprint; /* XXH3-64 of offset, ids, n_prompt (and spans, when there are any),
+                             seeded by n: for checkpoints */
     void *block;          /* owned */
     size_t block_bytes;
 } tt_dataset;
@@ -97,7 +103,13 @@ const int32_t *tt_dataset_example(const tt_dataset *dataset, int64_t i, int *n);
 const int32_t *tt_dataset_prompt(const tt_dataset *dataset, int64_t i, int *n);
 const char *tt_dataset_label(const tt_dataset *dataset, int64_t i);
 
-/* Targets of example i: its tokens from max(n_prompt, 1) on. */
+/* The supervised tokens of example i lie in n_spans spans [begin, end), ascending and disjoint.
+ * Most examples have one, from max(n_prompt, 1) to their end; a conversation has one for every turn
+ * of the assistant, the first beginning at n_prompt. Token t is predicted from row t - 1. */
+int tt_dataset_n_spans(const tt_dataset *dataset, int64_t i);
+void tt_dataset_span(const tt_dataset *dataset, int64_t i, int span, int *begin, int *end);
+
+/* Targets of example i: tokens of all its spans. */
 int tt_dataset_n_targets(const tt_dataset *dataset, int64_t i);
 
 #endif

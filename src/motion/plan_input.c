@@ -38,8 +38,7 @@ tt_status tt_plan_input_add(tt_plan_input *input, const tt_dataset *dataset, boo
     TT_TRY(count_distinct(dataset, input->spec->vocab, &input->n_distinct, err));
     for (int64_t i = 0; i < dataset->n; i++) {
         int n_tokens = (int)(dataset->offset[i + 1] - dataset->offset[i]);
-        int n_prompt = larger(dataset->n_prompt[i], 1); /* nothing predicts token 0 */
-        add_example(input, n_tokens, larger(n_tokens - n_prompt, 0));
+        add_example(input, n_tokens, tt_dataset_n_targets(dataset, i));
     }
     input->longest_prompt = larger(input->longest_prompt, dataset->longest_prompt);
     input->longest = larger(input->longest, dataset->longest_prompt);

@@ -47,20 +47,29 @@ void tt_pack_begin(tt_pack *pack, tt_micro_batch *micro) {
                               .example = pack->example + pack->used_seqs};
 }
 
-void tt_pack_add(tt_pack *pack, tt_micro_batch *micro, const tt_dataset *dataset, int64_t example) {
-    int n;
+/* One span's targets: each is predicted from the row before it. */
+static void add_targets(tt_pack *pack, tt_micro_batch *micro, const tt_dataset *dataset,
+                        int64_t example, int span) {
+    int n, begin, end;
     const int32_t *ids = tt_dataset_example(dataset, example, &n);
-    int prompt = dataset->n_prompt[example];
-    pack->seq_start[pack->used_starts++] = micro->n_tokens;
-    pack->prompt_len[pack->used_seqs] = prompt;
-    pack->example[pack->used_seqs++] = example;
-    memcpy(pack->ids + pack->used_tokens, ids, (size_t)n * sizeof *ids);
-    for (int i = 0; i < n; i++) pack->positions[pack->used_tokens + i] = i;
-    for (int i = prompt > 1 ? prompt : 1; i < n; i++) {
+    tt_dataset_span(dataset, example, span, &begin, &end);
+    for (int i = begin; i < end; i++) {
         pack->target_row[pack->used_targets] = micro->n_tokens + i - 1;
         pack->target_id[pack->used_targets++] = ids[i];
         micro->n_targets++;
     }
+}
+
+void tt_pack_add(tt_pack *pack, tt_micro_batch *micro, const tt_dataset *dataset, int64_t example) {
+    int n;
+    const int32_t *ids = tt_dataset_example(dataset, example, &n);
+    pack->seq_start[pack->used_starts++] = micro->n_tokens;
+    pack->prompt_len[pack->used_seqs] = dataset->n_prompt[example];
+    pack->example[pack->used_seqs++] = example;
+    memcpy(pack->ids + pack->used_tokens, ids, (size_t)n * sizeof *ids);
+    for (int i = 0; i < n; i++) pack->positions[pack->used_tokens + i] = i;
+    int n_spans = tt_dataset_n_spans(dataset, example);
+    for (int s = 0; s < n_spans; s++) add_targets(pack, micro, dataset, example, s);
     pack->used_tokens += n;
     micro->n_tokens += n;
     micro->n_seqs++;

@@ -140,8 +140,12 @@ static tt_status keep(reading *r, size_t n_prompt, bool border, const char *labe
     tt_audit *audit = r->audit;
     int n = (int)r->ids.n;
     if (audit->n_examples == 0) TT_TRY(take_sample(r, n_prompt));
-    TT_TRY(tt_gathered_add(&r->gathered, &r->ids, (int32_t)n_prompt, &r->prompt, r->line, label,
-                           r->err));
+    tt_gathered_row row = {.ids = &r->ids,
+                           .prompt_ids = &r->prompt,
+                           .n_prompt = (int32_t)n_prompt,
+                           .line = r->line,
+                           .label = label};
+    TT_TRY(tt_gathered_add(&r->gathered, &row, r->err));
     audit->shortest = audit->n_examples == 0 || n < audit->shortest ? n : audit->shortest;
     audit->longest = n > audit->longest ? n : audit->longest;
     audit->n_examples++;

@@ -7,21 +7,22 @@
 /* The block: this header, then the arrays in the order below, each at a multiple of 8 bytes. */
 typedef struct header {
     uint64_t magic;
-    int64_t n, n_ids, n_prompt_ids, n_label_bytes;
+    int64_t n, n_ids, n_prompt_ids, n_label_bytes, n_spans;
     int64_t n_supervised;
     int32_t longest, longest_prompt;
     uint64_t fingerprint;
 } header;
 
-static const uint64_t MAGIC = 0x3130415441445454u; /* "TTDATA01" */
+static const uint64_t MAGIC = 0x3230415441445454u; /* "TTDATA02" */
 
-enum { N_ARRAYS = 8 };
+enum { N_ARRAYS = 10 };
 
 /* Byte offsets of the arrays; the last is the block's size. False when they overflow. */
 static bool layout(const header *h, size_t at[N_ARRAYS + 1]) {
     const int64_t limit = INT64_MAX / 64;
     if (h->n < 0 || h->n > limit || h->n_ids < 0 || h->n_ids > limit || h->n_prompt_ids < 0 ||
-        h->n_prompt_ids > limit || h->n_label_bytes < 0 || h->n_label_bytes > limit)
+        h->n_prompt_ids > limit || h->n_label_bytes < 0 || h->n_label_bytes > limit ||
+        h->n_spans < 0 || h->n_spans > limit)
         return false;
     size_t n = (size_t)h->n;
     size_t bytes[N_ARRAYS] = {
@@ -33,15 +34,19 @@ static bool layout(const header *h, size_t at[N_ARRAYS + 1]) {
         n * sizeof(int64_t),                       /* line */
         (n + 1) * sizeof(int64_t),                 /* label_offset */
         (size_t)h->n_label_bytes,                  /* label_text */
+        (n + 1) * sizeof(int64_t),                 /* span_offset */
+        2 * (size_t)h->n_spans * sizeof(int32_t),  /* spans */
     };
     at[0] = (sizeof(header) + 7) / 8 * 8;
     for (int i = 0; i < N_ARRAYS; i++) at[i + 1] = at[i] + (bytes[i] + 7) / 8 * 8;
     return true;
 }
 
-/* Of offset, ids and n_prompt, which lie side by side (padding is zero), and n. */
-static uint64_t fingerprint_of(const char *block, const size_t at[N_ARRAYS + 1], int64_t n) {
-    return XXH3_64bits_withSeed(block + at[0], at[3] - at[0], (uint64_t)n);
+/* Of offset, ids and n_prompt, which lie side by side (padding is zero), and n; then of the spans
+ * when there are any. */
+static uint64_t fingerprint_of(const char *block, const size_t at[N_ARRAYS + 1], const header *h) {
+    uint64_t hash = XXH3_64bits_withSeed(block + at[0], at[3] - at[0], (uint64_t)h->n);
+    return h->n_spans ? XXH3_64bits_withSeed(block + at[8], at[10] - at[8], hash) : hash;
 }
 
 static void point_into(tt_dataset *d, const size_t at[N_ARRAYS + 1]) {
@@ -56,6 +61,8 @@ static void point_into(tt_dataset *d, const size_t at[N_ARRAYS + 1]) {
     d->line = (const int64_t *)(block + at[5]);
     d->label_offset = (const int64_t *)(block + at[6]);
     d->label_text = block + at[7];
+    d->span_offset = (const int64_t *)(block + at[8]);
+    d->spans = (const int32_t *)(block + at[9]);
     d->longest = h->longest;
     d->longest_prompt = h->longest_prompt;
     d->n_supervised = h->n_supervised;
@@ -94,19 +101,21 @@ tt_status tt_gathered_finish(const tt_gathered *g, tt_dataset **out, tt_error *e
                 .n = (int64_t)g->n_prompt.n,
                 .n_ids = (int64_t)g->ids.n,
                 .n_prompt_ids = (int64_t)g->prompt_ids.n,
-                .n_label_bytes = (int64_t)g->label_text.n};
+                .n_label_bytes = (int64_t)g->label_text.n,
+                .n_spans = (int64_t)g->spans.n / 2};
     size_t at[N_ARRAYS + 1];
     *out = NULL;
     if (!layout(&h, at)) return tt_fail(err, TT_ERR_MEMORY, "data set too large");
     TT_TRY(create_block(at[N_ARRAYS], out, err));
     tt_dataset *d = *out;
-    const tt_pile *piles[N_ARRAYS] = {&g->offset,     &g->ids,  &g->n_prompt,     &g->prompt_offset,
-                                      &g->prompt_ids, &g->line, &g->label_offset, &g->label_text};
+    const tt_pile *piles[N_ARRAYS] = {
+        &g->offset, &g->ids,          &g->n_prompt,   &g->prompt_offset, &g->prompt_ids,
+        &g->line,   &g->label_offset, &g->label_text, &g->span_offset,   &g->spans};
     for (int i = 0; i < N_ARRAYS; i++) put(d->block, at[i], piles[i]);
     memcpy(d->block, &h, sizeof h);
     point_into(d, at);
     measure(d, &h);
-    h.fingerprint = fingerprint_of(d->block, at, h.n);
+    h.fingerprint = fingerprint_of(d->block, at, &h);
     memcpy(d->block, &h, sizeof h);
     point_into(d, at);
     return TT_OK;
@@ -130,12 +139,25 @@ static bool rises(const int64_t *offset, int64_t n, int64_t end) {
     return true;
 }
 
+/* Spans of its own ascend within the example, and the first begins where the prompt ends. */
+static bool has_sound_spans(const tt_dataset *d, int64_t i) {
+    int64_t first = d->span_offset[i], last = d->span_offset[i + 1];
+    int64_t length = d->offset[i + 1] - d->offset[i], behind = 1;
+    for (int64_t s = first; s < last; s++) {
+        int32_t begin = d->spans[2 * s], end = d->spans[2 * s + 1];
+        if (begin < behind || end <= begin || end > length) return false;
+        behind = end;
+    }
+    return first == last || d->n_prompt[i] == d->spans[2 * first];
+}
+
 static bool is_sound(const tt_dataset *d, const header *h, const size_t at[N_ARRAYS + 1]) {
     if (!rises(d->offset, d->n, h->n_ids) || !rises(d->prompt_offset, d->n, h->n_prompt_ids) ||
-        !rises(d->label_offset, d->n, h->n_label_bytes))
+        !rises(d->label_offset, d->n, h->n_label_bytes) || !rises(d->span_offset, d->n, h->n_spans))
         return false;
     for (int64_t i = 0; i < d->n; i++) {
-        if (d->n_prompt[i] < 0 || tt_dataset_n_targets(d, i) < 1) return false;
+        if (d->n_prompt[i] < 0 || !has_sound_spans(d, i) || tt_dataset_n_targets(d, i) < 1)
+            return false;
         if (d->label_offset[i + 1] == d->label_offset[i] ||
             d->label_text[d->label_offset[i + 1] - 1] != 0)
             return false;
@@ -144,7 +166,7 @@ static bool is_sound(const tt_dataset *d, const header *h, const size_t at[N_ARR
     measure(d, &measured);
     return measured.longest == h->longest && measured.longest_prompt == h->longest_prompt &&
            measured.n_supervised == h->n_supervised &&
-           fingerprint_of(d->block, at, d->n) == h->fingerprint;
+           fingerprint_of(d->block, at, h) == h->fingerprint;
 }
 
 tt_status tt_dataset_unpack(const void *bytes, size_t n_bytes, tt_dataset **out, tt_error *err) {
@@ -181,10 +203,36 @@ const char *tt_dataset_label(const tt_dataset *dataset, int64_t i) {
     return dataset->label_text + dataset->label_offset[i];
 }
 
-int tt_dataset_n_targets(const tt_dataset *dataset, int64_t i) {
+static int64_t n_own_spans(const tt_dataset *d, int64_t i) {
+    return d->span_offset ? d->span_offset[i + 1] - d->span_offset[i] : 0;
+}
+
+int tt_dataset_n_spans(const tt_dataset *dataset, int64_t i) {
+    int64_t n = n_own_spans(dataset, i);
+    return n > 0 ? (int)n : 1;
+}
+
+void tt_dataset_span(const tt_dataset *dataset, int64_t i, int span, int *begin, int *end) {
+    if (n_own_spans(dataset, i) > 0) {
+        const int32_t *pair = dataset->spans + 2 * (dataset->span_offset[i] + span);
+        *begin = pair[0];
+        *end = pair[1];
+        return;
+    }
     int n = (int)(dataset->offset[i + 1] - dataset->offset[i]);
     int first = dataset->n_prompt[i] > 1 ? dataset->n_prompt[i] : 1;
-    return n > first ? n - first : 0;
+    *begin = first;
+    *end = n > first ? n : first;
+}
+
+int tt_dataset_n_targets(const tt_dataset *dataset, int64_t i) {
+    int n = 0, n_spans = tt_dataset_n_spans(dataset, i);
+    for (int s = 0; s < n_spans; s++) {
+        int begin, end;
+        tt_dataset_span(dataset, i, s, &begin, &end);
+        n += end - begin;
+    }
+    return n;
 }
 
 tt_status tt_pile_add(tt_pile *pile, const void *elements, size_t n, tt_error *err) {
@@ -205,9 +253,11 @@ tt_status tt_pile_add(tt_pile *pile, const void *elements, size_t n, tt_error *e
 tt_status tt_gathered_init(tt_gathered *g, tt_error *err) {
     const int64_t zero = 0;
     tt_pile wide = {.element_bytes = sizeof(int64_t)}, narrow = {.element_bytes = sizeof(int32_t)};
-    *g = (tt_gathered){wide, narrow, narrow, wide, narrow, wide, wide, {.element_bytes = 1}};
+    *g = (tt_gathered){wide, narrow, narrow, wide, narrow, wide, wide, {.element_bytes = 1},
+                       wide, narrow};
     TT_TRY(tt_pile_add(&g->offset, &zero, 1, err));
     TT_TRY(tt_pile_add(&g->prompt_offset, &zero, 1, err));
+    TT_TRY(tt_pile_add(&g->span_offset, &zero, 1, err));
     return tt_pile_add(&g->label_offset, &zero, 1, err);
 }
 
@@ -220,19 +270,21 @@ void tt_gathered_free(tt_gathered *g) {
     free(g->line.data);
     free(g->label_offset.data);
     free(g->label_text.data);
+    free(g->span_offset.data);
+    free(g->spans.data);
 }
 
-tt_status tt_gathered_add(tt_gathered *g, const tt_ids *ids, int32_t n_prompt,
-                          const tt_ids *prompt_ids, int64_t line, const char *label,
-                          tt_error *err) {
-    TT_TRY(tt_pile_add(&g->ids, ids->ids, ids->n, err));
-    TT_TRY(tt_pile_add(&g->n_prompt, &n_prompt, 1, err));
-    TT_TRY(tt_pile_add(&g->prompt_ids, prompt_ids->ids, prompt_ids->n, err));
-    TT_TRY(tt_pile_add(&g->line, &line, 1, err));
-    TT_TRY(tt_pile_add(&g->label_text, label, strlen(label) + 1, err));
+tt_status tt_gathered_add(tt_gathered *g, const tt_gathered_row *row, tt_error *err) {
+    TT_TRY(tt_pile_add(&g->ids, row->ids->ids, row->ids->n, err));
+    TT_TRY(tt_pile_add(&g->n_prompt, &row->n_prompt, 1, err));
+    TT_TRY(tt_pile_add(&g->prompt_ids, row->prompt_ids->ids, row->prompt_ids->n, err));
+    TT_TRY(tt_pile_add(&g->line, &row->line, 1, err));
+    TT_TRY(tt_pile_add(&g->label_text, row->label, strlen(row->label) + 1, err));
+    TT_TRY(tt_pile_add(&g->spans, row->spans, 2 * row->n_spans, err));
     int64_t end = (int64_t)g->ids.n, prompt_end = (int64_t)g->prompt_ids.n;
-    int64_t label_end = (int64_t)g->label_text.n;
+    int64_t label_end = (int64_t)g->label_text.n, span_end = (int64_t)g->spans.n / 2;
     TT_TRY(tt_pile_add(&g->offset, &end, 1, err));
     TT_TRY(tt_pile_add(&g->prompt_offset, &prompt_end, 1, err));
+    TT_TRY(tt_pile_add(&g->span_offset, &span_end, 1, err));
     return tt_pile_add(&g->label_offset, &label_end, 1, err);
 }

@@ -16,15 +16,23 @@ tt_status tt_pile_add(tt_pile *pile, const void *elements, size_t n, tt_error *e
 /* What a file's examples are gathered in. offsets start with a 0. */
 typedef struct tt_gathered {
     tt_pile offset, ids, n_prompt, prompt_offset, prompt_ids, line, label_offset, label_text;
+    tt_pile span_offset, spans;
 } tt_gathered;
+
+/* One example. spans: [2 * n_spans]; none when its targets are the tokens from n_prompt on. */
+typedef struct tt_gathered_row {
+    const tt_ids *ids, *prompt_ids;
+    int32_t n_prompt;
+    const int32_t *spans;
+    size_t n_spans;
+    int64_t line;
+    const char *label;
+} tt_gathered_row;
 
 tt_status tt_gathered_init(tt_gathered *g, tt_error *err) TT_MUST_CHECK;
 void tt_gathered_free(tt_gathered *g);
 
-/* Adds one example: n ids of which n_prompt are the prompt's, the prompt alone, and the label. */
-tt_status tt_gathered_add(tt_gathered *g, const tt_ids *ids, int32_t n_prompt,
-                          const tt_ids *prompt_ids, int64_t line, const char *label,
-                          tt_error *err) TT_MUST_CHECK;
+tt_status tt_gathered_add(tt_gathered *g, const tt_gathered_row *row, tt_error *err) TT_MUST_CHECK;
 
 /* Copies everything into a dataset's block. */
 tt_status tt_gathered_finish(const tt_gathered *g, tt_dataset **out, tt_error *err) TT_MUST_CHECK;

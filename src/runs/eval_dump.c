@@ -96,6 +96,16 @@ static tt_status lay_out(const tt_engine *engine, layout *l, tt_error *err) {
                                  &l->header_bytes, &file_bytes, err);
 }
 
+/* The rows that predict an example's targets. */
+static void write_rows(const tt_dataset *data, int64_t example, int64_t *out) {
+    int n_spans = tt_dataset_n_spans(data, example);
+    for (int s = 0; s < n_spans; s++) {
+        int begin, end;
+        tt_dataset_span(data, example, s, &begin, &end);
+        for (int i = begin; i < end; i++) *out++ = i - 1;
+    }
+}
+
 /* ids and rows of one example. */
 static tt_status write_integers(const tt_eval_dump *dump, const layout *l, int64_t example,
                                 tt_error *err) {
@@ -104,7 +114,7 @@ static tt_status write_integers(const tt_eval_dump *dump, const layout *l, int64
     int64_t *wide = malloc(((size_t)n_tokens + (size_t)n_targets + 1) * sizeof *wide);
     if (!wide) return tt_fail(err, TT_ERR_MEMORY, "no memory for %d token ids", n_tokens);
     for (int i = 0; i < n_tokens; i++) wide[i] = ids[i];
-    for (int i = 0; i < n_targets; i++) wide[n_tokens + i] = n_tokens - 1 - n_targets + i;
+    write_rows(dump->engine->eval, example, wide + n_tokens);
     size_t n_bytes = ((size_t)n_tokens + (size_t)n_targets) * sizeof *wide;
     tt_status status = write_at(dump, wide, n_bytes, l->tensors[2 * example].offset, err);
     free(wide);
