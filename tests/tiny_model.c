@@ -35,8 +35,10 @@ void tiny_model_create(tiny_model *out, uint64_t seed) {
                                  .head_dim = HEAD,
                                  .norm_eps = 1e-5,
                                  .rope = {.kind = TT_ROPE_DEFAULT, .theta = 100},
-                                 .attention_bias = true,
+                                 .qkv_bias = true,
+                                 .o_bias = true,
                                  .mlp_bias = true}};
+    tt_spec_complete(&out->spec);
     out->storage = calloc(20000, sizeof *out->storage);
     if (!out->storage) abort();
     for (int l = 0; l < TINY_LAYERS; l++) {

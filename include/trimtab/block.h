@@ -1,23 +1,19 @@
 /* block: one decoder layer of the base, forward and backward (input gradients; what is trained adds
- * its own at the points of adapter.h).
- *
- *     n   = rmsnorm(x) * attn_norm            q = rope(n Wq^T + bq)   k = rope(n Wk^T + bk)
- *     mid = x + attention(q, k, v) Wo^T + bo  v = n Wv^T + bv
- *     n'  = rmsnorm(mid) * mlp_norm
- *     h   = mid + (silu(n' Wg^T + bg) * (n' Wu^T + bu)) Wd^T + bd
+ * its own at the points of adapter.h). The formula of all families stands in spec.h; what a layer
+ * has of it follows from its weights (a norm that is absent is skipped) and from the spec.
  *
  * Points, where an adapter acts (tt_block_adapt). Sites replace a tensor by the adapter's map of
- * it: heads       attention(q, k, v)                              mlp_input   n' pre_mlp
- * attention(q, k, v) Wo^T + bo, before x is added post_mlp    (...) Wd^T + bd, before mid is added
- * post_block  h Products q, k, v, o, gate, up, down are adapted as products, before their bias is
- * added.
+ * it: heads       attention(q, k, v) pre_mlp     attention(q, k, v) Wo^T + bo, before its norm and
+ * before x is added mlp_input   what gate, up and router read post_mlp    what the MLP returns,
+ * before its norm and before mid is added post_block  h Products q, k, v, o, gate, up, down are
+ * adapted as products, before their bias is added.
  *
- * Residual additions ride in the products (accumulate), except where an adapter acts on the branch.
+ * Residual additions ride in the products (accumulate), except where something acts on the branch.
  * What backward needs is written where tt_block_acts points; the normed inputs are not kept: the
  * norm's own backward reads only its input and rstd, and an adapted product's input is computed
  * again.
  *
- * No allocation: all arrays are the caller's. Source: transformers LlamaDecoderLayer. */
+ * No allocation: all arrays are the caller's. Sources: transformers' decoder layers. */
 #ifndef TRIMTAB_BLOCK_H
 #define TRIMTAB_BLOCK_H
 
@@ -27,30 +23,39 @@
 #include "trimtab/spec.h"
 #include "trimtab/weights.h"
 
+/* What a norm keeps of a tensor it replaces. */
+typedef struct tt_norm_acts {
+    float *input; /* [rows x width] */
+    float *rstd;  /* [rows] */
+} tt_norm_acts;
+
 /* Activations of one layer. In training each layer has its own; when nothing is kept all layers
- * share one set with rstd_* and lse NULL and act == gate. qw = n_heads * head_dim,
- * kw = n_kv_heads * head_dim. */
+ * share one set with rstd_*, lse and all of tt_norm_acts NULL and act == gate.
+ * qw = n_heads * head_dim, kw = n_kv_heads * head_dim. */
 typedef struct tt_block_acts {
-    float *rstd_attn, *rstd_mlp; /* [tokens] */
-    float *q, *k, *v;            /* [tokens x qw], [tokens x kw] twice; after the rotation */
-    float *att;                  /* [tokens x qw] attention output */
-    float *lse;                  /* [tokens x n_heads] */
-    float *gate, *up;            /* [tokens x intermediate] */
-    float *act;                  /* [tokens x intermediate] silu(gate) * up; not kept */
+    float *rstd_attn, *rstd_mlp;      /* [tokens] */
+    tt_norm_acts q_norm, k_norm;      /* [tokens x qw], [tokens x kw], with the norms of heads */
+    tt_norm_acts attn_post, mlp_post; /* [tokens x hidden], with the norms behind a branch */
+    float *q, *k, *v;                 /* [tokens x qw], [tokens x kw] twice; after the rotation */
+    float *att;                       /* [tokens x qw] attention output */
+    float *lse;                       /* [tokens x n_heads] */
+    float *gate, *up;                 /* [tokens x intermediate] */
+    float *act;                       /* [tokens x intermediate] silu(gate) * up; not kept */
 } tt_block_acts;
 
-/* What the layers of one call have in common. */
+/* What a layer has of a call; most of it is the same for all layers. */
 typedef struct tt_block_call {
     const tt_spec *spec;
     tt_gemm *gemm;
     int n_tokens;
-    const int32_t *positions;         /* [n_tokens] */
-    const float *rope_cos, *rope_sin; /* tables over positions */
-    tt_attention attention;           /* sequences; kv rows are the call's own, or cache rows */
-    float *normed;                    /* [tokens x hidden] workspace */
-    float *input;                     /* [tokens x hidden] workspace; NULL unless q, k, v, gate or
-                                         up are adapted */
-    float *heads;                     /* [tokens x qw] workspace; NULL unless heads are */
+    const int32_t *rope_rows; /* [n_tokens] rows of the rotation's tables */
+    tt_rotation rotation;     /* of this layer; dim 0: none */
+    tt_attention attention;   /* sequences; kv rows are the call's own, or cache rows; window
+                                 of this layer */
+    float *normed;            /* [tokens x hidden] workspace */
+    float *input;             /* [tokens x hidden] workspace; NULL unless q, k, v, gate or
+                                 up are adapted */
+    float *heads;             /* [tokens x qw] workspace; NULL unless heads are */
     void *attention_scratch;
 } tt_block_call;
 
@@ -91,10 +96,11 @@ void tt_block_backward(const tt_block_call *call, const tt_layer_weights *w,
 
 /* What backward reads that forward must keep, when it ends with that point. */
 typedef struct tt_block_reads {
+    bool mlp_post, attn_post;
     bool mlp;  /* gate, up */
     bool norm; /* mid, rstd_mlp */
     bool att;
-    bool all; /* besides: x, rstd_attn, q, k, v, lse */
+    bool all; /* besides: x, rstd_attn, q, k, v, their norms, lse */
 } tt_block_reads;
 tt_block_reads tt_block_reads_to(tt_point ends);
 

@@ -30,6 +30,7 @@
 #include <stdint.h>
 
 #include "trimtab/adapter.h"
+#include "trimtab/ops.h"
 #include "trimtab/optim.h"
 #include "trimtab/weights.h"
 
@@ -63,7 +64,7 @@ void tt_full_update(tt_adapter *adapter, const tt_adapter_view *view, const tt_a
 /* Adds the gradients of the head and of the final norm at n target rows; arguments as
  * tt_ops_head_weight_backward and tt_ops_rmsnorm_weight_backward take them. */
 void tt_full_head_backward(const tt_adapter *adapter, tt_gemm *gemm, int n, const float *normed,
-                           const tt_matrix *head, const int32_t *target, float scale,
+                           const tt_head *head, const int32_t *target, float scale,
                            void *scratch);
 void tt_full_final_norm_backward(const tt_adapter *adapter, int n, const float *x,
                                  const float *rstd, const float *d_normed);

@@ -1,15 +1,15 @@
 /* gemm: the one door to BLIS. Products of fp32 activations with frozen matrices as they lie on
  * disk (F32, BF16, F16), and plain fp32 products.
  *
- * Arithmetic is fp32 with fp32 accumulation. A stored matrix is never copied whole: blocks of it are
- * widened into a cache-sized workspace and multiplied from there, so each weight is converted once
- * per call, not once per token. BLIS has no such product and would pack the widened block a second
- * time, so these products run a register tile of our own (src/shape/gemm_kernel.h), compiled for
- * several instruction sets and chosen at run time; plain fp32 products are BLIS's.
+ * Arithmetic is fp32 with fp32 accumulation. A stored matrix is never copied whole: blocks of it
+ * are widened into a cache-sized workspace and multiplied from there, so each weight is converted
+ * once per call, not once per token. BLIS has no such product and would pack the widened block a
+ * second time, so these products run a register tile of our own (src/shape/gemm_kernel.h), compiled
+ * for several instruction sets and chosen at run time; plain fp32 products are BLIS's.
  *
  * Deterministic: an output of tt_gemm_forward and tt_gemm_backward has the same bits whatever the
- * number of threads, and whichever other tokens are in the call. All arrays row-major and contiguous
- * unless a leading dimension is given.
+ * number of threads, and whichever other tokens are in the call. All arrays row-major and
+ * contiguous unless a leading dimension is given.
  *
  * BLIS 0.9 does not know every AVX-512 machine and then falls back to AVX2 kernels at half the
  * speed: tt_gemm_create picks the kernel set that fits the CPU's features unless the user set
@@ -81,8 +81,12 @@ void tt_gemm_gram_f64(int n_threads, bool trans_a, int n, int k, const double *a
 void tt_gemm_set_lapack_threads(int n_threads);
 
 /* Runs n_rounds rounds of multiply-adds that never leave the registers, in the calling thread, and
- * returns the floating-point operations done: timed, the peak that products are measured against. */
+ * returns the floating-point operations done: timed, the peak that products are measured against.
+ */
 double tt_gemm_burst(int64_t n_rounds);
+
+/* Rows [first, first + n_rows) of w, where they lie. */
+tt_matrix tt_gemm_rows(const tt_matrix *w, int first, int n_rows);
 
 /* Rows [first, first + n_rows) of w widened to fp32 into out [n_rows x w.cols]. */
 void tt_gemm_widen_rows(const tt_matrix *w, int first, int n_rows, float *out);

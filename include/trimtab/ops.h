@@ -11,27 +11,48 @@
 #include <stdint.h>
 
 #include "trimtab/gemm.h"
+#include "trimtab/spec.h"
 
-/* y = w * x * rstd, rstd [n_tokens] = 1 / sqrt(mean(x^2) + eps). x, y [n_tokens x hidden].
- * Source: Zhang & Sennrich 2019; transformers LlamaRMSNorm. rstd may be NULL. */
-void tt_ops_rmsnorm_forward(int n_tokens, int hidden, double eps, const float *x, const float *w,
-                            float *y, float *rstd);
+/* A root-mean-square norm. */
+typedef struct tt_norm {
+    const float *w; /* [width] */
+    float offset;   /* weights are offset + w */
+    double eps;
+} tt_norm;
 
-/* d_x += rstd * (w d_y - x * rstd^2 * mean(w d_y x)). x is the norm's input. */
-void tt_ops_rmsnorm_backward(int n_tokens, int hidden, const float *x, const float *w,
+/* y = (offset + w) * x * rstd, rstd [n_rows] = 1 / sqrt(mean(x^2) + eps). x, y [n_rows x width]; y
+ * may be x; rstd may be NULL. The rows are tokens, or heads of tokens.
+ * Source: Zhang & Sennrich 2019; transformers LlamaRMSNorm, GemmaRMSNorm. */
+void tt_ops_rmsnorm_forward(int n_rows, int width, const tt_norm *norm, const float *x, float *y,
+                            float *rstd);
+
+/* d_x += rstd * (w' d_y - x * rstd^2 * mean(w' d_y x)), w' = offset + w. x is the norm's input. */
+void tt_ops_rmsnorm_backward(int n_rows, int width, const tt_norm *norm, const float *x,
                              const float *rstd, const float *d_y, float *d_x);
 
-/* cos, sin [n_positions x head_dim/2] of position * inv_freq, computed in double. */
-void tt_ops_rope_table(int n_positions, int head_dim, const double *inv_freq, float *cos_table,
-                       float *sin_table);
+/* The same, where d_x is d_y: overwritten instead of added to. */
+void tt_ops_rmsnorm_backward_in_place(int n_rows, int width, const tt_norm *norm, const float *x,
+                                      const float *rstd, float *d);
 
-/* Rotates x [n_tokens x n_heads*head_dim] in place, pairs (i, i + head_dim/2) ("rotate half");
- * inverse = true applies the transposed rotation, which is the backward pass. */
+/* A rotary embedding: the first `dim` dimensions of each head are turned in pairs
+ * (i, i + dim/2) ("rotate half"), the others stay. */
+typedef struct tt_rotation {
+    int dim;                            /* even, <= head_dim */
+    const float *cos_table, *sin_table; /* [positions x dim/2] */
+} tt_rotation;
+
+/* cos, sin [n_positions x dim/2] of position * inv_freq, times factor, computed in double. */
+void tt_ops_rope_table(int n_positions, int dim, const double *inv_freq, double factor,
+                       float *cos_table, float *sin_table);
+
+/* Rotates x [n_tokens x n_heads*head_dim] in place; inverse = true applies the transposed map,
+ * which is the backward pass. */
 void tt_ops_rope(int n_tokens, int n_heads, int head_dim, const int32_t *positions,
-                 const float *cos_table, const float *sin_table, bool inverse, float *x);
+                 const tt_rotation *rotation, bool inverse, float *x);
 
 /* One sequence of an attention call: queries are rows [q_start, q_start + n_q) of q; keys and
- * values are rows [kv_start, kv_start + n_kv) of k and v. Query i sees keys 0 .. n_kv - n_q + i.
+ * values are rows [kv_start, kv_start + n_kv) of k and v. Query i sees keys 0 .. n_kv - n_q + i, of
+ * these the last `window` where there is one.
  * In training n_kv == n_q and kv_start == q_start; with a KV cache k and v are the cache. */
 typedef struct tt_attention_seq {
     int q_start, n_q, n_kv;
@@ -40,7 +61,9 @@ typedef struct tt_attention_seq {
 
 typedef struct tt_attention {
     int n_heads, n_kv_heads, head_dim; /* query head h reads kv head h / (n_heads / n_kv_heads) */
-    float scale;                       /* 1 / sqrt(head_dim) */
+    float scale;                       /* of q k^T */
+    float cap;                         /* scores are cap * tanh(scale q k^T / cap); 0: no cap */
+    int window;                        /* 0: none */
     int n_seqs;
     const tt_attention_seq *seqs;
 } tt_attention;
@@ -62,31 +85,40 @@ void tt_ops_attention_backward(tt_gemm *gemm, const tt_attention *att, const flo
                                const float *d_out, float *d_q, float *d_k, float *d_v,
                                void *scratch);
 
-/* y = silu(gate) * up, elementwise over n values; y may be gate or up. */
-void tt_ops_swiglu_forward(size_t n, const float *gate, const float *up, float *y);
+/* y = act(gate) * up, elementwise over n values; y may be gate or up. */
+void tt_ops_gated_forward(tt_gate act, size_t n, const float *gate, const float *up, float *y);
 
 /* d_gate, d_up from d_y; d_gate may be gate's own storage, d_up may be d_y's. */
-void tt_ops_swiglu_backward(size_t n, const float *gate, const float *up, const float *d_y,
-                            float *d_gate, float *d_up);
+void tt_ops_gated_backward(tt_gate act, size_t n, const float *gate, const float *up,
+                           const float *d_y, float *d_gate, float *d_up);
 
 /* out [n_tokens x table.cols] = rows ids[] of the table, widened. ids are valid. */
 void tt_ops_embed(int n_tokens, const int32_t *ids, const tt_matrix *table, float *out);
 
-/* y[i] += x[i], n values. */
+/* y[i] += x[i], n values; and y[i] += factor * x[i], y[i] *= factor. */
 void tt_ops_add(size_t n, const float *x, float *y);
+void tt_ops_add_scaled(size_t n, float factor, const float *x, float *y);
+void tt_ops_scale(size_t n, float factor, float *y);
 
 /* Every row of y [n_rows x width] += v [width]. */
 void tt_ops_add_rows(int n_rows, int width, const float *v, float *y);
+
+/* The head: logits = cap(scale * x w^T), cap(s) = c tanh(s / c). */
+typedef struct tt_head {
+    const tt_matrix *w; /* [vocab x hidden] */
+    float scale;
+    float cap; /* 0: none */
+} tt_head;
 
 /* Language-model head and cross-entropy at n_rows supervised rows, in vocabulary chunks: the full
  * logits matrix never exists. One pass: running maximum and sum as in online softmax, and with
  * d_x != NULL the gradient is accumulated alongside and rescaled.
  * x [n_rows x hidden] after the final norm; target [n_rows] ids.
- * loss [n_rows] (double): -log softmax(x head^T)[target];  d_x [n_rows x hidden] = scale * d loss.
+ * loss [n_rows] (double): -log softmax(logits)[target];  d_x [n_rows x hidden] = scale * d loss.
  * correct (may be NULL) [n_rows]: is the target the arg-max (ties: lowest id)?
  * scratch: tt_ops_head_scratch_bytes. */
 size_t tt_ops_head_scratch_bytes(int n_rows);
-void tt_ops_head_loss(tt_gemm *gemm, int n_rows, const float *x, const tt_matrix *head,
+void tt_ops_head_loss(tt_gemm *gemm, int n_rows, const float *x, const tt_head *head,
                       const int32_t *target, float scale, double *loss, uint8_t *correct,
                       float *d_x, void *scratch);
 
@@ -105,19 +137,19 @@ void tt_ops_matrix_backward(tt_gemm *gemm, int n_tokens, const float *d_y, int n
 void tt_ops_embed_backward(int n_tokens, int hidden, const int32_t *ids, const float *d_x,
                            float *d_table);
 
-/* d_head [vocab x hidden] += scale * (softmax(x head^T) - one hot)^T x: a second pass over the
+/* d_head [vocab x hidden] += scale * (d loss / d x w^T)^T x: a second pass over the
  * vocabulary, since the softmax of a chunk needs the sum over all chunks. Called after
  * tt_ops_head_loss with the same arguments and the scratch as that left it. */
-void tt_ops_head_weight_backward(tt_gemm *gemm, int n_rows, const float *x, const tt_matrix *head,
+void tt_ops_head_weight_backward(tt_gemm *gemm, int n_rows, const float *x, const tt_head *head,
                                  const int32_t *target, float scale, float *d_head, void *scratch);
 
 /* best [n_rows]: id of the largest logit (ties: lowest id), -1 when none is a number above
  * -infinity; same scratch. */
-void tt_ops_head_argmax(tt_gemm *gemm, int n_rows, const float *x, const tt_matrix *head,
+void tt_ops_head_argmax(tt_gemm *gemm, int n_rows, const float *x, const tt_head *head,
                         int32_t *best, void *scratch);
 
-/* logits [n_rows x head.rows], for inspection and tests. */
-void tt_ops_head_logits(tt_gemm *gemm, int n_rows, const float *x, const tt_matrix *head,
+/* logits [n_rows x vocab], for inspection and tests. */
+void tt_ops_head_logits(tt_gemm *gemm, int n_rows, const float *x, const tt_head *head,
                         float *logits);
 
 #endif

@@ -11,8 +11,7 @@
  *     ...
  *     tt_stage_backward(stage, slot, &mb, adapter, d_out, d_in, on_layer, context);
  *
- * The residual stream of a block (Llama): x -> x + attn(norm(x)) -> h = that + mlp(norm(that)). The
- * adapter acts at points of it (adapter.h). */
+ * The network is spec.h's; the adapter acts at points of it (adapter.h). */
 #ifndef TRIMTAB_STAGE_H
 #define TRIMTAB_STAGE_H
 
@@ -98,6 +97,8 @@ typedef struct tt_extend {
     const int32_t *slot;       /* [n_seqs] cache sequence, in [0, cache_seqs) */
     const int32_t *past;       /* [n_seqs] tokens already in the cache */
     const int32_t *prompt_len; /* [n_seqs] */
+    int max_new; /* tokens that may come behind a prompt: LONGROPE's factors are chosen for all of a
+                    sequence by prompt_len + max_new */
 } tt_extend;
 
 /* Runs the new tokens through this stage with the KV cache. x_in, x_out as in forward. Last stage:

@@ -7,7 +7,8 @@
  * read-ahead suits row-by-row use, and MADV_WILLNEED would start reading whole models at once on
  * every rank. The short vectors (norms, biases) are copied to fp32 and must be finite.
  *
- * Tensor names are the standard ones of the spec ("model.layers.0...."); no other prefix is tried.
+ * Tensor names are those of the spec, in the spellings that files of the family have; where files
+ * fuse matrices, each is a run of rows of the fused one.
  *
  *     TT_TRY(tt_weights_open(&spec, dir, first, n, is_first, is_last, &weights, err));
  *     tt_gemm_forward(gemm, n_tokens, x, &weights->layers[0].q, weights->layers[0].q_bias, ...);
@@ -23,14 +24,22 @@
 #include "trimtab/spec.h"
 #include "trimtab/status.h"
 
+typedef struct tt_expert_weights {
+    tt_matrix gate, up; /* [expert_intermediate x hidden] */
+    tt_matrix down;     /* [hidden x expert_intermediate] */
+} tt_expert_weights;
+
 typedef struct tt_layer_weights {
     tt_matrix q;                                    /* [n_heads*head_dim x hidden] */
     tt_matrix k, v;                                 /* [n_kv_heads*head_dim x hidden] */
     tt_matrix o;                                    /* [hidden x n_heads*head_dim] */
     tt_matrix gate, up;                             /* [intermediate x hidden] */
     tt_matrix down;                                 /* [hidden x intermediate] */
-    const float *attn_norm;                         /* [hidden] */
-    const float *mlp_norm;                          /* [hidden] */
+    tt_matrix router;                               /* [n_experts x hidden], with experts only */
+    tt_expert_weights *experts;                     /* [n_experts]; NULL: gate, up, down it is */
+    const float *attn_norm, *attn_post_norm;        /* [hidden]; NULL when absent, as all below */
+    const float *mlp_norm, *mlp_post_norm;          /* [hidden] */
+    const float *q_norm, *k_norm;                   /* [head_dim], or of all heads */
     const float *q_bias, *k_bias, *v_bias, *o_bias; /* [rows of the matrix]; NULL when absent */
     const float *gate_bias, *up_bias, *down_bias;   /* likewise */
 } tt_layer_weights;
@@ -44,7 +53,8 @@ typedef struct tt_weights {
     tt_safetensors *set;     /* owned: keeps the mapped files open */
     float *vectors;          /* owned: what the float pointers above point into */
     size_t n_vector_floats;
-    tt_dtype *stored; /* owned: what each vector was stored in, by layer and role */
+    tt_expert_weights *experts; /* owned: of all layers that have some */
+    tt_dtype *stored;           /* owned: what each vector was stored in, by layer and role */
 } tt_weights;
 
 /* Opens layers [first_layer, first_layer + n_layers), the embedding when has_embed, final norm and

@@ -11,7 +11,6 @@
 /* Products of two of these, times layers and element bytes, stay far inside 63 bits. */
 enum {
     MAX_CONFIG_BYTES = 1 << 20,
-    MAX_LAYERS = 4096,
     MAX_HIDDEN = 1 << 20,
     MAX_INTERMEDIATE = 1 << 22,
     MAX_VOCAB = 1 << 24,
@@ -195,7 +194,7 @@ static tt_status read_heads(const keys *config, tt_spec *spec, tt_error *err) {
 }
 
 static tt_status read_sizes(const keys *config, tt_spec *spec, tt_error *err) {
-    TT_TRY(read_count(config, "num_hidden_layers", MAX_LAYERS, REQUIRED, &spec->n_layers, err));
+    TT_TRY(read_count(config, "num_hidden_layers", TT_MAX_LAYERS, REQUIRED, &spec->n_layers, err));
     TT_TRY(read_count(config, "hidden_size", MAX_HIDDEN, REQUIRED, &spec->hidden, err));
     TT_TRY(read_count(config, "intermediate_size", MAX_INTERMEDIATE, REQUIRED, &spec->intermediate,
                       err));
@@ -209,7 +208,8 @@ static tt_status read_sizes(const keys *config, tt_spec *spec, tt_error *err) {
     spec->norm_eps = default_norm_eps;
     TT_TRY(read_number(config, "rms_norm_eps", false, 1e-30, 0.1, &spec->norm_eps, err));
     TT_TRY(read_bool(config, "tie_word_embeddings", &spec->tied_head, err));
-    TT_TRY(read_bool(config, "attention_bias", &spec->attention_bias, err));
+    TT_TRY(read_bool(config, "attention_bias", &spec->qkv_bias, err));
+    spec->o_bias = spec->qkv_bias;
     return read_bool(config, "mlp_bias", &spec->mlp_bias, err);
 }
 
@@ -381,6 +381,7 @@ static tt_status read_config(const char *path, tt_spec *spec, tt_error *err) {
     if (status == TT_OK) status = read_sizes(&config, spec, err);
     if (status == TT_OK) status = read_beginning(&config, spec, err);
     if (status == TT_OK) status = read_rope(&config, &spec->rope, err);
+    if (status == TT_OK) tt_spec_complete(spec);
     if (status == TT_OK) default_special(spec);
     if (status == TT_OK) status = read_special(&config, spec, err);
     json_decref(config.object);
@@ -397,13 +398,14 @@ static tt_status read_generation_config(const char *path, tt_spec *spec, tt_erro
 }
 
 tt_status tt_spec_read(const char *model_dir, tt_spec *out, tt_error *err) {
-    *out = (tt_spec){0};
     char path[4096];
-    tt_spec spec = {0};
+    tt_spec spec;
+    memset(out, 0, sizeof *out);
+    memset(&spec, 0, sizeof spec);
     TT_TRY(tt_file_join(path, sizeof path, model_dir, "config.json", err));
     TT_TRY(read_config(path, &spec, err));
     TT_TRY(tt_file_join(path, sizeof path, model_dir, "generation_config.json", err));
     TT_TRY(read_generation_config(path, &spec, err));
-    *out = spec;
+    memcpy(out, &spec, sizeof spec); /* padding too: callers may compare or hash a spec */
     return TT_OK;
 }

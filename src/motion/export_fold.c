@@ -63,7 +63,7 @@ tt_status exp_fold_check(const exp_job *job, exp_biases *out, tt_error *err) {
     if (m->full.tune) return TT_OK;
     TT_TRY(check_sites(job, err));
     if (!tt_method_steers(m) || !has_constant(m)) return TT_OK;
-    out->attention = (m->sites & of_attention) && !job->spec.attention_bias;
+    out->attention = (m->sites & of_attention) && !job->spec.o_bias;
     out->mlp = (m->sites & ~of_attention) && !job->spec.mlp_bias;
     return TT_OK;
 }

@@ -44,7 +44,7 @@ typedef struct merging {
  */
 
 static bool is_new(const merging *m, tt_role role) {
-    return tt_spec_has(&m->spec, role) && !tt_spec_has(&m->job->spec, role);
+    return tt_spec_has(&m->spec, role, 0) && !tt_spec_has(&m->job->spec, role, 0);
 }
 
 /* The role of a tensor of the merged model. */
@@ -52,9 +52,9 @@ static bool find_role(const merging *m, const char *name, tt_role *role, int *la
     char candidate[TT_TENSOR_NAME_BYTES];
     int64_t shape[2];
     for (int r = 0; r < TT_N_ROLES; r++) {
-        if (!tt_spec_has(&m->spec, (tt_role)r)) continue;
         int n = tt_spec_is_per_layer((tt_role)r) ? m->spec.n_layers : 1;
         for (int l = 0; l < n; l++) {
+            if (!tt_spec_has(&m->spec, (tt_role)r, l)) continue;
             tt_spec_tensor(&m->spec, (tt_role)r, l, candidate, shape);
             if (strcmp(candidate, name) != 0) continue;
             *role = (tt_role)r;
@@ -149,7 +149,8 @@ static tt_status list_spec(merging *m, tt_error *err) {
     int64_t shape[2];
     for (int role = 0; role < TT_N_ROLES; role++) {
         int n = tt_spec_is_per_layer((tt_role)role) ? m->spec.n_layers : 1;
-        for (int layer = 0; tt_spec_has(&m->spec, (tt_role)role) && layer < n; layer++) {
+        for (int layer = 0; layer < n; layer++) {
+            if (!tt_spec_has(&m->spec, (tt_role)role, layer)) continue;
             int n_dims = tt_spec_tensor(&m->spec, (tt_role)role, layer, name, shape);
             TT_TRY(add_tensor(m, whole_file, name, dtype_of(m, m->spec.dtype), n_dims, shape, NULL,
                               err));
@@ -318,7 +319,8 @@ static tt_status write_config(const merging *m, tt_error *err) {
 static tt_status check_written(const merging *m, tt_error *err) {
     tt_spec spec;
     TT_TRY(tt_spec_read(m->job->dir, &spec, err));
-    if (spec.attention_bias != m->spec.attention_bias || spec.mlp_bias != m->spec.mlp_bias)
+    if (spec.qkv_bias != m->spec.qkv_bias || spec.o_bias != m->spec.o_bias ||
+        spec.mlp_bias != m->spec.mlp_bias)
         return tt_fail(err, TT_ERR_INTERNAL, "%s: config.json lost its biases", m->job->dir);
     return tt_weights_check(&spec, m->job->dir, NULL, err);
 }
@@ -350,7 +352,8 @@ static tt_status open_source(merging *m, tt_error *err) {
 static tt_status merge(merging *m, tt_error *err) {
     TT_TRY(exp_fold_check(m->job, &m->new_biases, err));
     m->spec = m->job->spec;
-    m->spec.attention_bias |= m->new_biases.attention;
+    m->spec.qkv_bias |= m->new_biases.attention;
+    m->spec.o_bias |= m->new_biases.attention;
     m->spec.mlp_bias |= m->new_biases.mlp;
     TT_TRY(open_source(m, err));
     TT_TRY(m->source ? list_source(m, err) : list_spec(m, err));

@@ -73,33 +73,115 @@ static void norm_backward(const tt_block_adapt *adapt, tt_point point, const flo
         tt_adapter_norm_backward(adapt->trained, &adapt->call, point, x, rstd, d_y);
 }
 
-/* to = from + x W^T + b, where the product is the tensor at the site. */
-static void add_branch(const tt_block_call *call, const tt_block_adapt *adapt, tt_point site,
-                       tt_point point, const tt_matrix *w, const float *bias, const float *x,
-                       const float *from, float *to) {
-    copy_rows(call, from, to);
-    if (!changes(adapt, site) && !changes(adapt, point)) {
-        tt_gemm_forward(call->gemm, call->n_tokens, x, w, bias, true, to);
-        return;
-    }
-    float *branch = call->normed, *before = at_site(adapt, site, branch);
-    product(call, adapt, point, w, bias, x, before);
-    site_forward(adapt, site, before, branch);
-    tt_ops_add((size_t)call->n_tokens * (size_t)call->spec->hidden, branch, to);
+static tt_norm norm_of(const tt_block_call *call, const float *w) {
+    return (tt_norm){w, call->spec->norm_offset, call->spec->norm_eps};
 }
 
-/* Gradient of the branch that add_branch added, from d, that of its result: d itself, or where an
- * adapter acts on the branch a copy that may be changed. NULL: backward ends here. */
-static float *branch_gradient(const tt_block_call *call, const tt_block_adapt *adapt, tt_point site,
-                              tt_point point, float *d) {
-    if (!changes(adapt, site) && !changes(adapt, point)) return d;
-    copy_rows(call, d, call->normed);
-    bool ends = site_backward(adapt, site, kept_at(adapt, site).input, call->normed);
-    return ends ? NULL : call->normed;
+static size_t n_values(const tt_block_call *call) {
+    return (size_t)call->n_tokens * (size_t)call->spec->hidden;
+}
+
+/* norm(x) in `to`, or x itself where there is no such norm. */
+static const float *norm_forward(const tt_block_call *call, const float *w, const float *x,
+                                 float *to, float *rstd) {
+    if (!w) return x;
+    const tt_norm norm = norm_of(call, w);
+    tt_ops_rmsnorm_forward(call->n_tokens, call->spec->hidden, &norm, x, to, rstd);
+    return to;
+}
+
+/* d += gradient of x, from d_y, that of norm(x). */
+static void add_norm_backward(const tt_block_call *call, const float *w, const float *x,
+                              const float *rstd, const float *d_y, float *d) {
+    const tt_norm norm = norm_of(call, w);
+    if (w)
+        tt_ops_rmsnorm_backward(call->n_tokens, call->spec->hidden, &norm, x, rstd, d_y, d);
+    else
+        tt_ops_add(n_values(call), d_y, d);
+}
+
+/* What is added to the residual stream: the tensor at a site, behind a product, and then perhaps
+ * behind a norm and a factor. */
+typedef struct branch {
+    tt_point site, point;
+    const tt_matrix *w; /* NULL: the tensor does not come from one product */
+    const float *bias;
+    const float *post_norm; /* NULL: none */
+    const tt_norm_acts *post;
+} branch;
+
+/* Does anything act between the product and the residual stream? */
+static bool is_shaped(const tt_block_call *call, const tt_block_adapt *adapt, const branch *b) {
+    return !b->w || b->post_norm || call->spec->residual_scale != 1 || changes(adapt, b->site) ||
+           changes(adapt, b->point);
+}
+
+/* Where the branch's tensor belongs before the site acts, and after. */
+static float *behind_site(const tt_block_call *call, const branch *b) {
+    return b->post_norm && b->post->input ? b->post->input : call->normed;
+}
+
+static float *before_site(const tt_block_call *call, const tt_block_adapt *adapt, const branch *b) {
+    return at_site(adapt, b->site, behind_site(call, b));
+}
+
+/* to += residual_scale * norm'(site(before_site)). */
+static void end_branch(const tt_block_call *call, const tt_block_adapt *adapt, const branch *b,
+                       float *to) {
+    float *behind = behind_site(call, b);
+    site_forward(adapt, b->site, before_site(call, adapt, b), behind);
+    const float *value =
+        norm_forward(call, b->post_norm, behind, call->normed, b->post ? b->post->rstd : NULL);
+    float scale = (float)call->spec->residual_scale;
+    if (scale == 1)
+        tt_ops_add(n_values(call), value, to);
+    else
+        tt_ops_add_scaled(n_values(call), scale, value, to);
+}
+
+/* to = from + the branch behind the product of x. */
+static void add_branch(const tt_block_call *call, const tt_block_adapt *adapt, const branch *b,
+                       const float *x, const float *from, float *to) {
+    copy_rows(call, from, to);
+    if (!is_shaped(call, adapt, b)) {
+        tt_gemm_forward(call->gemm, call->n_tokens, x, b->w, b->bias, true, to);
+        return;
+    }
+    product(call, adapt, b->point, b->w, b->bias, x, before_site(call, adapt, b));
+    end_branch(call, adapt, b, to);
+}
+
+/* Gradient of the branch's product from d, that of the residual stream: d itself, or where
+ * something acts on the branch a copy that may be changed. NULL: backward ends here. */
+static float *branch_gradient(const tt_block_call *call, const tt_block_adapt *adapt,
+                              const branch *b, float *d) {
+    if (!is_shaped(call, adapt, b)) return d;
+    float *d_branch = call->normed, scale = (float)call->spec->residual_scale;
+    copy_rows(call, d, d_branch);
+    if (scale != 1) tt_ops_scale(n_values(call), scale, d_branch);
+    if (b->post_norm) {
+        const tt_norm norm = norm_of(call, b->post_norm);
+        tt_ops_rmsnorm_backward_in_place(call->n_tokens, call->spec->hidden, &norm, b->post->input,
+                                         b->post->rstd, d_branch);
+    }
+    bool ends = site_backward(adapt, b->site, kept_at(adapt, b->site).input, d_branch);
+    return ends ? NULL : d_branch;
+}
+
+static branch attention_branch(const tt_layer_weights *w, const tt_block_acts *acts_of) {
+    return (branch){TT_POINT_PRE_MLP, TT_POINT_O,        &w->o,
+                    w->o_bias,        w->attn_post_norm, &acts_of->attn_post};
+}
+
+static branch mlp_branch(const tt_layer_weights *w, const tt_block_acts *acts_of) {
+    return (branch){TT_POINT_POST_MLP, TT_POINT_DOWN,    &w->down,
+                    w->down_bias,      w->mlp_post_norm, &acts_of->mlp_post};
 }
 
 tt_block_reads tt_block_reads_to(tt_point ends) {
-    return (tt_block_reads){.mlp = ends >= TT_POINT_DOWN,
+    return (tt_block_reads){.mlp_post = ends >= TT_POINT_POST_MLP,
+                            .attn_post = ends >= TT_POINT_PRE_MLP,
+                            .mlp = ends >= TT_POINT_DOWN,
                             .norm = ends >= TT_POINT_UP,
                             .att = ends >= TT_POINT_O,
                             .all = ends >= TT_POINT_V};
@@ -107,10 +189,42 @@ tt_block_reads tt_block_reads_to(tt_point ends) {
 
 static void rotate(const tt_block_call *call, bool inverse, float *q, float *k) {
     const tt_spec *spec = call->spec;
-    tt_ops_rope(call->n_tokens, spec->n_heads, spec->head_dim, call->positions, call->rope_cos,
-                call->rope_sin, inverse, q);
-    tt_ops_rope(call->n_tokens, spec->n_kv_heads, spec->head_dim, call->positions, call->rope_cos,
-                call->rope_sin, inverse, k);
+    if (!call->rotation.dim) return;
+    tt_ops_rope(call->n_tokens, spec->n_heads, spec->head_dim, call->rope_rows, &call->rotation,
+                inverse, q);
+    tt_ops_rope(call->n_tokens, spec->n_kv_heads, spec->head_dim, call->rope_rows, &call->rotation,
+                inverse, k);
+}
+
+/* Rows and width of what a norm of heads takes as one: a head, or all heads of a token. */
+static void head_rows(const tt_block_call *call, int n_heads, int *n_rows, int *width) {
+    const tt_spec *spec = call->spec;
+    bool whole = spec->head_norm == TT_HEAD_NORM_WHOLE;
+    *n_rows = whole ? call->n_tokens : call->n_tokens * n_heads;
+    *width = whole ? n_heads * spec->head_dim : spec->head_dim;
+}
+
+/* Where q or k is put before its norm. */
+static float *before_norm(const tt_norm_acts *acts_of, float *heads) {
+    return acts_of->input ? acts_of->input : heads;
+}
+
+static void head_norm_forward(const tt_block_call *call, int n_heads, const float *w,
+                              const tt_norm_acts *to, float *heads) {
+    int n_rows, width;
+    if (!w) return;
+    head_rows(call, n_heads, &n_rows, &width);
+    const tt_norm norm = norm_of(call, w);
+    tt_ops_rmsnorm_forward(n_rows, width, &norm, before_norm(to, heads), heads, to->rstd);
+}
+
+static void head_norm_backward(const tt_block_call *call, int n_heads, const float *w,
+                               const tt_norm_acts *from, float *d) {
+    int n_rows, width;
+    if (!w) return;
+    head_rows(call, n_heads, &n_rows, &width);
+    const tt_norm norm = norm_of(call, w);
+    tt_ops_rmsnorm_backward_in_place(n_rows, width, &norm, from->input, from->rstd, d);
 }
 
 /* Copies the call's keys (or values) behind each sequence's earlier ones. */
@@ -124,17 +238,23 @@ static void append(const tt_block_call *call, const float *rows, float *cache) {
     }
 }
 
+/* q, k, v of x, normed and rotated. */
+static void queries_forward(const tt_block_call *call, const tt_layer_weights *w,
+                            const tt_block_acts *to, const tt_block_adapt *adapt, const float *x) {
+    const float *n = norm_forward(call, w->attn_norm, x, call->normed, to->rstd_attn);
+    product(call, adapt, TT_POINT_Q, &w->q, w->q_bias, n, before_norm(&to->q_norm, to->q));
+    product(call, adapt, TT_POINT_K, &w->k, w->k_bias, n, before_norm(&to->k_norm, to->k));
+    product(call, adapt, TT_POINT_V, &w->v, w->v_bias, n, to->v);
+    head_norm_forward(call, call->spec->n_heads, w->q_norm, &to->q_norm, to->q);
+    head_norm_forward(call, call->spec->n_kv_heads, w->k_norm, &to->k_norm, to->k);
+    rotate(call, false, to->q, to->k);
+}
+
 static void attention_forward(const tt_block_call *call, const tt_layer_weights *w,
                               const tt_block_acts *to, const tt_block_cache *cache,
                               const tt_block_adapt *adapt, const float *x, float *mid) {
-    int n = call->n_tokens;
     const float *k = to->k, *v = to->v;
-    tt_ops_rmsnorm_forward(n, call->spec->hidden, call->spec->norm_eps, x, w->attn_norm,
-                           call->normed, to->rstd_attn);
-    product(call, adapt, TT_POINT_Q, &w->q, w->q_bias, call->normed, to->q);
-    product(call, adapt, TT_POINT_K, &w->k, w->k_bias, call->normed, to->k);
-    product(call, adapt, TT_POINT_V, &w->v, w->v_bias, call->normed, to->v);
-    rotate(call, false, to->q, to->k);
+    queries_forward(call, w, to, adapt, x);
     if (cache->k) {
         append(call, to->k, cache->k);
         append(call, to->v, cache->v);
@@ -147,22 +267,34 @@ static void attention_forward(const tt_block_call *call, const tt_layer_weights 
         site_forward(adapt, TT_POINT_HEADS, to->att, call->heads);
         heads = call->heads;
     }
-    add_branch(call, adapt, TT_POINT_PRE_MLP, TT_POINT_O, &w->o, w->o_bias, heads, x, mid);
+    const branch b = attention_branch(w, to);
+    add_branch(call, adapt, &b, heads, x, mid);
+}
+
+/* What gate and up read, in call->normed where it is not mid itself. */
+static const float *mlp_input_forward(const tt_block_call *call, const tt_layer_weights *w,
+                                      const tt_block_acts *to, const tt_block_adapt *adapt,
+                                      const float *mid) {
+    if (!acts(adapt, TT_POINT_MLP_INPUT))
+        return norm_forward(call, w->mlp_norm, mid, call->normed, to->rstd_mlp);
+    float *input = at_site(adapt, TT_POINT_MLP_INPUT, call->normed);
+    const float *normed = norm_forward(call, w->mlp_norm, mid, input, to->rstd_mlp);
+    copy_rows(call, normed, input);
+    site_forward(adapt, TT_POINT_MLP_INPUT, input, call->normed);
+    return call->normed;
 }
 
 static void mlp_forward(const tt_block_call *call, const tt_layer_weights *w,
                         const tt_block_acts *to, const tt_block_adapt *adapt, const float *mid,
                         float *h) {
-    int n = call->n_tokens;
-    float *input = at_site(adapt, TT_POINT_MLP_INPUT, call->normed);
-    tt_ops_rmsnorm_forward(n, call->spec->hidden, call->spec->norm_eps, mid, w->mlp_norm, input,
-                           to->rstd_mlp);
-    site_forward(adapt, TT_POINT_MLP_INPUT, input, call->normed);
-    product(call, adapt, TT_POINT_GATE, &w->gate, w->gate_bias, call->normed, to->gate);
-    product(call, adapt, TT_POINT_UP, &w->up, w->up_bias, call->normed, to->up);
-    tt_ops_swiglu_forward((size_t)n * (size_t)call->spec->intermediate, to->gate, to->up, to->act);
-    add_branch(call, adapt, TT_POINT_POST_MLP, TT_POINT_DOWN, &w->down, w->down_bias, to->act, mid,
-               h);
+    const float *input = mlp_input_forward(call, w, to, adapt, mid);
+    const branch b = mlp_branch(w, to);
+    product(call, adapt, TT_POINT_GATE, &w->gate, w->gate_bias, input, to->gate);
+    product(call, adapt, TT_POINT_UP, &w->up, w->up_bias, input, to->up);
+    tt_ops_gated_forward(call->spec->gate,
+                         (size_t)call->n_tokens * (size_t)call->spec->intermediate, to->gate,
+                         to->up, to->act);
+    add_branch(call, adapt, &b, to->act, mid, h);
 }
 
 void tt_block_forward(const tt_block_call *call, const tt_layer_weights *w, const tt_block_acts *to,
@@ -178,11 +310,9 @@ void tt_block_forward(const tt_block_call *call, const tt_layer_weights *w, cons
 static const float *mlp_input(const tt_block_call *call, const tt_layer_weights *w,
                               const tt_block_adapt *adapt, const float *mid) {
     if (!acts(adapt, TT_POINT_GATE) && !acts(adapt, TT_POINT_UP)) return NULL;
-    tt_ops_rmsnorm_forward(call->n_tokens, call->spec->hidden, call->spec->norm_eps, mid,
-                           w->mlp_norm, call->input, NULL);
-    if (acts(adapt, TT_POINT_MLP_INPUT))
-        tt_adapter_forward(adapt->adapter, &adapt->call, TT_POINT_MLP_INPUT, call->input,
-                           call->input, NULL);
+    const float *input = norm_forward(call, w->mlp_norm, mid, call->input, NULL);
+    if (!acts(adapt, TT_POINT_MLP_INPUT)) return input;
+    tt_adapter_forward(adapt->adapter, &adapt->call, TT_POINT_MLP_INPUT, input, call->input, NULL);
     return call->input;
 }
 
@@ -190,8 +320,9 @@ static const float *mlp_input(const tt_block_call *call, const tt_layer_weights 
 static const float *down_input(const tt_block_call *call, const tt_block_acts *from,
                                const tt_block_acts *work, const tt_block_adapt *adapt) {
     if (!acts(adapt, TT_POINT_DOWN)) return NULL;
-    tt_ops_swiglu_forward((size_t)call->n_tokens * (size_t)call->spec->intermediate, from->gate,
-                          from->up, work->gate);
+    tt_ops_gated_forward(call->spec->gate,
+                         (size_t)call->n_tokens * (size_t)call->spec->intermediate, from->gate,
+                         from->up, work->gate);
     return work->gate;
 }
 
@@ -200,16 +331,17 @@ static const float *down_input(const tt_block_call *call, const tt_block_acts *f
 static bool mlp_backward(const tt_block_call *call, const tt_layer_weights *w,
                          const tt_block_acts *from, const tt_block_acts *work,
                          const tt_block_adapt *adapt, const float *mid, float *d) {
-    int n = call->n_tokens;
     tt_point ends = adapt->ends;
+    const branch b = mlp_branch(w, from);
     float *d_gate = from->gate, *d_up = work->up, *d_normed = call->normed;
-    float *d_out = branch_gradient(call, adapt, TT_POINT_POST_MLP, TT_POINT_DOWN, d);
+    float *d_out = branch_gradient(call, adapt, &b, d);
     if (!d_out) return true;
     product_backward(call, adapt, TT_POINT_DOWN, &w->down, down_input(call, from, work, adapt),
                      d_out, false, ends > TT_POINT_DOWN ? d_up : NULL);
     if (ends == TT_POINT_DOWN) return true;
-    tt_ops_swiglu_backward((size_t)n * (size_t)call->spec->intermediate, from->gate, from->up, d_up,
-                           d_gate, d_up);
+    tt_ops_gated_backward(call->spec->gate,
+                          (size_t)call->n_tokens * (size_t)call->spec->intermediate, from->gate,
+                          from->up, d_up, d_gate, d_up);
     const float *input = mlp_input(call, w, adapt, mid);
     float *d_input = ends > TT_POINT_GATE ? d_normed : NULL;
     product_backward(call, adapt, TT_POINT_GATE, &w->gate, input, d_gate, false, d_input);
@@ -219,7 +351,7 @@ static bool mlp_backward(const tt_block_call *call, const tt_layer_weights *w,
                       d_normed))
         return true;
     norm_backward(adapt, TT_POINT_GATE, mid, from->rstd_mlp, d_normed);
-    tt_ops_rmsnorm_backward(n, call->spec->hidden, mid, w->mlp_norm, from->rstd_mlp, d_normed, d);
+    add_norm_backward(call, w->mlp_norm, mid, from->rstd_mlp, d_normed, d);
     return false;
 }
 
@@ -236,18 +368,16 @@ static const float *attention_input(const tt_block_call *call, const tt_layer_we
                                     const tt_block_adapt *adapt, const float *x) {
     if (!acts(adapt, TT_POINT_Q) && !acts(adapt, TT_POINT_K) && !acts(adapt, TT_POINT_V))
         return NULL;
-    tt_ops_rmsnorm_forward(call->n_tokens, call->spec->hidden, call->spec->norm_eps, x,
-                           w->attn_norm, call->input, NULL);
-    return call->input;
+    return norm_forward(call, w->attn_norm, x, call->input, NULL);
 }
 
 /* d = d_mid in, d_x out. */
 static void attention_backward(const tt_block_call *call, const tt_layer_weights *w,
                                const tt_block_acts *from, const tt_block_acts *work,
                                const tt_block_adapt *adapt, const float *x, float *d) {
-    int n = call->n_tokens;
     tt_point ends = adapt->ends;
-    float *d_out = branch_gradient(call, adapt, TT_POINT_PRE_MLP, TT_POINT_O, d);
+    const branch b = attention_branch(w, from);
+    float *d_out = branch_gradient(call, adapt, &b, d);
     if (!d_out) return;
     product_backward(call, adapt, TT_POINT_O, &w->o, o_input(call, from, adapt), d_out, false,
                      ends > TT_POINT_O ? work->att : NULL);
@@ -257,6 +387,8 @@ static void attention_backward(const tt_block_call *call, const tt_layer_weights
                               from->lse, work->att, work->q, work->k, work->v,
                               call->attention_scratch);
     rotate(call, true, work->q, work->k);
+    head_norm_backward(call, call->spec->n_heads, w->q_norm, &from->q_norm, work->q);
+    head_norm_backward(call, call->spec->n_kv_heads, w->k_norm, &from->k_norm, work->k);
     const float *input = attention_input(call, w, adapt, x);
     float *d_normed = ends == TT_N_POINTS ? call->normed : NULL;
     product_backward(call, adapt, TT_POINT_Q, &w->q, input, work->q, false, d_normed);
@@ -264,7 +396,7 @@ static void attention_backward(const tt_block_call *call, const tt_layer_weights
     product_backward(call, adapt, TT_POINT_V, &w->v, input, work->v, true, d_normed);
     if (!d_normed) return;
     norm_backward(adapt, TT_POINT_Q, x, from->rstd_attn, d_normed);
-    tt_ops_rmsnorm_backward(n, call->spec->hidden, x, w->attn_norm, from->rstd_attn, d_normed, d);
+    add_norm_backward(call, w->attn_norm, x, from->rstd_attn, d_normed, d);
 }
 
 void tt_block_backward(const tt_block_call *call, const tt_layer_weights *w,

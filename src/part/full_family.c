@@ -24,7 +24,7 @@ static bool acts_at(const tt_method *method, tt_point point) {
 static void add(tt_tensor_list *list, const tt_unit *unit, tt_role role) {
     char name[TT_TENSOR_NAME_BYTES];
     int64_t shape[2];
-    if (!tt_spec_has(unit->spec, role)) return;
+    if (!tt_spec_has(unit->spec, role, unit->layer)) return;
     int n_dims = tt_spec_tensor(unit->spec, role, unit->layer, name, shape);
     tt_tensor_list_add(list, unit, name, shape[0], n_dims == 2 ? shape[1] : 0, TT_TENSOR_TRAINED,
                        0);
@@ -48,7 +48,7 @@ static void product_backward(tt_adapter *adapter, const tt_unit *unit, const tt_
     (void)saved, (void)d_x, (void)scratch;
     float *grads = adapter->grads + unit->offset;
     tt_ops_matrix_backward(call->gemm, call->n_tokens, d_y, w->rows, x, w->cols, grads);
-    if (tt_spec_has(unit->spec, tt_point_bias_role(unit->point)))
+    if (tt_spec_has(unit->spec, tt_point_bias_role(unit->point), unit->layer))
         tt_ops_bias_backward(call->n_tokens, w->rows, d_y,
                              grads + (size_t)w->rows * (size_t)w->cols);
 }
@@ -56,7 +56,8 @@ static void product_backward(tt_adapter *adapter, const tt_unit *unit, const tt_
 static void norm_backward(tt_adapter *adapter, const tt_unit *unit, const tt_adapter_call *call,
                           const float *x, const float *rstd, const float *d_y) {
     size_t before = (size_t)unit->n_in * (size_t)unit->n_out;
-    if (tt_spec_has(unit->spec, tt_point_bias_role(unit->point))) before += (size_t)unit->n_out;
+    if (tt_spec_has(unit->spec, tt_point_bias_role(unit->point), unit->layer))
+        before += (size_t)unit->n_out;
     tt_ops_rmsnorm_weight_backward(call->n_tokens, unit->n_in, x, rstd, d_y,
                                    adapter->grads + unit->offset + before);
 }

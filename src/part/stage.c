@@ -1,6 +1,5 @@
 #include "stage_private.h"
 
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -44,9 +43,7 @@ tt_status tt_stage_create(const tt_stage_shape *shape, const tt_weights *weights
         return status;
     }
     tt_stage_lay_out(stage, stage->arena);
-    tt_spec_rope_frequencies(shape->spec, stage->inv_freq);
-    tt_ops_rope_table(tt_stage_n_positions(shape), shape->spec->head_dim, stage->inv_freq,
-                      stage->rope_cos, stage->rope_sin);
+    tt_stage_fill_ropes(stage);
     *out = stage;
     return TT_OK;
 }
@@ -91,26 +88,29 @@ static float *layer_input(const tt_stage *stage, int slot, int i) {
 void tt_stage_enter(tt_stage *stage, int slot, int n_tokens, const int32_t *ids,
                     const float *x_in) {
     float *x = layer_input(stage, slot, 0);
-    if (stage->shape.is_first)
-        tt_ops_embed(n_tokens, ids, &stage->weights->embed, x);
-    else
+    if (!stage->shape.is_first) {
         memcpy(x, x_in, row_floats(stage, n_tokens) * sizeof *x);
+        return;
+    }
+    tt_ops_embed(n_tokens, ids, &stage->weights->embed, x);
+    float scale = (float)stage->shape.spec->embed_scale;
+    if (scale != 1) tt_ops_scale(row_floats(stage, n_tokens), scale, x);
 }
 
 tt_block_call tt_stage_call(const tt_stage *stage, int n_tokens, const int32_t *positions,
-                            int n_seqs) {
+                            int n_seqs, const tt_extend *extend) {
     const tt_spec *spec = stage->shape.spec;
+    tt_stage_find_rope_rows(stage, n_tokens, positions, n_seqs, extend);
     return (tt_block_call){
         .spec = spec,
         .gemm = stage->gemm,
         .n_tokens = n_tokens,
-        .positions = positions,
-        .rope_cos = stage->rope_cos,
-        .rope_sin = stage->rope_sin,
+        .rope_rows = stage->rope_rows,
         .attention = {.n_heads = spec->n_heads,
                       .n_kv_heads = spec->n_kv_heads,
                       .head_dim = spec->head_dim,
-                      .scale = (float)(1.0 / sqrt((double)spec->head_dim)),
+                      .scale = (float)spec->attention_scale,
+                      .cap = (float)spec->attention_cap,
                       .n_seqs = n_seqs,
                       .seqs = stage->seqs},
         .normed = stage->normed,
@@ -127,7 +127,7 @@ static tt_block_call batch_call(tt_stage *stage, const tt_micro_batch *mb) {
         stage->seqs[s] =
             (tt_attention_seq){.q_start = first, .n_q = n, .n_kv = n, .kv_start = (size_t)first};
     }
-    return tt_stage_call(stage, mb->n_tokens, mb->positions, mb->n_seqs);
+    return tt_stage_call(stage, mb->n_tokens, mb->positions, mb->n_seqs, NULL);
 }
 
 static void find_rows(tt_stage *stage, const tt_micro_batch *mb, const tt_adapter *adapter,
@@ -159,11 +159,15 @@ static tt_block_acts layer_acts(const tt_stage *stage, const tt_block_acts *kept
     if (kept->q) {
         acts.rstd_attn = kept->rstd_attn;
         acts.lse = kept->lse;
+        acts.q_norm = kept->q_norm;
+        acts.k_norm = kept->k_norm;
         acts.q = kept->q;
         acts.k = kept->k;
         acts.v = kept->v;
     }
     if (kept->att) acts.att = kept->att;
+    acts.attn_post = kept->attn_post;
+    acts.mlp_post = kept->mlp_post;
     if (kept->rstd_mlp) acts.rstd_mlp = kept->rstd_mlp;
     if (kept->gate) {
         acts.gate = kept->gate;
@@ -189,6 +193,14 @@ static tt_block_adapt layer_adapt(const tt_stage *stage, const tt_stage_run *run
                                                                         : TT_N_POINTS};
 }
 
+/* The call as this layer sees it. */
+static tt_block_call layer_call(const tt_stage *stage, const tt_block_call *call, int layer) {
+    tt_block_call here = *call;
+    here.attention.window = tt_spec_window(call->spec, layer);
+    here.rotation = tt_stage_rotation(stage, layer);
+    return here;
+}
+
 static void run_layer(tt_stage *stage, const tt_block_call *call, const tt_stage_run *run, int i,
                       float *out) {
     int layer = stage->shape.first_layer + i;
@@ -198,7 +210,8 @@ static void run_layer(tt_stage *stage, const tt_block_call *call, const tt_stage
     const tt_block_acts acts = layer_acts(stage, &kept->acts);
     const tt_block_adapt adapt = layer_adapt(stage, run, kept, layer);
     float *x = layer_input(stage, run->slot, i), *mid = kept->mid ? kept->mid : x;
-    tt_block_forward(call, &stage->weights->layers[i], &acts, &cache, &adapt, x, mid, out);
+    const tt_block_call here = layer_call(stage, call, layer);
+    tt_block_forward(&here, &stage->weights->layers[i], &acts, &cache, &adapt, x, mid, out);
 }
 
 void tt_stage_run_layers(tt_stage *stage, const tt_block_call *call, const tt_stage_run *run,
@@ -213,13 +226,24 @@ void tt_stage_run_layers(tt_stage *stage, const tt_block_call *call, const tt_st
     }
 }
 
+tt_norm tt_stage_final_norm(const tt_stage *stage) {
+    const tt_spec *spec = stage->shape.spec;
+    return (tt_norm){stage->weights->final_norm, spec->norm_offset, spec->norm_eps};
+}
+
+tt_head tt_stage_head(const tt_stage *stage) {
+    const tt_spec *spec = stage->shape.spec;
+    return (tt_head){&stage->weights->head, (float)spec->logit_scale, (float)spec->logit_cap};
+}
+
 void tt_stage_norm_rows(tt_stage *stage, int n_rows, const int32_t *rows, const float *x) {
     int hidden = stage->shape.spec->hidden;
     for (int i = 0; i < n_rows; i++)
         memcpy(stage->head_x + row_floats(stage, i), x + row_floats(stage, rows[i]),
                (size_t)hidden * sizeof *x);
-    tt_ops_rmsnorm_forward(n_rows, hidden, stage->shape.spec->norm_eps, stage->head_x,
-                           stage->weights->final_norm, stage->head_normed, stage->head_rstd);
+    const tt_norm norm = tt_stage_final_norm(stage);
+    tt_ops_rmsnorm_forward(n_rows, hidden, &norm, stage->head_x, stage->head_normed,
+                           stage->head_rstd);
 }
 
 /* Loss at the supervised rows; in training also the gradient at those rows, before the norm, and of
@@ -230,18 +254,19 @@ static void head_forward(tt_stage *stage, int slot, const tt_micro_batch *mb,
     if (n == 0) return;
     float *d_rows = slot < 0 ? NULL : stage->d_targets[slot];
     tt_stage_norm_rows(stage, n, mb->target_row, stage->stream);
-    tt_ops_head_loss(stage->gemm, n, stage->head_normed, &stage->weights->head, mb->target_id,
-                     mb->loss_scale, losses, correct, d_rows ? stage->head_d : NULL,
-                     stage->head_scratch);
+    const tt_head head = tt_stage_head(stage);
+    tt_ops_head_loss(stage->gemm, n, stage->head_normed, &head, mb->target_id, mb->loss_scale,
+                     losses, correct, d_rows ? stage->head_d : NULL, stage->head_scratch);
     if (!d_rows) return;
     if (adapter && adapter->full) {
-        tt_full_head_backward(adapter, stage->gemm, n, stage->head_normed, &stage->weights->head,
-                              mb->target_id, mb->loss_scale, stage->head_scratch);
+        tt_full_head_backward(adapter, stage->gemm, n, stage->head_normed, &head, mb->target_id,
+                              mb->loss_scale, stage->head_scratch);
         tt_full_final_norm_backward(adapter, n, stage->head_x, stage->head_rstd, stage->head_d);
     }
     memset(d_rows, 0, row_floats(stage, n) * sizeof *d_rows);
-    tt_ops_rmsnorm_backward(n, hidden, stage->head_x, stage->weights->final_norm, stage->head_rstd,
-                            stage->head_d, d_rows);
+    const tt_norm norm = tt_stage_final_norm(stage);
+    tt_ops_rmsnorm_backward(n, hidden, &norm, stage->head_x, stage->head_rstd, stage->head_d,
+                            d_rows);
 }
 
 void tt_stage_forward(tt_stage *stage, int slot, const tt_micro_batch *mb,
@@ -286,7 +311,8 @@ void tt_stage_backward(tt_stage *stage, int slot, const tt_micro_batch *mb, tt_a
         const tt_kept_layer *kept = kept_layer(stage, slot, i);
         tt_block_adapt adapt = layer_adapt(stage, &run, kept, layer);
         adapt.trained = adapter;
-        tt_block_backward(&call, &stage->weights->layers[i], &kept->acts, &stage->work, &adapt,
+        const tt_block_call here = layer_call(stage, &call, layer);
+        tt_block_backward(&here, &stage->weights->layers[i], &kept->acts, &stage->work, &adapt,
                           kept->x, kept->mid, d);
         if (layer == 0 && adapter->full) tt_full_embed_backward(adapter, mb->n_tokens, mb->ids, d);
         if (on_layer) on_layer(context, layer);

@@ -13,7 +13,7 @@ static tt_block_call cached_call(tt_stage *stage, const tt_extend *extend) {
                                             .kv_start = (size_t)extend->slot[s] *
                                                         (size_t)stage->shape.cache_length};
     }
-    return tt_stage_call(stage, extend->n_tokens, extend->positions, extend->n_seqs);
+    return tt_stage_call(stage, extend->n_tokens, extend->positions, extend->n_seqs, extend);
 }
 
 void tt_stage_extend(tt_stage *stage, const tt_extend *extend, const tt_adapter *adapter,
@@ -32,20 +32,21 @@ void tt_stage_extend(tt_stage *stage, const tt_extend *extend, const tt_adapter 
     /* The layers are done with rows: it holds each sequence's last row now. */
     for (int s = 0; s < n; s++) stage->rows[s] = extend->seq_start[s + 1] - 1;
     tt_stage_norm_rows(stage, n, stage->rows, stage->stream);
-    tt_ops_head_argmax(stage->gemm, n, stage->head_normed, &stage->weights->head, next,
-                       stage->head_scratch);
-    if (logits)
-        tt_ops_head_logits(stage->gemm, n, stage->head_normed, &stage->weights->head, logits);
+    const tt_head head = tt_stage_head(stage);
+    tt_ops_head_argmax(stage->gemm, n, stage->head_normed, &head, next, stage->head_scratch);
+    if (logits) tt_ops_head_logits(stage->gemm, n, stage->head_normed, &head, logits);
 }
 
 void tt_stage_target_logits(tt_stage *stage, int first, int n, float *logits) {
     const float *normed = stage->head_normed + (size_t)first * (size_t)stage->shape.spec->hidden;
-    tt_ops_head_logits(stage->gemm, n, normed, &stage->weights->head, logits);
+    const tt_head head = tt_stage_head(stage);
+    tt_ops_head_logits(stage->gemm, n, normed, &head, logits);
 }
 
 void tt_stage_logits(tt_stage *stage, int n_tokens, float *logits) {
-    const tt_spec *spec = stage->shape.spec;
-    tt_ops_rmsnorm_forward(n_tokens, spec->hidden, spec->norm_eps, stage->stream,
-                           stage->weights->final_norm, stage->normed, NULL);
-    tt_ops_head_logits(stage->gemm, n_tokens, stage->normed, &stage->weights->head, logits);
+    const tt_norm norm = tt_stage_final_norm(stage);
+    const tt_head head = tt_stage_head(stage);
+    tt_ops_rmsnorm_forward(n_tokens, stage->shape.spec->hidden, &norm, stage->stream, stage->normed,
+                           NULL);
+    tt_ops_head_logits(stage->gemm, n_tokens, stage->normed, &head, logits);
 }

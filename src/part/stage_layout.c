@@ -49,6 +49,38 @@ static int key_width(const tt_spec *spec) {
     return spec->n_kv_heads * spec->head_dim;
 }
 
+/* One row stands for a head, or for all of them. */
+static int norm_rows(const tt_stage_shape *shape, int n_heads) {
+    return shape->spec->head_norm == TT_HEAD_NORM_WHOLE ? 1 : n_heads;
+}
+
+static tt_norm_acts lay_norm(layout *at, const tt_stage_shape *shape, int width, int rows) {
+    tt_norm_acts acts = {.input = take(at, shape->max_tokens, width)};
+    acts.rstd = take(at, shape->max_tokens, rows);
+    return acts;
+}
+
+/* What the norms of heads and those behind the branches keep. */
+static void lay_norms(layout *at, const tt_stage_shape *shape, int layer, tt_block_reads reads,
+                      tt_block_acts *acts) {
+    const tt_spec *spec = shape->spec;
+    if (reads.all && tt_spec_has(spec, TT_ROLE_Q_NORM, layer)) {
+        acts->q_norm = lay_norm(at, shape, query_width(spec), norm_rows(shape, spec->n_heads));
+        acts->k_norm = lay_norm(at, shape, key_width(spec), norm_rows(shape, spec->n_kv_heads));
+    }
+    if (reads.attn_post && tt_spec_has(spec, TT_ROLE_ATTN_POST_NORM, layer))
+        acts->attn_post = lay_norm(at, shape, spec->hidden, 1);
+    if (reads.mlp_post && tt_spec_has(spec, TT_ROLE_MLP_POST_NORM, layer))
+        acts->mlp_post = lay_norm(at, shape, spec->hidden, 1);
+}
+
+static void lay_rope(layout *at, const tt_stage_shape *shape, const tt_rope *rope,
+                     tt_stage_rope *out) {
+    int n_rows = tt_stage_rope_rows(shape, rope);
+    out->cos_table = take(at, n_rows, shape->spec->rotary_dim / 2);
+    out->sin_table = take(at, n_rows, shape->spec->rotary_dim / 2);
+}
+
 /* The arrays that the shared work set and a kept layer both have. */
 static void lay_attention_acts(layout *at, const tt_stage_shape *shape, tt_block_acts *acts) {
     const tt_spec *spec = shape->spec;
@@ -98,6 +130,7 @@ static tt_kept_layer lay_layer(layout *at, const tt_stage_shape *shape, int laye
         kept.acts.rstd_mlp = take(at, n, 1);
     }
     if (reads.mlp) lay_mlp_acts(at, shape, &kept.acts);
+    lay_norms(at, shape, layer, reads, &kept.acts);
     lay_points(at, shape, layer, &kept);
     return kept;
 }
@@ -156,9 +189,10 @@ static void lay_workspace(layout *at, tt_stage *stage) {
     stage->row_keys =
         shape->n_slots ? take_bytes(at, product((size_t)n, sizeof *stage->row_keys)) : NULL;
     stage->seqs = take_bytes(at, product((size_t)shape->max_seqs, sizeof *stage->seqs));
-    stage->inv_freq = take_bytes(at, (size_t)(spec->head_dim / 2) * sizeof *stage->inv_freq);
-    stage->rope_cos = take(at, n_positions, spec->head_dim / 2);
-    stage->rope_sin = take(at, n_positions, spec->head_dim / 2);
+    stage->inv_freq = take_bytes(at, (size_t)(spec->rotary_dim / 2) * sizeof *stage->inv_freq);
+    stage->rope_rows = take_bytes(at, product((size_t)n, sizeof *stage->rope_rows));
+    lay_rope(at, shape, &spec->rope, &stage->rope);
+    if (spec->has_rope_local) lay_rope(at, shape, &spec->rope_local, &stage->rope_local);
     if (shape->is_last) lay_head(at, stage);
 }
 

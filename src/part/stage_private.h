@@ -13,6 +13,12 @@ typedef struct tt_kept_layer {
     tt_block_kept at[TT_N_POINTS];
 } tt_kept_layer;
 
+/* Tables [rows x rotary_dim / 2] of one rotary embedding: a row for each position and, LONGROPE,
+ * behind these another for each position of long sequences. */
+typedef struct tt_stage_rope {
+    float *cos_table, *sin_table; /* NULL: no layer uses it */
+} tt_stage_rope;
+
 struct tt_stage {
     tt_stage_shape shape;
     tt_point lowest_ends; /* where backward ends in the lowest adapted layer */
@@ -32,12 +38,13 @@ struct tt_stage {
     tt_block_acts work;
     void *attention_scratch;
     float *adapter_scratch;
-    float *input, *heads;                 /* as tt_block_call has them */
-    int32_t *rows;                        /* [tokens] steered rows, of all sets */
-    uint64_t *row_keys;                   /* [tokens] of the micro-batch in training */
-    tt_attention_seq *seqs;               /* [seqs] */
-    double *inv_freq;                     /* [head_dim / 2] */
-    float *rope_cos, *rope_sin;           /* [positions x head_dim / 2] */
+    float *input, *heads;   /* as tt_block_call has them */
+    int32_t *rows;          /* [tokens] steered rows, of all sets */
+    uint64_t *row_keys;     /* [tokens] of the micro-batch in training */
+    tt_attention_seq *seqs; /* [seqs] */
+    double *inv_freq;       /* [rotary_dim / 2] */
+    int32_t *rope_rows;     /* [tokens] */
+    tt_stage_rope rope, rope_local;
     float *head_x, *head_normed, *head_d; /* [head rows x hidden]; last stage */
     float *head_rstd;                     /* [head rows] */
     void *head_scratch;
@@ -71,8 +78,22 @@ void tt_stage_run_layers(tt_stage *stage, const tt_block_call *call, const tt_st
 /* Brings the block input of the first layer into place: embedding or x_in. */
 void tt_stage_enter(tt_stage *stage, int slot, int n_tokens, const int32_t *ids, const float *x_in);
 
+/* The call of packed sequences, whose rows stage->seqs describes. extend: NULL, or what they belong
+ * to. */
 tt_block_call tt_stage_call(const tt_stage *stage, int n_tokens, const int32_t *positions,
-                            int n_seqs);
+                            int n_seqs, const tt_extend *extend);
+
+/* Rows of a rotary embedding's tables; their contents; the table rows of a call's tokens; and what
+ * a layer uses (stage_rope.c). */
+int tt_stage_rope_rows(const tt_stage_shape *shape, const tt_rope *rope);
+void tt_stage_fill_ropes(tt_stage *stage);
+void tt_stage_find_rope_rows(const tt_stage *stage, int n_tokens, const int32_t *positions,
+                             int n_seqs, const tt_extend *extend);
+tt_rotation tt_stage_rotation(const tt_stage *stage, int layer);
+
+/* Final norm and head as the spec says. */
+tt_norm tt_stage_final_norm(const tt_stage *stage);
+tt_head tt_stage_head(const tt_stage *stage);
 
 /* head_normed = final norm of the given rows of x, which are copied to head_x. */
 void tt_stage_norm_rows(tt_stage *stage, int n_rows, const int32_t *rows, const float *x);

@@ -11,27 +11,60 @@ static bool is_float(tt_dtype dtype) {
     return dtype == TT_DTYPE_F32 || dtype == TT_DTYPE_BF16 || dtype == TT_DTYPE_F16;
 }
 
-static tt_status find_tensor(const tt_safetensors *set, const char *model_dir, const tt_spec *spec,
-                             tt_role role, int layer, const tt_tensor **out, tt_error *err) {
-    char name[TT_TENSOR_NAME_BYTES];
-    int64_t shape[2];
+/* The tensor in whichever spelling the files have. */
+static tt_status find_named(const tt_safetensors *set, const char *model_dir, const tt_spec *spec,
+                            const char *name, int n_dims, const int64_t shape[2],
+                            const tt_tensor **out, tt_error *err) {
+    char spelling[TT_TENSOR_NAME_BYTES];
+    int i = 0;
     *out = NULL;
-    int n_dims = tt_spec_tensor(spec, role, layer, name, shape);
-    if (!tt_safetensors_find(set, name))
+    while (tt_spec_spelling(spec, i, name, spelling) && !tt_safetensors_find(set, spelling)) i++;
+    if (!tt_spec_spelling(spec, i, name, spelling))
         return tt_fail(err, TT_ERR_MISSING,
                        "%s: tensor '%s': not there (names must be those of %s: no other prefix is "
                        "tried)",
                        model_dir, name, spec->architecture);
-    TT_TRY(tt_safetensors_require(set, name, -1, n_dims, shape, out, err));
+    TT_TRY(tt_safetensors_require(set, spelling, -1, n_dims, shape, out, err));
     if (!is_float((*out)->dtype))
         return tt_fail(err, TT_ERR_FORMAT,
                        "%s: tensor '%s': dtype: found %s, expected F32, BF16 or F16", (*out)->file,
-                       name, tt_dtype_name((*out)->dtype));
+                       spelling, tt_dtype_name((*out)->dtype));
     return TT_OK;
+}
+
+/* The tensor that holds the role, alone or among others. */
+static tt_status find_tensor(const tt_safetensors *set, const char *model_dir, const tt_spec *spec,
+                             tt_role role, int layer, const tt_tensor **out, tt_error *err) {
+    char name[TT_TENSOR_NAME_BYTES];
+    int64_t shape[2];
+    int n_dims = tt_spec_tensor(spec, role, layer, name, shape);
+    shape[0] = tt_spec_rows(spec, role).n_rows;
+    return find_named(set, model_dir, spec, name, n_dims, shape, out, err);
+}
+
+static const tt_role expert_roles[] = {TT_ROLE_GATE, TT_ROLE_UP, TT_ROLE_DOWN};
+enum { N_EXPERT_ROLES = sizeof expert_roles / sizeof *expert_roles };
+
+static tt_status find_expert(const tt_safetensors *set, const char *model_dir, const tt_spec *spec,
+                             tt_role role, int layer, int expert, const tt_tensor **out,
+                             tt_error *err) {
+    char name[TT_TENSOR_NAME_BYTES];
+    int64_t shape[2];
+    tt_spec_expert_tensor(spec, role, layer, expert, name, shape);
+    return find_named(set, model_dir, spec, name, 2, shape, out, err);
 }
 
 static tt_matrix as_matrix(const tt_tensor *tensor) {
     return (tt_matrix){tensor->data, tensor->dtype, (int)tensor->shape[0], (int)tensor->shape[1]};
+}
+
+/* The role's own rows of the tensor that holds it. */
+static tt_matrix own_rows(const tt_spec *spec, tt_role role, int layer, const tt_tensor *tensor) {
+    char name[TT_TENSOR_NAME_BYTES];
+    int64_t shape[2];
+    tt_spec_tensor(spec, role, layer, name, shape);
+    tt_matrix all = as_matrix(tensor);
+    return tt_gemm_rows(&all, (int)tt_spec_rows(spec, role).first_row, (int)shape[0]);
 }
 
 tt_matrix *tt_weights_layer_matrix(tt_layer_weights *layer, tt_role role) {
@@ -50,6 +83,8 @@ tt_matrix *tt_weights_layer_matrix(tt_layer_weights *layer, tt_role role) {
         return &layer->up;
     case TT_ROLE_DOWN:
         return &layer->down;
+    case TT_ROLE_ROUTER:
+        return &layer->router;
     default:
         return NULL;
     }
@@ -61,6 +96,14 @@ const float **tt_weights_layer_vector(tt_layer_weights *layer, tt_role role) {
         return &layer->attn_norm;
     case TT_ROLE_MLP_NORM:
         return &layer->mlp_norm;
+    case TT_ROLE_ATTN_POST_NORM:
+        return &layer->attn_post_norm;
+    case TT_ROLE_MLP_POST_NORM:
+        return &layer->mlp_post_norm;
+    case TT_ROLE_Q_NORM:
+        return &layer->q_norm;
+    case TT_ROLE_K_NORM:
+        return &layer->k_norm;
     case TT_ROLE_Q_BIAS:
         return &layer->q_bias;
     case TT_ROLE_K_BIAS:
@@ -80,15 +123,24 @@ const float **tt_weights_layer_vector(tt_layer_weights *layer, tt_role role) {
     }
 }
 
-size_t tt_weights_layer_floats(const tt_spec *spec) {
+static size_t layer_floats(const tt_spec *spec, int layer) {
     char name[TT_TENSOR_NAME_BYTES];
     int64_t shape[2];
     size_t n = 0;
     for (int role = 0; role < TT_N_ROLES; role++)
-        if (tt_spec_is_per_layer((tt_role)role) && tt_spec_has(spec, (tt_role)role) &&
-            tt_spec_tensor(spec, (tt_role)role, 0, name, shape) == 1)
+        if (tt_spec_is_per_layer((tt_role)role) && tt_spec_has(spec, (tt_role)role, layer) &&
+            tt_spec_tensor(spec, (tt_role)role, layer, name, shape) == 1)
             n += (size_t)shape[0];
     return n;
+}
+
+size_t tt_weights_layer_floats(const tt_spec *spec) {
+    size_t most = 0;
+    for (int layer = 0; layer < spec->n_layers; layer++) {
+        size_t n = layer_floats(spec, layer);
+        if (n > most) most = n;
+    }
+    return most;
 }
 
 /* --- Opening one rank's share ----------------------------------------------------------------- */
@@ -110,23 +162,39 @@ static tt_status copy_vector(tt_weights *weights, const tt_tensor *tensor, const
     return TT_OK;
 }
 
+static tt_status open_experts(tt_weights *weights, const tt_spec *spec, const char *model_dir,
+                              int layer, tt_expert_weights *experts, tt_error *err) {
+    for (int e = 0; e < spec->n_experts; e++) {
+        tt_matrix *const matrices[] = {&experts[e].gate, &experts[e].up, &experts[e].down};
+        for (int r = 0; r < N_EXPERT_ROLES; r++) {
+            const tt_tensor *tensor;
+            TT_TRY(find_expert(weights->set, model_dir, spec, expert_roles[r], layer, e, &tensor,
+                               err));
+            *matrices[r] = as_matrix(tensor);
+        }
+    }
+    return TT_OK;
+}
+
 static tt_status open_layer(tt_weights *weights, const tt_spec *spec, const char *model_dir, int i,
                             tt_error *err) {
     tt_layer_weights *layer = &weights->layers[i];
+    int at = weights->first_layer + i;
     for (int r = 0; r < TT_N_ROLES; r++) {
         tt_role role = (tt_role)r;
-        if (!tt_spec_is_per_layer(role) || !tt_spec_has(spec, role)) continue;
+        if (!tt_spec_is_per_layer(role) || !tt_spec_has(spec, role, at)) continue;
         const tt_tensor *tensor;
-        TT_TRY(find_tensor(weights->set, model_dir, spec, role, weights->first_layer + i, &tensor,
-                           err));
+        TT_TRY(find_tensor(weights->set, model_dir, spec, role, at, &tensor, err));
         tt_matrix *matrix = tt_weights_layer_matrix(layer, role);
         if (matrix)
-            *matrix = as_matrix(tensor);
+            *matrix = own_rows(spec, role, at, tensor);
         else
             TT_TRY(copy_vector(weights, tensor, tt_weights_layer_vector(layer, role),
-                               tt_weights_stored(weights, role, weights->first_layer + i), err));
+                               tt_weights_stored(weights, role, at), err));
     }
-    return TT_OK;
+    if (!(spec->layers[at] & TT_LAYER_EXPERTS)) return TT_OK;
+    layer->experts = weights->experts + (size_t)i * (size_t)spec->n_experts;
+    return open_experts(weights, spec, model_dir, at, layer->experts, err);
 }
 
 /* The config says tied. Should the files hold a head all the same, using the embedding in its
@@ -181,8 +249,10 @@ tt_status tt_weights_allocate(const tt_spec *spec, int first_layer, int n_layers
         weights->layers = calloc(n + 1, sizeof *weights->layers);
         weights->vectors = calloc(n_floats + 1, sizeof *weights->vectors);
         weights->stored = calloc((n + 1) * TT_N_ROLES, sizeof *weights->stored);
+        weights->experts = calloc(n * (size_t)spec->n_experts + 1, sizeof *weights->experts);
     }
-    if (!weights || !weights->layers || !weights->vectors || !weights->stored) {
+    if (!weights || !weights->layers || !weights->vectors || !weights->stored ||
+        !weights->experts) {
         tt_weights_close(weights);
         return tt_fail(err, TT_ERR_MEMORY, "no memory for %zu norm and bias elements", n_floats);
     }
@@ -210,6 +280,7 @@ void tt_weights_close(tt_weights *weights) {
     free(weights->layers);
     free(weights->vectors);
     free(weights->stored);
+    free(weights->experts);
     free(weights);
 }
 
@@ -223,16 +294,42 @@ typedef struct tally {
     unsigned matrix_dtypes; /* bit set */
 } tally;
 
-static tt_status tally_tensor(tally *sum, const tt_safetensors *set, const char *model_dir,
-                              const tt_spec *spec, tt_role role, int layer, size_t *n_bytes,
-                              tt_error *err) {
-    const tt_tensor *tensor;
-    TT_TRY(find_tensor(set, model_dir, spec, role, layer, &tensor, err));
+/* n_bytes: the part of the tensor that is counted here. */
+static void tally_tensor(tally *sum, const tt_safetensors *set, const tt_tensor *tensor,
+                         size_t n_bytes, size_t *part_bytes) {
     sum->is_used[tensor - tt_safetensors_at(set, 0)] = true;
-    sum->dtype_bytes[tensor->dtype] += tensor->n_bytes;
-    sum->storage->total_bytes += tensor->n_bytes;
+    sum->dtype_bytes[tensor->dtype] += n_bytes;
+    sum->storage->total_bytes += n_bytes;
     if (tensor->n_dims == 2) sum->matrix_dtypes |= 1u << tensor->dtype;
-    *n_bytes += tensor->n_bytes;
+    *part_bytes += n_bytes;
+}
+
+static tt_status tally_role(tally *sum, const tt_safetensors *set, const char *model_dir,
+                            const tt_spec *spec, tt_role role, int layer, size_t *part_bytes,
+                            tt_error *err) {
+    const tt_tensor *tensor;
+    char name[TT_TENSOR_NAME_BYTES];
+    int64_t shape[2];
+    TT_TRY(find_tensor(set, model_dir, spec, role, layer, &tensor, err));
+    tt_spec_tensor(spec, role, layer, name, shape);
+    size_t row_bytes = tensor->n_bytes / (size_t)tensor->shape[0];
+    tally_tensor(sum, set, tensor, (size_t)shape[0] * row_bytes, part_bytes);
+    return TT_OK;
+}
+
+static tt_status tally_layer(tally *sum, const tt_safetensors *set, const char *model_dir,
+                             const tt_spec *spec, int layer, size_t *layer_bytes, tt_error *err) {
+    const tt_tensor *tensor;
+    for (int role = 0; role < TT_N_ROLES; role++)
+        if (tt_spec_is_per_layer((tt_role)role) && tt_spec_has(spec, (tt_role)role, layer))
+            TT_TRY(tally_role(sum, set, model_dir, spec, (tt_role)role, layer, layer_bytes, err));
+    if (!(spec->layers[layer] & TT_LAYER_EXPERTS)) return TT_OK;
+    for (int e = 0; e < spec->n_experts; e++) {
+        for (int r = 0; r < N_EXPERT_ROLES; r++) {
+            TT_TRY(find_expert(set, model_dir, spec, expert_roles[r], layer, e, &tensor, err));
+            tally_tensor(sum, set, tensor, tensor->n_bytes, layer_bytes);
+        }
+    }
     return TT_OK;
 }
 
@@ -240,20 +337,17 @@ static tt_status tally_model(tally *sum, const tt_safetensors *set, const char *
                              const tt_spec *spec, tt_error *err) {
     tt_weights_storage *storage = sum->storage;
     size_t norm_bytes = 0;
-    TT_TRY(tally_tensor(sum, set, model_dir, spec, TT_ROLE_EMBED, 0, &storage->embed_bytes, err));
+    TT_TRY(tally_role(sum, set, model_dir, spec, TT_ROLE_EMBED, 0, &storage->embed_bytes, err));
     for (int layer = 0; layer < spec->n_layers; layer++) {
         size_t layer_bytes = 0;
-        for (int role = 0; role < TT_N_ROLES; role++)
-            if (tt_spec_is_per_layer((tt_role)role) && tt_spec_has(spec, (tt_role)role))
-                TT_TRY(tally_tensor(sum, set, model_dir, spec, (tt_role)role, layer, &layer_bytes,
-                                    err));
+        TT_TRY(tally_layer(sum, set, model_dir, spec, layer, &layer_bytes, err));
         if (layer_bytes > storage->layer_bytes) storage->layer_bytes = layer_bytes;
     }
-    TT_TRY(tally_tensor(sum, set, model_dir, spec, TT_ROLE_FINAL_NORM, 0, &norm_bytes, err));
+    TT_TRY(tally_role(sum, set, model_dir, spec, TT_ROLE_FINAL_NORM, 0, &norm_bytes, err));
     storage->head_bytes = storage->embed_bytes;
-    if (!tt_spec_has(spec, TT_ROLE_HEAD)) return TT_OK;
+    if (!tt_spec_has(spec, TT_ROLE_HEAD, 0)) return TT_OK;
     storage->head_bytes = 0;
-    return tally_tensor(sum, set, model_dir, spec, TT_ROLE_HEAD, 0, &storage->head_bytes, err);
+    return tally_role(sum, set, model_dir, spec, TT_ROLE_HEAD, 0, &storage->head_bytes, err);
 }
 
 static void finish_tally(const tally *sum, const tt_safetensors *set, const tt_spec *spec) {

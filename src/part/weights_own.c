@@ -82,7 +82,7 @@ tt_status tt_weights_create(const tt_spec *spec, int first_layer, int n_layers, 
     TT_TRY(tt_weights_allocate(spec, first_layer, n_layers, has_head, out, err));
     for (int layer = first_layer; layer < first_layer + n_layers; layer++)
         for (int r = 0; r < TT_N_ROLES; r++)
-            if (tt_spec_is_per_layer((tt_role)r) && tt_spec_has(spec, (tt_role)r))
+            if (tt_spec_is_per_layer((tt_role)r) && tt_spec_has(spec, (tt_role)r, layer))
                 create_tensor(*out, spec, (tt_role)r, layer);
     if (has_embed) create_tensor(*out, spec, TT_ROLE_EMBED, 0);
     if (has_head) create_tensor(*out, spec, TT_ROLE_HEAD, 0);

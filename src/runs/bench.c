@@ -148,7 +148,7 @@ static double bench_shape(const tt_bench_settings *s, bench_data *d, int i, doub
 static void bench_attention(const tt_bench_settings *s, bench_data *d, double limit,
                             tt_bench_rows *out) {
     const tt_attention_seq seq = {0, s->n_tokens, s->n_tokens, 0};
-    const tt_attention att = {HEADS, KV_HEADS, HEAD_DIM, 0.125f, 1, &seq};
+    const tt_attention att = {HEADS, KV_HEADS, HEAD_DIM, 0.125f, 0, 0, 1, &seq};
     size_t n = (size_t)s->n_tokens * HIDDEN;
     float *q = d->attention, *k = q + n, *v = k + n, *o = v + n, *d_o = o + n, *d_q = d_o + n;
     float *d_k = d_q + n, *d_v = d_k + n, *lse = d_v + n;

@@ -18,6 +18,11 @@ static const tt_spec spec = {.model_type = "llama",
                              .n_kv_heads = 8,
                              .head_dim = 64,
                              .norm_eps = 1e-5,
+                             .rotary_dim = 64,
+                             .attention_scale = 0.125,
+                             .embed_scale = 1,
+                             .residual_scale = 1,
+                             .logit_scale = 1,
                              .rope = {.kind = TT_ROPE_DEFAULT, .theta = 500000},
                              .tied_head = true};
 

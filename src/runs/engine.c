@@ -48,20 +48,10 @@ static bool begins_random(const tt_job *job) {
     return job->method.full.tune && job->method.full.init == TT_FULL_INIT_RANDOM;
 }
 
-/* Tells models without files apart by what they would be made like. */
+/* Tells models without files apart by what they would be made like. tt_spec_read leaves no byte of
+ * a spec, padding included, to chance. */
 static uint64_t fingerprint_spec(const tt_spec *spec) {
-    const int sizes[] = {spec->n_layers, spec->hidden,     spec->intermediate,
-                         spec->vocab,    spec->n_heads,    spec->n_kv_heads,
-                         spec->head_dim, spec->tied_head,  spec->attention_bias,
-                         spec->mlp_bias, (int)spec->dtype, (int)spec->rope.kind};
-    const double numbers[] = {spec->norm_eps,
-                              spec->init_range,
-                              spec->rope.theta,
-                              spec->rope.factor,
-                              spec->rope.low_freq_factor,
-                              spec->rope.high_freq_factor,
-                              spec->rope.original_max_positions};
-    return XXH3_64bits_withSeed(numbers, sizeof numbers, XXH3_64bits(sizes, sizeof sizes));
+    return XXH3_64bits(spec, sizeof *spec);
 }
 
 static tt_status look_at_weights(const tt_job *job, engine_facts *facts, tt_error *err) {

@@ -107,7 +107,8 @@ static void run(decoder *d) {
                             .seq_start = d->seq_start,
                             .slot = d->slot,
                             .past = d->past,
-                            .prompt_len = d->prompt_len};
+                            .prompt_len = d->prompt_len,
+                            .max_new = d->max_new};
         gather_work(d, &extend);
         tt_pipeline_extend(d->engine->pipeline, &extend, d->adapter, d->next);
         take_tokens(d, &extend);

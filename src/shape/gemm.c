@@ -139,6 +139,11 @@ void tt_gemm_widen(tt_dtype dtype, const void *data, size_t first, size_t n, flo
         memcpy(out, (const float *)data + first, n * sizeof *out);
 }
 
+tt_matrix tt_gemm_rows(const tt_matrix *w, int first, int n_rows) {
+    size_t skip = (size_t)first * (size_t)w->cols * tt_gemm_element_bytes(w->dtype);
+    return (tt_matrix){(const char *)w->data + skip, w->dtype, n_rows, w->cols};
+}
+
 void tt_gemm_widen_rows(const tt_matrix *w, int first, int n_rows, float *out) {
     size_t cols = (size_t)w->cols;
 #pragma omp parallel for if (cols * (size_t)n_rows > 65536)

@@ -9,57 +9,71 @@
 /* Below this many values a pass is over before other threads have woken up. */
 enum { PARALLEL_MIN = 1 << 15 };
 
-void tt_ops_rmsnorm_forward(int n_tokens, int hidden, double eps, const float *x, const float *w,
-                            float *y, float *rstd) {
-    size_t n = (size_t)hidden;
-#pragma omp parallel for if ((size_t)n_tokens * n > PARALLEL_MIN)
-    for (int t = 0; t < n_tokens; t++) {
+void tt_ops_rmsnorm_forward(int n_rows, int width, const tt_norm *norm, const float *x, float *y,
+                            float *rstd) {
+    size_t n = (size_t)width;
+    const float *w = norm->w, offset = norm->offset;
+#pragma omp parallel for if ((size_t)n_rows * n > PARALLEL_MIN)
+    for (int t = 0; t < n_rows; t++) {
         const float *row = x + (size_t)t * n;
         float *out = y + (size_t)t * n, sum = 0.0f;
 #pragma omp simd reduction(+ : sum)
         for (size_t i = 0; i < n; i++) sum += row[i] * row[i];
-        float r = (float)(1.0 / sqrt((double)sum / hidden + eps));
+        float r = (float)(1.0 / sqrt((double)sum / width + norm->eps));
 #pragma omp simd
-        for (size_t i = 0; i < n; i++) out[i] = w[i] * (row[i] * r);
+        for (size_t i = 0; i < n; i++) out[i] = (offset + w[i]) * (row[i] * r);
         if (rstd) rstd[t] = r;
     }
 }
 
-void tt_ops_rmsnorm_backward(int n_tokens, int hidden, const float *x, const float *w,
-                             const float *rstd, const float *d_y, float *d_x) {
-    size_t n = (size_t)hidden;
-#pragma omp parallel for if ((size_t)n_tokens * n > PARALLEL_MIN)
-    for (int t = 0; t < n_tokens; t++) {
+/* keep: 1, d_x is added to; 0, it is overwritten, and may be d_y. */
+static inline void rmsnorm_backward(int n_rows, int width, const tt_norm *norm, const float *x,
+                                    const float *rstd, const float *d_y, float keep, float *d_x) {
+    size_t n = (size_t)width;
+    const float *w = norm->w, offset = norm->offset;
+#pragma omp parallel for if ((size_t)n_rows * n > PARALLEL_MIN)
+    for (int t = 0; t < n_rows; t++) {
         const float *row = x + (size_t)t * n, *dy = d_y + (size_t)t * n;
         float *dx = d_x + (size_t)t * n, dot = 0.0f, r = rstd[t];
 #pragma omp simd reduction(+ : dot)
-        for (size_t i = 0; i < n; i++) dot += w[i] * dy[i] * row[i];
-        float along = r * r * dot / (float)hidden;
+        for (size_t i = 0; i < n; i++) dot += (offset + w[i]) * dy[i] * row[i];
+        float along = r * r * dot / (float)width;
 #pragma omp simd
-        for (size_t i = 0; i < n; i++) dx[i] += r * (w[i] * dy[i] - row[i] * along);
+        for (size_t i = 0; i < n; i++)
+            dx[i] = keep * dx[i] + r * ((offset + w[i]) * dy[i] - row[i] * along);
     }
 }
 
-void tt_ops_rope_table(int n_positions, int head_dim, const double *inv_freq, float *cos_table,
-                       float *sin_table) {
-    int half = head_dim / 2;
+void tt_ops_rmsnorm_backward(int n_rows, int width, const tt_norm *norm, const float *x,
+                             const float *rstd, const float *d_y, float *d_x) {
+    rmsnorm_backward(n_rows, width, norm, x, rstd, d_y, 1.0f, d_x);
+}
+
+void tt_ops_rmsnorm_backward_in_place(int n_rows, int width, const tt_norm *norm, const float *x,
+                                      const float *rstd, float *d) {
+    rmsnorm_backward(n_rows, width, norm, x, rstd, d, 0.0f, d);
+}
+
+void tt_ops_rope_table(int n_positions, int dim, const double *inv_freq, double factor,
+                       float *cos_table, float *sin_table) {
+    int half = dim / 2;
     for (int p = 0; p < n_positions; p++) {
         for (int i = 0; i < half; i++) {
             double angle = p * inv_freq[i];
-            cos_table[(size_t)p * (size_t)half + (size_t)i] = (float)cos(angle);
-            sin_table[(size_t)p * (size_t)half + (size_t)i] = (float)sin(angle);
+            cos_table[(size_t)p * (size_t)half + (size_t)i] = (float)(factor * cos(angle));
+            sin_table[(size_t)p * (size_t)half + (size_t)i] = (float)(factor * sin(angle));
         }
     }
 }
 
 void tt_ops_rope(int n_tokens, int n_heads, int head_dim, const int32_t *positions,
-                 const float *cos_table, const float *sin_table, bool inverse, float *x) {
-    size_t half = (size_t)head_dim / 2, width = (size_t)n_heads * (size_t)head_dim;
+                 const tt_rotation *rotation, bool inverse, float *x) {
+    size_t half = (size_t)rotation->dim / 2, width = (size_t)n_heads * (size_t)head_dim;
     float sign = inverse ? -1.0f : 1.0f;
 #pragma omp parallel for if ((size_t)n_tokens * width > PARALLEL_MIN)
     for (int t = 0; t < n_tokens; t++) {
-        const float *c = cos_table + (size_t)positions[t] * half;
-        const float *s = sin_table + (size_t)positions[t] * half;
+        const float *c = rotation->cos_table + (size_t)positions[t] * half;
+        const float *s = rotation->sin_table + (size_t)positions[t] * half;
         for (int h = 0; h < n_heads; h++) {
             float *low = x + (size_t)t * width + (size_t)h * (size_t)head_dim, *high = low + half;
 #pragma omp simd
@@ -72,20 +86,45 @@ void tt_ops_rope(int n_tokens, int n_heads, int head_dim, const int32_t *positio
     }
 }
 
-void tt_ops_swiglu_forward(size_t n, const float *gate, const float *up, float *y) {
-#pragma omp parallel for simd if (parallel : n > PARALLEL_MIN)
-    for (size_t i = 0; i < n; i++) y[i] = gate[i] / (1.0f + vmath_exp(-gate[i])) * up[i];
+static inline float sigmoid(float x) {
+    return 1.0f / (1.0f + vmath_exp(-x));
 }
 
-void tt_ops_swiglu_backward(size_t n, const float *gate, const float *up, const float *d_y,
-                            float *d_gate, float *d_up) {
+/* gelu(x) ~ x / 2 (1 + tanh(z)) = x sigmoid(2 z), z = sqrt(2 / pi) (x + 0.044715 x^3).
+ * Source: Hendrycks & Gimpel 2016; PyTorch gelu(approximate="tanh"). */
+static const float gelu_twice_a = 1.5957691216057308f, gelu_b = 0.044715f;
+
+void tt_ops_gated_forward(tt_gate act, size_t n, const float *gate, const float *up, float *y) {
+    if (act == TT_GATE_SILU) {
+#pragma omp parallel for simd if (parallel : n > PARALLEL_MIN)
+        for (size_t i = 0; i < n; i++) y[i] = gate[i] / (1.0f + vmath_exp(-gate[i])) * up[i];
+        return;
+    }
+#pragma omp parallel for simd if (parallel : n > PARALLEL_MIN)
+    for (size_t i = 0; i < n; i++) {
+        float g = gate[i];
+        y[i] = g * sigmoid(gelu_twice_a * (g + gelu_b * g * g * g)) * up[i];
+    }
+}
+
+void tt_ops_gated_backward(tt_gate act, size_t n, const float *gate, const float *up,
+                           const float *d_y, float *d_gate, float *d_up) {
+    if (act == TT_GATE_SILU) {
+#pragma omp parallel for simd if (parallel : n > PARALLEL_MIN)
+        for (size_t i = 0; i < n; i++) {
+            float g = gate[i], u = up[i], dy = d_y[i], s = sigmoid(g), silu = g * s;
+            d_up[i] = dy * silu;
+            d_gate[i] = dy * u * (s + silu * (1.0f - s));
+        }
+        return;
+    }
 #pragma omp parallel for simd if (parallel : n > PARALLEL_MIN)
     for (size_t i = 0; i < n; i++) {
         float g = gate[i], u = up[i], dy = d_y[i];
-        float sigmoid = 1.0f / (1.0f + vmath_exp(-g));
-        float silu = g * sigmoid;
-        d_up[i] = dy * silu;
-        d_gate[i] = dy * u * (sigmoid + silu * (1.0f - sigmoid));
+        float s = sigmoid(gelu_twice_a * (g + gelu_b * g * g * g));
+        float slope = gelu_twice_a * (1.0f + 3.0f * gelu_b * g * g);
+        d_up[i] = dy * g * s;
+        d_gate[i] = dy * u * (s + g * s * (1.0f - s) * slope);
     }
 }
 
@@ -100,6 +139,16 @@ void tt_ops_embed(int n_tokens, const int32_t *ids, const tt_matrix *table, floa
 void tt_ops_add(size_t n, const float *x, float *y) {
 #pragma omp parallel for simd if (parallel : n > PARALLEL_MIN)
     for (size_t i = 0; i < n; i++) y[i] += x[i];
+}
+
+void tt_ops_add_scaled(size_t n, float factor, const float *x, float *y) {
+#pragma omp parallel for simd if (parallel : n > PARALLEL_MIN)
+    for (size_t i = 0; i < n; i++) y[i] += factor * x[i];
+}
+
+void tt_ops_scale(size_t n, float factor, float *y) {
+#pragma omp parallel for simd if (parallel : n > PARALLEL_MIN)
+    for (size_t i = 0; i < n; i++) y[i] *= factor;
 }
 
 void tt_ops_add_rows(int n_rows, int width, const float *v, float *y) {

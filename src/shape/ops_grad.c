@@ -76,16 +76,17 @@ static void logits_to_gradient(int n_rows, const tt_head_state *states, const in
     }
 }
 
-void tt_ops_head_weight_backward(tt_gemm *gemm, int n_rows, const float *x, const tt_matrix *head,
+void tt_ops_head_weight_backward(tt_gemm *gemm, int n_rows, const float *x, const tt_head *head,
                                  const int32_t *target, float scale, float *d_head, void *scratch) {
-    size_t hidden = (size_t)head->cols;
+    const tt_matrix *w = head->w;
+    size_t hidden = (size_t)w->cols;
     tt_head_state *states = scratch;
     float *logits = (float *)(states + n_rows);
-    for (int first = 0; first < head->rows; first += TT_HEAD_CHUNK_ROWS) {
-        tt_matrix chunk = tt_head_chunk(head, first);
+    for (int first = 0; first < w->rows; first += TT_HEAD_CHUNK_ROWS) {
+        tt_matrix chunk = tt_head_chunk(w, first);
         tt_gemm_forward(gemm, n_rows, x, &chunk, NULL, false, logits);
         logits_to_gradient(n_rows, states, target, scale, first, chunk.rows, logits);
-        tt_ops_matrix_backward(gemm, n_rows, logits, chunk.rows, x, head->cols,
+        tt_ops_matrix_backward(gemm, n_rows, logits, chunk.rows, x, w->cols,
                                d_head + (size_t)first * hidden);
     }
 }

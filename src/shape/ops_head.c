@@ -59,22 +59,23 @@ static void start(int n_rows, tt_head_state *states) {
     for (int r = 0; r < n_rows; r++) states[r] = (tt_head_state){.max = -INFINITY};
 }
 
-void tt_ops_head_loss(tt_gemm *gemm, int n_rows, const float *x, const tt_matrix *head,
+void tt_ops_head_loss(tt_gemm *gemm, int n_rows, const float *x, const tt_head *head,
                       const int32_t *target, float scale, double *loss, uint8_t *correct,
                       float *d_x, void *scratch) {
-    size_t hidden = (size_t)head->cols;
+    const tt_matrix *w = head->w;
+    size_t hidden = (size_t)w->cols;
     tt_head_state *states = scratch;
     float *logits = (float *)(states + n_rows);
     start(n_rows, states);
-    for (int first = 0; first < head->rows; first += TT_HEAD_CHUNK_ROWS) {
-        tt_matrix chunk = tt_head_chunk(head, first);
+    for (int first = 0; first < w->rows; first += TT_HEAD_CHUNK_ROWS) {
+        tt_matrix chunk = tt_head_chunk(w, first);
         tt_gemm_forward(gemm, n_rows, x, &chunk, NULL, false, logits);
 #pragma omp parallel for if (n_rows * chunk.rows > PARALLEL_MIN)
         for (int r = 0; r < n_rows; r++) {
             float *row = logits + (size_t)r * (size_t)chunk.rows;
             int at = target[r] - first;
             if (at >= 0 && at < chunk.rows) states[r].target_logit = row[at];
-            take_logits(&states[r], first, chunk.rows, head->cols, row,
+            take_logits(&states[r], first, chunk.rows, w->cols, row,
                         d_x ? d_x + (size_t)r * hidden : NULL);
         }
         if (d_x) tt_gemm_backward(gemm, n_rows, logits, &chunk, first > 0, d_x);
@@ -84,18 +85,19 @@ void tt_ops_head_loss(tt_gemm *gemm, int n_rows, const float *x, const tt_matrix
         const tt_head_state *s = &states[r];
         loss[r] = log(s->sum) + ((double)s->max - (double)s->target_logit);
         if (correct) correct[r] = s->best == target[r];
-        if (d_x) finish_gradient(head, target[r], scale, s->sum, d_x + (size_t)r * hidden);
+        if (d_x) finish_gradient(w, target[r], scale, s->sum, d_x + (size_t)r * hidden);
     }
 }
 
-void tt_ops_head_argmax(tt_gemm *gemm, int n_rows, const float *x, const tt_matrix *head,
+void tt_ops_head_argmax(tt_gemm *gemm, int n_rows, const float *x, const tt_head *head,
                         int32_t *best, void *scratch) {
+    const tt_matrix *w = head->w;
     tt_head_state *states = scratch;
     float *logits = (float *)(states + n_rows);
     start(n_rows, states);
     for (int r = 0; r < n_rows; r++) states[r].best = -1;
-    for (int first = 0; first < head->rows; first += TT_HEAD_CHUNK_ROWS) {
-        tt_matrix chunk = tt_head_chunk(head, first);
+    for (int first = 0; first < w->rows; first += TT_HEAD_CHUNK_ROWS) {
+        tt_matrix chunk = tt_head_chunk(w, first);
         tt_gemm_forward(gemm, n_rows, x, &chunk, NULL, false, logits);
         for (int r = 0; r < n_rows; r++) {
             const float *row = logits + (size_t)r * (size_t)chunk.rows;
@@ -110,7 +112,7 @@ void tt_ops_head_argmax(tt_gemm *gemm, int n_rows, const float *x, const tt_matr
     for (int r = 0; r < n_rows; r++) best[r] = states[r].best;
 }
 
-void tt_ops_head_logits(tt_gemm *gemm, int n_rows, const float *x, const tt_matrix *head,
+void tt_ops_head_logits(tt_gemm *gemm, int n_rows, const float *x, const tt_head *head,
                         float *logits) {
-    tt_gemm_forward(gemm, n_rows, x, head, NULL, false, logits);
+    tt_gemm_forward(gemm, n_rows, x, head->w, NULL, false, logits);
 }

@@ -16,8 +16,7 @@ typedef struct tt_head_state {
 
 static inline tt_matrix tt_head_chunk(const tt_matrix *head, int first) {
     int n = head->rows - first < TT_HEAD_CHUNK_ROWS ? head->rows - first : TT_HEAD_CHUNK_ROWS;
-    size_t skip = (size_t)first * (size_t)head->cols * tt_gemm_element_bytes(head->dtype);
-    return (tt_matrix){(const char *)head->data + skip, head->dtype, n, head->cols};
+    return tt_gemm_rows(head, first, n);
 }
 
 #endif

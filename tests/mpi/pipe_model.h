@@ -34,6 +34,11 @@ static const tt_spec pipe_spec = {.model_type = "llama",
                                   .n_kv_heads = PIPE_KV_HEADS,
                                   .head_dim = PIPE_HEAD_DIM,
                                   .norm_eps = 1e-5,
+                                  .rotary_dim = PIPE_HEAD_DIM,
+                                  .attention_scale = 0.5,
+                                  .embed_scale = 1,
+                                  .residual_scale = 1,
+                                  .logit_scale = 1,
                                   .rope = {.kind = TT_ROPE_DEFAULT, .theta = 10000},
                                   .bos_id = 1};
 

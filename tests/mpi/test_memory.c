@@ -35,6 +35,11 @@ static const tt_spec spec = {.model_type = "llama",
                              .n_kv_heads = 4,
                              .head_dim = 32,
                              .norm_eps = 1e-5,
+                             .rotary_dim = 32,
+                             .attention_scale = 0.17677669529663687,
+                             .embed_scale = 1,
+                             .residual_scale = 1,
+                             .logit_scale = 1,
                              .rope = {.kind = TT_ROPE_DEFAULT, .theta = 10000},
                              .tied_head = true,
                              .bos_id = -1};
@@ -45,7 +50,7 @@ static const tt_spec spec = {.model_type = "llama",
 static size_t list_tensors(tt_tensor *tensors, char (*names)[TT_TENSOR_NAME_BYTES]) {
     size_t n = 0;
     for (int role = 0; role < TT_N_ROLES; role++) {
-        if (!tt_spec_has(&spec, role) || (role == TT_ROLE_HEAD && spec.tied_head)) continue;
+        if (!tt_spec_has(&spec, role, 0) || (role == TT_ROLE_HEAD && spec.tied_head)) continue;
         bool per_layer =
             role != TT_ROLE_EMBED && role != TT_ROLE_FINAL_NORM && role != TT_ROLE_HEAD;
         for (int l = 0; l < (per_layer ? spec.n_layers : 1); l++, n++) {
@@ -247,7 +252,7 @@ static void score(share *s, const tt_dataset *data) {
 static void generate(share *s) {
     int32_t start[2] = {0, PROMPT}, slot, past, prompt_len = PROMPT, next, positions[PROMPT];
     for (slot = 0; slot < s->plan->cache_seqs; slot++) {
-        tt_extend extend = {PROMPT, 1, ids, positions, start, &slot, &past, &prompt_len};
+        tt_extend extend = {PROMPT, 1, ids, positions, start, &slot, &past, &prompt_len, 0};
         start[1] = PROMPT;
         past = 0;
         for (int t = 0; t < PROMPT; t++) positions[t] = t;

@@ -117,7 +117,7 @@ static size_t list_tensors(const tt_spec *spec, tt_tensor *tensors,
                            char (*names)[TT_TENSOR_NAME_BYTES]) {
     size_t n = 0;
     for (int role = 0; role < TT_N_ROLES; role++) {
-        if (!tt_spec_has(spec, role) || role == TT_ROLE_HEAD) continue;
+        if (!tt_spec_has(spec, role, 0) || role == TT_ROLE_HEAD) continue;
         bool per_layer = role != TT_ROLE_EMBED && role != TT_ROLE_FINAL_NORM;
         for (int l = 0; l < (per_layer ? LAYERS : 1); l++, n++) {
             assert_true(n < MAX_TENSORS);

@@ -255,7 +255,7 @@ static void generated_ids_are_those_of_one_process(void **state) {
         int32_t ids[] = {3, 9, 4, 8, 1, 2, 7}, positions[] = {0, 1, 2, 0, 0, 1, 2};
         int32_t start[N + 1] = {0, 3, 4, 7}, slot[N] = {2, 0, 1}, past[N] = {0};
         int32_t prompt_len[N] = {3, 1, 3}, next[N], expected[N];
-        tt_extend extend = {7, N, ids, positions, start, slot, past, prompt_len};
+        tt_extend extend = {7, N, ids, positions, start, slot, past, prompt_len, N_NEW};
         for (int step = 0; step < N_NEW; step++) {
             memset(next, -1, sizeof next);
             tt_pipeline_extend(mine.pipeline, &extend, mine.adapter, next);

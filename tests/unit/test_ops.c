@@ -79,16 +79,17 @@ static void rmsnorm(void **state) {
     float *x = numbers_random(N, 1, 2.0), *w = numbers_random(HIDDEN, 2, 1.5);
     float *d_y = numbers_random(N, 3, 1.0), *d_x = numbers_random(N, 4, 1.0), y[N], rstd[TOKENS];
     for (int i = 0; i < HIDDEN; i++) x[i] *= 1e-3f; /* a row where eps matters */
+    const tt_norm norm = {w, 0, 1e-5};
     norm_case c = {TOKENS, HIDDEN, 1e-5, doubles(N, x), w, d_y};
     double want[N];
     norm_reference(&c, want);
-    tt_ops_rmsnorm_forward(TOKENS, HIDDEN, 1e-5, x, w, y, NULL);
+    tt_ops_rmsnorm_forward(TOKENS, HIDDEN, &norm, x, y, NULL);
     assert_near(N, y, want, FORWARD_TOLERANCE);
-    tt_ops_rmsnorm_forward(TOKENS, HIDDEN, 1e-5, x, w, y, rstd);
+    tt_ops_rmsnorm_forward(TOKENS, HIDDEN, &norm, x, y, rstd);
     assert_near(N, y, want, FORWARD_TOLERANCE);
     double *d = differences(N, c.x, norm_value, &c);
     for (int i = 0; i < N; i++) d[i] += (double)d_x[i];
-    tt_ops_rmsnorm_backward(TOKENS, HIDDEN, x, w, rstd, d_y, d_x);
+    tt_ops_rmsnorm_backward(TOKENS, HIDDEN, &norm, x, rstd, d_y, d_x);
     assert_near(HIDDEN, d_x, d, 1e-4); /* differences lose digits where x is 1e-3 */
     assert_near(N - HIDDEN, d_x + HIDDEN, d + HIDDEN, BACKWARD_TOLERANCE);
     free(x), free(w), free(d_y), free(d_x), free(d), free(c.x);
@@ -105,7 +106,8 @@ static void rope(void **state) {
     for (int i = 0; i < HALF; i++) inv_freq[i] = pow(10000.0, -2.0 * i / DIM);
     float *cos_table = malloc(sizeof(float) * POSITIONS * HALF);
     float *sin_table = malloc(sizeof(float) * POSITIONS * HALF);
-    tt_ops_rope_table(POSITIONS, DIM, inv_freq, cos_table, sin_table);
+    tt_ops_rope_table(POSITIONS, DIM, inv_freq, 1, cos_table, sin_table);
+    const tt_rotation rotation = {DIM, cos_table, sin_table};
     float *x = numbers_random(N, 1, 1.0), y[N];
     double want[N], back[N];
     for (int i = 0; i < N; i++) {
@@ -117,10 +119,10 @@ static void rope(void **state) {
         back[i] = (double)x[i];
     }
     memcpy(y, x, sizeof y);
-    tt_ops_rope(TOKENS, HEADS, DIM, positions, cos_table, sin_table, false, y);
+    tt_ops_rope(TOKENS, HEADS, DIM, positions, &rotation, false, y);
     assert_near(N, y, want, FORWARD_TOLERANCE);
     /* a rotation's transpose is its inverse */
-    tt_ops_rope(TOKENS, HEADS, DIM, positions, cos_table, sin_table, true, y);
+    tt_ops_rope(TOKENS, HEADS, DIM, positions, &rotation, true, y);
     assert_near(N, y, back, FORWARD_TOLERANCE);
     free(x), free(cos_table), free(sin_table);
 }
@@ -150,12 +152,12 @@ static void swiglu(void **state) {
     gate_case c = {N, doubles(N, gate), doubles(N, up), d_y};
     double want[N];
     for (int i = 0; i < N; i++) want[i] = c.gate[i] / (1 + exp(-c.gate[i])) * c.up[i];
-    tt_ops_swiglu_forward(N, gate, up, y);
+    tt_ops_gated_forward(TT_GATE_SILU, N, gate, up, y);
     assert_near(N, y, want, FORWARD_TOLERANCE);
     double *d_gate = differences(N, c.gate, gate_value, &c);
     double *d_up = differences(N, c.up, gate_value, &c);
     memcpy(y, d_y, sizeof y);
-    tt_ops_swiglu_backward(N, gate, up, y, gate, y); /* in place, as documented */
+    tt_ops_gated_backward(TT_GATE_SILU, N, gate, up, y, gate, y); /* in place, as documented */
     assert_near(N, gate, d_gate, BACKWARD_TOLERANCE);
     assert_near(N, y, d_up, BACKWARD_TOLERANCE);
     free(gate), free(up), free(d_y), free(d_gate), free(d_up), free(c.gate), free(c.up);
@@ -168,14 +170,14 @@ static void swiglu_is_accurate_everywhere(void **state) {
     float *gate = malloc(sizeof(float) * N), *one = malloc(sizeof(float) * N);
     float *y = malloc(sizeof(float) * N);
     for (int i = 0; i < N; i++) gate[i] = (float)(i - N / 2) * 0.005f, one[i] = 1.0f;
-    tt_ops_swiglu_forward(N, gate, one, y);
+    tt_ops_gated_forward(TT_GATE_SILU, N, gate, one, y);
     for (int i = 0; i < N; i++) {
         double want = (double)gate[i] / (1 + exp(-(double)gate[i]));
         /* 4 ulp, and below e^-88 whatever underflow leaves */
         assert_true(fabs((double)y[i] - want) <= 5e-7 * fabs(want) + 1e-36);
     }
     const float extremes[4] = {1e4f, -1e4f, INFINITY, NAN};
-    tt_ops_swiglu_forward(4, extremes, one, y);
+    tt_ops_gated_forward(TT_GATE_SILU, 4, extremes, one, y);
     assert_true(y[0] == 1e4f && y[1] == 0.0f && isinf(y[2]) && isnan(y[3]));
     free(gate), free(one), free(y);
 }
@@ -292,9 +294,9 @@ static void attention_of_packed_sequences(void **state) {
     (void)state;
     const tt_attention_seq seqs[4] = {{0, 5, 5, 0}, {5, 1, 1, 5}, {6, 7, 7, 6}, {13, 2, 2, 13}};
     for (int threads = 1; threads <= 2; threads++) {
-        check_attention((tt_attention){4, 2, 6, 0.4f, 4, seqs}, 15, 15, true, threads);
-        check_attention((tt_attention){3, 3, 5, 0.5f, 4, seqs}, 15, 15, true, threads);
-        check_attention((tt_attention){3, 1, 4, 0.5f, 3, seqs}, 13, 13, true, threads);
+        check_attention((tt_attention){4, 2, 6, 0.4f, 0, 0, 4, seqs}, 15, 15, true, threads);
+        check_attention((tt_attention){3, 3, 5, 0.5f, 0, 0, 4, seqs}, 15, 15, true, threads);
+        check_attention((tt_attention){3, 1, 4, 0.5f, 0, 0, 3, seqs}, 13, 13, true, threads);
     }
 }
 
@@ -302,24 +304,24 @@ static void attention_of_long_sequences(void **state) {
     (void)state;
     /* several query tiles, edges inside and at the end of one */
     const tt_attention_seq seqs[3] = {{0, 301, 301, 0}, {301, 128, 128, 301}, {429, 33, 33, 429}};
-    check_attention((tt_attention){8, 2, 64, 0.125f, 3, seqs}, 462, 462, false, 2);
-    check_attention((tt_attention){4, 4, 32, 0.2f, 3, seqs}, 462, 462, false, 1);
+    check_attention((tt_attention){8, 2, 64, 0.125f, 0, 0, 3, seqs}, 462, 462, false, 2);
+    check_attention((tt_attention){4, 4, 32, 0.2f, 0, 0, 3, seqs}, 462, 462, false, 1);
 }
 
 /* Two query tiles and more heads in a group than a tile has rows. */
 static void attention_gradient_over_tiles(void **state) {
     (void)state;
     const tt_attention_seq seqs[2] = {{0, 11, 11, 0}, {11, 3, 3, 11}};
-    check_attention((tt_attention){30, 1, 2, 0.7f, 2, seqs}, 14, 14, true, 2);
-    check_attention((tt_attention){150, 1, 1, 0.7f, 1, seqs}, 11, 11, true, 1);
+    check_attention((tt_attention){30, 1, 2, 0.7f, 0, 0, 2, seqs}, 14, 14, true, 2);
+    check_attention((tt_attention){150, 1, 1, 0.7f, 0, 0, 1, seqs}, 11, 11, true, 1);
 }
 
 static void attention_with_cache(void **state) {
     (void)state;
     /* one new token, several, and none of the earlier ones; caches lie apart */
     const tt_attention_seq seqs[3] = {{0, 1, 40, 0}, {1, 5, 23, 50}, {6, 9, 9, 100}};
-    check_attention((tt_attention){4, 2, 16, 0.25f, 3, seqs}, 15, 120, false, 1);
-    check_attention((tt_attention){4, 2, 16, 0.25f, 3, seqs}, 15, 120, false, 2);
+    check_attention((tt_attention){4, 2, 16, 0.25f, 0, 0, 3, seqs}, 15, 120, false, 1);
+    check_attention((tt_attention){4, 2, 16, 0.25f, 0, 0, 3, seqs}, 15, 120, false, 2);
 }
 
 /* A sequence attended in pieces over its cache gives what it gives in one piece. */
@@ -332,7 +334,7 @@ static void attention_in_pieces(void **state) {
     tt_gemm *gemm = gemm_of(1);
     void *scratch = malloc(tt_ops_attention_scratch_bytes(TOKENS, DIM, 1));
     tt_attention_seq seq = {0, TOKENS, TOKENS, 0};
-    tt_attention att = {HEADS, HEADS, DIM, 0.25f, 1, &seq};
+    tt_attention att = {HEADS, HEADS, DIM, 0.25f, 0, 0, 1, &seq};
     tt_ops_attention_forward(gemm, &att, q, k, v, whole, NULL, scratch);
     for (int from = 0, n = 37; from < TOKENS; from += n, n = 1) {
         seq = (tt_attention_seq){from, n, from + n, 0};
@@ -350,7 +352,7 @@ static void attention_is_repeatable(void **state) {
     float *in[4], *result[2][4];
     for (int i = 0; i < 4; i++) in[i] = numbers_random(N, 1 + i, 1.0);
     const tt_attention_seq seqs[2] = {{0, 150, 150, 0}, {150, 50, 50, 150}};
-    const tt_attention att = {HEADS, HEADS, DIM, 0.2f, 2, seqs};
+    const tt_attention att = {HEADS, HEADS, DIM, 0.2f, 0, 0, 2, seqs};
     tt_gemm *gemm = gemm_of(2);
     void *scratch = malloc(tt_ops_attention_scratch_bytes(150, DIM, 2));
     float *lse = malloc(sizeof(float) * TOKENS * HEADS);
@@ -417,7 +419,8 @@ static void check_head(int rows, int hidden, int vocab, double size, const int32
     uint8_t *correct = malloc(rows);
     int32_t *best = malloc(sizeof(int32_t) * rows);
     head_case c = {rows, hidden, vocab, doubles((size_t)rows * hidden, x), w, target, 0.3};
-    tt_matrix head = {w, TT_DTYPE_F32, vocab, hidden};
+    const tt_matrix table = {w, TT_DTYPE_F32, vocab, hidden};
+    const tt_head head = {&table, 1, 0};
     tt_gemm *gemm = gemm_of(n_threads);
     void *scratch = malloc(tt_ops_head_scratch_bytes(rows));
     tt_ops_head_loss(gemm, rows, x, &head, target, 0.3f, loss, correct, d_x, scratch);
@@ -465,7 +468,8 @@ static void head_breaks_ties_low(void **state) {
     float w[VOCAB] = {0}, x[1] = {1.0f};
     w[1400] = w[900] = w[1100] = 2.0f;
     const int32_t target[1] = {900};
-    tt_matrix head = {w, TT_DTYPE_F32, VOCAB, 1};
+    const tt_matrix table = {w, TT_DTYPE_F32, VOCAB, 1};
+    const tt_head head = {&table, 1, 0};
     tt_gemm *gemm = gemm_of(1);
     void *scratch = malloc(tt_ops_head_scratch_bytes(1));
     int32_t best;
@@ -566,7 +570,8 @@ static void rmsnorm_weight(void **state) {
     float *x = numbers_random(N, 1, 2.0), *w = numbers_random(HIDDEN, 2, 1.5);
     float *d_y = numbers_random(N, 3, 1.0), y[N], rstd[TOKENS], d_w[HIDDEN] = {0};
     norm_case c = {TOKENS, HIDDEN, 1e-5, doubles(HIDDEN, w), x, d_y};
-    tt_ops_rmsnorm_forward(TOKENS, HIDDEN, 1e-5, x, w, y, rstd);
+    const tt_norm norm = {w, 0, 1e-5};
+    tt_ops_rmsnorm_forward(TOKENS, HIDDEN, &norm, x, y, rstd);
     tt_ops_rmsnorm_weight_backward(TOKENS, HIDDEN, x, rstd, d_y, d_w);
     double *want = differences(HIDDEN, c.x, norm_weight_value, &c);
     assert_near(HIDDEN, d_w, want, BACKWARD_TOLERANCE);
@@ -604,7 +609,8 @@ static void check_head_weight(int rows, int hidden, int vocab, const int32_t *ta
     float *d_x = malloc(sizeof(float) * rows * hidden), *d_head = calloc(n, sizeof *d_head);
     double *loss = malloc(sizeof(double) * rows);
     head_weight_case c = {rows, hidden, vocab, x, doubles(n, w), target};
-    tt_matrix head = {w, TT_DTYPE_F32, vocab, hidden};
+    const tt_matrix table = {w, TT_DTYPE_F32, vocab, hidden};
+    const tt_head head = {&table, 1, 0};
     tt_gemm *gemm = gemm_of(n_threads);
     void *scratch = malloc(tt_ops_head_scratch_bytes(rows));
     tt_ops_head_loss(gemm, rows, x, &head, target, 0.3f, loss, NULL, d_x, scratch);

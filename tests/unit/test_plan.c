@@ -89,6 +89,11 @@ static const tt_spec spec = {.n_layers = 8,
                              .n_heads = 4,
                              .n_kv_heads = 2,
                              .head_dim = 16,
+                             .rotary_dim = 16,
+                             .attention_scale = 0.25,
+                             .embed_scale = 1,
+                             .residual_scale = 1,
+                             .logit_scale = 1,
                              .rope = {.kind = TT_ROPE_DEFAULT, .theta = 10000}};
 
 static tt_job job_of(int stages, int replicas) {

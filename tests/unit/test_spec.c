@@ -70,7 +70,7 @@ static void llama_1_takes_the_defaults(void **state) {
     assert_true(spec.init_range == 0.02);
     assert_int_equal(spec.rope.kind, TT_ROPE_DEFAULT);
     assert_true(spec.rope.theta == 10000);
-    assert_false(spec.tied_head || spec.attention_bias || spec.mlp_bias);
+    assert_false(spec.tied_head || spec.qkv_bias || spec.mlp_bias);
     assert_int_equal(spec.bos_id, 1);
     assert_int_equal(spec.n_eos, 1);
     assert_int_equal(spec.eos_ids[0], 2);
@@ -148,7 +148,7 @@ static void harmless_settings_are_read(void **state) {
         "{},"
         "\"layer_types\":[\"full_attention\",\"full_attention\"],\"eos_token_id\":null,"
         "\"bos_token_id\":null,\"something_new\":[1,2]}");
-    assert_true(spec.attention_bias && spec.mlp_bias);
+    assert_true(spec.qkv_bias && spec.mlp_bias);
     assert_int_equal(spec.bos_id, -1);
     assert_int_equal(spec.n_eos, 0);
     char name[TT_TENSOR_NAME_BYTES];
@@ -160,7 +160,7 @@ static void harmless_settings_are_read(void **state) {
     assert_int_equal(tt_spec_tensor(&spec, TT_ROLE_K_BIAS, 0, name, shape), 1);
     assert_string_equal(name, "model.layers.0.self_attn.k_proj.bias");
     assert_int_equal(shape[0], 16);
-    assert_true(tt_spec_has(&spec, TT_ROLE_K_BIAS) && tt_spec_has(&spec, TT_ROLE_DOWN_BIAS));
+    assert_true(tt_spec_has(&spec, TT_ROLE_K_BIAS, 0) && tt_spec_has(&spec, TT_ROLE_DOWN_BIAS, 0));
     /* norms 96, q 32*48+32, k and v 16*48+16, o 48*32+48, gate and up 64*48+64, down 48*64+48 */
     assert_int_equal(tt_spec_layer_params(&spec), 96 + 1568 + 2 * 784 + 1584 + 2 * 3136 + 3120);
 }
@@ -170,11 +170,11 @@ static void the_head_may_be_tied(void **state) {
     char name[TT_TENSOR_NAME_BYTES];
     int64_t shape[2];
     tt_spec spec = {.vocab = 10, .hidden = 4, .tied_head = true};
-    assert_false(tt_spec_has(&spec, TT_ROLE_HEAD));
+    assert_false(tt_spec_has(&spec, TT_ROLE_HEAD, 0));
     assert_int_equal(tt_spec_tensor(&spec, TT_ROLE_HEAD, 0, name, shape), 2);
     assert_string_equal(name, "model.embed_tokens.weight");
     spec.tied_head = false;
-    assert_true(tt_spec_has(&spec, TT_ROLE_HEAD));
+    assert_true(tt_spec_has(&spec, TT_ROLE_HEAD, 0));
     tt_spec_tensor(&spec, TT_ROLE_HEAD, 0, name, shape);
     assert_string_equal(name, "lm_head.weight");
     assert_int_equal(shape[0], 10);
@@ -384,7 +384,8 @@ static void no_damage_crashes(void **state) {
 static void check_frequencies(tt_rope rope, int head_dim, const double *expected) {
     tt_spec spec = {.head_dim = head_dim, .rope = rope};
     double inv_freq[128];
-    tt_spec_rope_frequencies(&spec, inv_freq);
+    tt_spec_complete(&spec);
+    tt_spec_rope_frequencies(&spec, &spec.rope, false, inv_freq);
     for (int i = 0; i < head_dim / 2; i++)
         if (fabs(inv_freq[i] - expected[i]) > 2e-6 * expected[i])
             fail_msg("frequency %d: %.9g, recorded %.9g", i, inv_freq[i], expected[i]);
@@ -395,7 +396,12 @@ static void frequencies_match_transformers(void **state) {
     check_frequencies((tt_rope){.kind = TT_ROPE_DEFAULT, .theta = 1e4}, 128, rope_plain);
     check_frequencies((tt_rope){.kind = TT_ROPE_LINEAR, .theta = 1e4, .factor = 8}, 64,
                       rope_linear);
-    tt_rope llama3 = {TT_ROPE_LLAMA3, 5e5, 8, 1, 4, 8192};
+    tt_rope llama3 = {.kind = TT_ROPE_LLAMA3,
+                      .theta = 5e5,
+                      .factor = 8,
+                      .low_freq_factor = 1,
+                      .high_freq_factor = 4,
+                      .original_max_positions = 8192};
     check_frequencies(llama3, 128, rope_llama31);
     llama3.factor = 32;
     check_frequencies(llama3, 64, rope_llama32);

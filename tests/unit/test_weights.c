@@ -65,7 +65,7 @@ static void add_role(model_file *file, const tt_spec *spec, tt_role role, int la
 
 static void add_model(model_file *file, const tt_spec *spec, tt_dtype dtype) {
     for (int r = 0; r < TT_N_ROLES; r++) {
-        if (!tt_spec_has(spec, (tt_role)r)) continue;
+        if (!tt_spec_has(spec, (tt_role)r, 0)) continue;
         for (int layer = 0; layer < (tt_spec_is_per_layer((tt_role)r) ? spec->n_layers : 1);
              layer++)
             add_role(file, spec, (tt_role)r, layer, dtype);
@@ -213,7 +213,7 @@ static void a_share_holds_its_layers_only(void **state) {
 static void biases_mixed_storage_and_tied_heads(void **state) {
     (void)state;
     tt_spec spec = tiny;
-    spec.attention_bias = spec.mlp_bias = spec.tied_head = true;
+    spec.qkv_bias = spec.o_bias = spec.mlp_bias = spec.tied_head = true;
     model_file file = {.n = 0};
     add_model(&file, &spec, TT_DTYPE_BF16);
     named(&file, "model.layers.0.mlp.down_proj.weight")->dtype = TT_DTYPE_F16;
@@ -382,7 +382,7 @@ static void check_found(tt_weights *weights, const tt_spec *spec, int first, int
             bool there = role == TT_ROLE_EMBED ? embed
                          : role == TT_ROLE_HEAD || role == TT_ROLE_FINAL_NORM
                              ? head
-                             : tt_spec_has(spec, role) && layer >= first && layer < first + n;
+                             : tt_spec_has(spec, role, 0) && layer >= first && layer < first + n;
             assert_int_equal(tt_weights_find(weights, spec, role, layer, &found), there);
             if (!there) continue;
             int n_dims = tt_spec_tensor(spec, role, layer, name, shape);
@@ -401,7 +401,7 @@ static void tensors_are_found_and_replaced(void **state) {
         model_file file = {0};
         tt_dtype dtype = k % 2 ? TT_DTYPE_F16 : TT_DTYPE_BF16;
         spec.tied_head = k > 1;
-        spec.attention_bias = k % 2;
+        spec.qkv_bias = spec.o_bias = k % 2;
         spec.dtype = TT_DTYPE_BF16;
         add_model(&file, &spec, dtype);
         write_model(&file, "model.safetensors", NULL);
