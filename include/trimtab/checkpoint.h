@@ -70,6 +70,25 @@ tt_status tt_checkpoint_load(const tt_world *world, const char *path, tt_adapter
 tt_status tt_checkpoint_read_state(const char *path, tt_checkpoint_state *state,
                                    char **resolved_job, tt_error *err) TT_MUST_CHECK;
 
+/* What a checkpoint is, for people. */
+typedef struct tt_checkpoint_facts {
+    bool has_state; /* state.json is whole; nothing else is told otherwise */
+    tt_checkpoint_state state;
+    int64_t n_ranks, n_stages, n_replicas; /* of the life that wrote it; 0: not told */
+    struct {
+        const char *name; /* a constant */
+        uint64_t n_bytes;
+        size_t n_tensors;
+    } files[2];
+} tt_checkpoint_facts;
+
+/* Reads the directory's files from begin to end against the checksums of state.json. *resolved_job
+ * (malloc'ed, freed by the caller; NULL without a state; may be NULL when not wanted). facts are
+ * filled in on failure too, as far as it came. Not collective. Errors: ERR_FORMAT (what is
+ * damaged), ERR_MISSING, ERR_IO, ERR_MEMORY. */
+tt_status tt_checkpoint_examine(const char *path, tt_checkpoint_facts *facts, char **resolved_job,
+                                tt_error *err) TT_MUST_CHECK;
+
 /* The method an adapter was trained with, from the metadata of adapter.safetensors. path: that
  * file, a checkpoint directory, or a run directory (its newest checkpoint). Also the base model's
  * layer count and hidden size, for a check by the caller. When a state.json lies beside the file

@@ -106,6 +106,10 @@ const tt_tensor *tt_safetensors_at(const tt_safetensors *set, size_t i);
 /* A string of "__metadata__" of the first file (by name), or NULL. */
 const char *tt_safetensors_metadata(const tt_safetensors *set, const char *key);
 
+/* Its i-th pair, in the file's order; false: there are no more. */
+bool tt_safetensors_metadata_at(const tt_safetensors *set, size_t i, const char **key,
+                                const char **value);
+
 /* Lays out a file for n tensors (name, dtype, n_dims, shape given; n_bytes and offset are filled
  * in, in the given order, header padded with spaces to a multiple of 8). The format allows no
  * holes, so the order must keep every tensor aligned: larger elements first.

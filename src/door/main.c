@@ -31,6 +31,8 @@ static const command commands[] = {
      cli_export, cli_export_help, false},
     {"import", "read an adapter that PEFT, pyreft or the paper's code wrote", cli_import,
      cli_import_help, false},
+    {"inspect", "what is in a model, tokenizer, adapter, checkpoint or run", cli_inspect,
+     cli_inspect_help, false},
     {"data", "make data sets", cli_data, cli_data_help, false},
     {"table", "finished runs side by side: methods, tasks, seeds", cli_table, cli_table_help,
      false},

@@ -499,3 +499,13 @@ const tt_tensor *tt_safetensors_at(const tt_safetensors *set, size_t i) {
 const char *tt_safetensors_metadata(const tt_safetensors *set, const char *key) {
     return json_string_value(json_object_get(set->metadata, key));
 }
+
+bool tt_safetensors_metadata_at(const tt_safetensors *set, size_t i, const char **key,
+                                const char **value) {
+    json_t *entry;
+    json_object_foreach(set->metadata, *key, entry) {
+        *value = json_string_value(entry);
+        if (i-- == 0) return true;
+    }
+    return false;
+}

@@ -7,7 +7,8 @@
  *     checkpoint_verify.c    tensor files against state.json
  *     checkpoint_dir.c       names: find, leftovers, retention
  *     checkpoint_method.c    method <-> metadata of adapter.safetensors
- *     checkpoint_load.c      load */
+ *     checkpoint_load.c      load
+ *     checkpoint_examine.c   what a checkpoint is, and whether it is whole */
 #ifndef TRIMTAB_CHECKPOINT_PRIVATE_H
 #define TRIMTAB_CHECKPOINT_PRIVATE_H
 
