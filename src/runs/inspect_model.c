@@ -1,4 +1,4 @@
-/* Model directories, config.json, tokenizers. */
+/* Model directories, tokenizers. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -9,78 +9,6 @@
 #include "trimtab/weights.h"
 
 enum { MAX_TOLD = 20 }; /* names of missing or unexpected tensors */
-
-/* --- config.json ------------------------------------------------------------------------------ */
-
-static void tell_rope(ins_work *work, const tt_rope *rope) {
-    static const char *const names[] = {
-        [TT_ROPE_DEFAULT] = "default", [TT_ROPE_LINEAR] = "linear", [TT_ROPE_LLAMA3] = "llama3"};
-    ins_section(work, "rope");
-    ins_text(work, "type", names[rope->kind]);
-    ins_number(work, "theta", rope->theta);
-    if (rope->kind == TT_ROPE_DEFAULT) return;
-    ins_number(work, "factor", rope->factor);
-    if (rope->kind == TT_ROPE_LINEAR) return;
-    ins_number(work, "low_freq_factor", rope->low_freq_factor);
-    ins_number(work, "high_freq_factor", rope->high_freq_factor);
-    ins_number(work, "original_max_positions", rope->original_max_positions);
-}
-
-static void tell_spec(ins_work *work, const tt_spec *spec) {
-    ins_section(work, "model");
-    ins_text(work, "architecture", spec->architecture);
-    ins_text(work, "model_type", spec->model_type);
-    ins_count(work, "layers", spec->n_layers);
-    ins_count(work, "hidden", spec->hidden);
-    ins_count(work, "intermediate", spec->intermediate);
-    ins_count(work, "vocabulary", spec->vocab);
-    ins_count(work, "heads", spec->n_heads);
-    ins_count(work, "kv_heads", spec->n_kv_heads);
-    ins_count(work, "head_dim", spec->head_dim);
-    ins_count(work, "max_positions", spec->max_positions);
-    ins_number(work, "norm_eps", spec->norm_eps);
-    ins_yes(work, "tied_head", spec->tied_head);
-    ins_yes(work, "attention_bias", spec->attention_bias);
-    ins_yes(work, "mlp_bias", spec->mlp_bias);
-    ins_text(work, "config_dtype", tt_dtype_name(spec->dtype));
-    if (spec->bos_id >= 0) ins_count(work, "bos_id", spec->bos_id);
-    for (int i = 0; i < spec->n_eos; i++) {
-        ins_count(work, "eos_id", spec->eos_ids[i]);
-        ins_many(work);
-    }
-    tell_rope(work, &spec->rope);
-}
-
-static int64_t role_params(const tt_spec *spec, tt_role role) {
-    char name[TT_TENSOR_NAME_BYTES];
-    int64_t shape[2];
-    tt_spec_tensor(spec, role, 0, name, shape);
-    return shape[0] * shape[1];
-}
-
-static void tell_params(ins_work *work, const tt_spec *spec) {
-    tt_weights_storage paper;
-    tt_weights_imagine(spec, &paper);
-    ins_section(work, "parameters");
-    ins_count(work, "total", tt_spec_params(spec));
-    ins_count(work, "per_layer", tt_spec_layer_params(spec));
-    ins_count(work, "embedding", role_params(spec, TT_ROLE_EMBED));
-    ins_count(work, "head", tt_spec_has(spec, TT_ROLE_HEAD) ? role_params(spec, TT_ROLE_HEAD) : 0);
-    ins_bytes(work, "bytes_in_config_dtype", paper.total_bytes);
-}
-
-tt_status ins_config(ins_work *work, tt_error *err) {
-    tt_spec spec;
-    char dir[TT_PATH_BYTES];
-    snprintf(dir, sizeof dir, "%s", work->path);
-    char *slash = strrchr(dir, '/');
-    if (slash == dir) slash++;
-    if (slash) *slash = 0;
-    TT_TRY(tt_spec_read(slash ? dir : ".", &spec, err));
-    tell_spec(work, &spec);
-    tell_params(work, &spec);
-    return TT_OK;
-}
 
 /* --- Tokenizers ------------------------------------------------------------------------------- */
 
@@ -149,39 +77,63 @@ tt_status ins_tokenizer(ins_work *work, const char *file, tt_error *err) {
 
 /* --- Weights ---------------------------------------------------------------------------------- */
 
-static bool is_tensor_used(const tt_spec *spec, const tt_safetensors *set, tt_role role, int layer,
-                           bool *used, char name[TT_TENSOR_NAME_BYTES]) {
+typedef struct comparison {
+    ins_work *work;
+    const tt_spec *spec;
+    const tt_safetensors *set;
+    bool *used; /* [n_tensors] */
+    int64_t n_missing;
+} comparison;
+
+/* In whichever spelling the files have. */
+static void look_for(comparison *c, const char *name) {
+    char spelling[TT_TENSOR_NAME_BYTES];
+    for (int i = 0; tt_spec_spelling(c->spec, i, name, spelling); i++) {
+        const tt_tensor *tensor = tt_safetensors_find(c->set, spelling);
+        if (!tensor) continue;
+        c->used[tensor - tt_safetensors_at(c->set, 0)] = true;
+        return;
+    }
+    if (c->n_missing++ >= MAX_TOLD) return;
+    ins_text(c->work, "missing", name);
+    ins_many(c->work);
+}
+
+static void look_for_experts(comparison *c, int layer) {
+    static const tt_role roles[] = {TT_ROLE_GATE, TT_ROLE_UP, TT_ROLE_DOWN};
+    char name[TT_TENSOR_NAME_BYTES];
     int64_t shape[2];
-    tt_spec_tensor(spec, role, layer, name, shape);
-    const tt_tensor *tensor = tt_safetensors_find(set, name);
-    if (tensor) used[tensor - tt_safetensors_at(set, 0)] = true;
-    return tensor != NULL;
+    for (int expert = 0; expert < c->spec->n_experts; expert++)
+        for (size_t r = 0; r < sizeof roles / sizeof *roles; r++) {
+            tt_spec_expert_tensor(c->spec, roles[r], layer, expert, name, shape);
+            look_for(c, name);
+        }
+}
+
+static void look_for_role(comparison *c, tt_role role) {
+    char name[TT_TENSOR_NAME_BYTES];
+    int64_t shape[2];
+    int n_layers = tt_spec_is_per_layer(role) ? c->spec->n_layers : 1;
+    for (int layer = 0; layer < n_layers; layer++) {
+        if (!tt_spec_has(c->spec, role, layer)) continue;
+        tt_spec_tensor(c->spec, role, layer, name, shape);
+        look_for(c, name);
+        if (role == TT_ROLE_ROUTER) look_for_experts(c, layer);
+    }
 }
 
 /* Names only: tt_weights_check has said what is wrong with shapes. */
-static void compare_names(ins_work *work, const tt_spec *spec, const tt_safetensors *set,
-                          bool *used) {
-    char name[TT_TENSOR_NAME_BYTES];
-    int64_t n_missing = 0, n_unexpected = 0;
-    ins_section(work, "tensors_expected");
-    for (int r = 0; r < TT_N_ROLES; r++) {
-        tt_role role = (tt_role)r;
-        if (!tt_spec_has(spec, role)) continue;
-        int n_layers = tt_spec_is_per_layer(role) ? spec->n_layers : 1;
-        for (int layer = 0; layer < n_layers; layer++) {
-            if (is_tensor_used(spec, set, role, layer, used, name)) continue;
-            if (n_missing++ >= MAX_TOLD) continue;
-            ins_text(work, "missing", name);
-            ins_many(work);
-        }
+static void compare_names(comparison *c) {
+    int64_t n_unexpected = 0;
+    ins_section(c->work, "tensors_expected");
+    for (int role = 0; role < TT_N_ROLES; role++) look_for_role(c, (tt_role)role);
+    for (size_t i = 0; i < tt_safetensors_n_tensors(c->set); i++) {
+        if (c->used[i] || n_unexpected++ >= MAX_TOLD) continue;
+        ins_text(c->work, "unexpected", tt_safetensors_at(c->set, i)->name);
+        ins_many(c->work);
     }
-    for (size_t i = 0; i < tt_safetensors_n_tensors(set); i++) {
-        if (used[i] || n_unexpected++ >= MAX_TOLD) continue;
-        ins_text(work, "unexpected", tt_safetensors_at(set, i)->name);
-        ins_many(work);
-    }
-    ins_count(work, "n_missing", n_missing);
-    ins_count(work, "n_unexpected", n_unexpected);
+    ins_count(c->work, "n_missing", c->n_missing);
+    ins_count(c->work, "n_unexpected", n_unexpected);
 }
 
 static void check_weights(ins_work *work, const tt_spec *spec, const tt_safetensors *set) {
@@ -198,7 +150,7 @@ static void check_weights(ins_work *work, const tt_spec *spec, const tt_safetens
     }
     bool *used = calloc(tt_safetensors_n_tensors(set) + 1, sizeof *used);
     if (used)
-        compare_names(work, spec, set, used);
+        compare_names(&(comparison){.work = work, .spec = spec, .set = set, .used = used});
     else
         work->to->no_memory = true;
     free(used);
@@ -263,8 +215,7 @@ tt_status ins_model(ins_work *work, tt_error *err) {
     tt_error why = {0};
     bool known = ins_worked(work, tt_spec_read(work->path, &spec, &why), &why);
     if (known) {
-        tell_spec(work, &spec);
-        tell_params(work, &spec);
+        ins_spec(work, &spec);
     }
     if (!has_weights(work->path))
         ins_note(work, "no weights: trimtab check plans such a model on paper");

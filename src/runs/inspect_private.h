@@ -4,7 +4,8 @@
  *     inspect_facts.c    adding facts, files, problems
  *     inspect_tensors.c  tensors of safetensors and torch files
  *     inspect_group.c    names that differ in numbers only
- *     inspect_model.c    model directories, config.json, tokenizers
+ *     inspect_spec.c     config.json
+ *     inspect_model.c    model directories, tokenizers
  *     inspect_adapter.c  adapters: ours, PEFT's, pyreft's
  *     inspect_run.c      checkpoint and run directories
  *     inspect_print.c    text
@@ -15,6 +16,7 @@
 #include <jansson.h>
 
 #include "trimtab/inspect.h"
+#include "trimtab/spec.h"
 #include "trimtab/tokenizer_facts.h"
 
 typedef struct ins_work {
@@ -79,6 +81,9 @@ tt_status ins_peft(ins_work *work, tt_error *err) TT_MUST_CHECK;
 tt_status ins_pyreft(ins_work *work, tt_error *err) TT_MUST_CHECK;
 tt_status ins_checkpoint(ins_work *work, tt_error *err) TT_MUST_CHECK;
 tt_status ins_run(ins_work *work, tt_error *err) TT_MUST_CHECK;
+
+/* A model's sizes, block, rotation, parameters. */
+void ins_spec(ins_work *work, const tt_spec *spec);
 
 /* Method and tensors of the adapter at path, which may be a run directory. */
 tt_status ins_adapter(ins_work *work, const char *path, tt_error *err) TT_MUST_CHECK;
