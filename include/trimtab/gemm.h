@@ -1,5 +1,5 @@
 /* gemm: the one door to BLIS. Products of fp32 activations with frozen matrices as they lie on
- * disk (F32, BF16, F16), and plain fp32 products.
+ * disk (F32, BF16, F16; FP8 with scales, GGUF's Q8_0), and plain fp32 products.
  *
  * Arithmetic is fp32 with fp32 accumulation. A stored matrix is never copied whole: blocks of it
  * are widened into a cache-sized workspace and multiplied from there, so each weight is converted
@@ -25,11 +25,25 @@
 #include "trimtab/safetensors.h"
 #include "trimtab/status.h"
 
-/* A frozen matrix as it lies in a mapped file: [rows = outputs x cols = inputs]. Borrowed bytes. */
+/* A frozen matrix as it lies in a mapped file: [rows = outputs x cols = inputs]. Borrowed bytes.
+ *
+ * F8_E4M3: element (r, c) is its code's value times a factor that a block of elements shares,
+ *     scale[((r + scale_skip) >> scale_row_shift) * n + (c >> scale_col_shift)],
+ * n = ((cols - 1) >> scale_col_shift) + 1, rounded once. A shift of 31: one block all the way.
+ * Q8_0: a row is cols / 32 blocks, each an fp16 factor and 32 int8; element = factor * int8 (exact
+ * in fp32). cols is a multiple of 32.
+ * interleaved: rows come in groups of so many (a head), and row h * interleaved + i of the matrix
+ * lies at h * interleaved + 2 i in the file when i is in the first half of the group, and at
+ * h * interleaved + 2 (i - half) + 1 in the second: how GGUF files lay q and k for a RoPE that
+ * turns neighbours. 0: rows lie in order. */
 typedef struct tt_matrix {
     const void *data;
-    tt_dtype dtype; /* F32, BF16 or F16 */
+    tt_dtype dtype; /* F32, BF16, F16, F8_E4M3 or Q8_0 */
     int rows, cols;
+    int interleaved;
+    const float *scale;                   /* F8_E4M3 only; borrowed; else NULL */
+    int scale_row_shift, scale_col_shift; /* log2 of a block's size; columns: 6 at least */
+    int scale_skip;                       /* rows of the first block before row 0 */
 } tt_matrix;
 
 typedef struct tt_gemm tt_gemm;
@@ -85,10 +99,14 @@ void tt_gemm_set_lapack_threads(int n_threads);
  */
 double tt_gemm_burst(int64_t n_rounds);
 
-/* Rows [first, first + n_rows) of w, where they lie. */
-tt_matrix tt_gemm_rows(const tt_matrix *w, int first, int n_rows);
-
 /* Rows [first, first + n_rows) of w widened to fp32 into out [n_rows x w.cols]. */
 void tt_gemm_widen_rows(const tt_matrix *w, int first, int n_rows, float *out);
+
+/* Elements [col, col + n) of one row of w, widened to fp32. Safe inside an OpenMP region. */
+void tt_gemm_widen_span(const tt_matrix *w, int row, int col, int n, float *out);
+
+/* Rows [first, first + n_rows) of w, where they lie, whatever its storage (the factors of FP8 blocks
+ * go along). Of an interleaved matrix: whole heads. */
+tt_matrix tt_gemm_rows(const tt_matrix *w, int first, int n_rows);
 
 #endif

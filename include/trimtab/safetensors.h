@@ -30,7 +30,7 @@
 
 #include "trimtab/status.h"
 
-/* name in files, bytes an element */
+/* name in files, bytes an element; 0: in blocks, and in GGUF files only (gguf.h) */
 #define TT_DTYPE_LIST(X)                                                                           \
     X(F32, 4)                                                                                      \
     X(BF16, 2)                                                                                     \
@@ -46,7 +46,8 @@
     X(U8, 1)                                                                                       \
     X(BOOL, 1)                                                                                     \
     X(F8_E4M3, 1)                                                                                  \
-    X(F8_E5M2, 1)
+    X(F8_E5M2, 1)                                                                                  \
+    X(Q8_0, 0)
 
 typedef enum tt_dtype {
 #define TT_DTYPE_ENUM(name, bytes) TT_DTYPE_##name,
@@ -56,6 +57,9 @@ typedef enum tt_dtype {
 } tt_dtype;
 
 enum { TT_MAX_DIMS = 8 };
+
+/* Q8_0: a block of 32 elements of a row is an fp16 factor and as many int8. */
+enum { TT_Q8_BLOCK = 32, TT_Q8_CODES_AT = 2, TT_Q8_BLOCK_BYTES = TT_Q8_CODES_AT + TT_Q8_BLOCK };
 
 typedef struct tt_tensor {
     const char *name;
@@ -75,6 +79,9 @@ const char *tt_dtype_name(tt_dtype dtype);
 /* "[3, 4]" for messages, cut to n bytes. */
 void tt_shape_print(int n_dims, const int64_t *shape, char *out, size_t n);
 size_t tt_dtype_bytes(tt_dtype dtype);
+
+/* Bytes of a row of n elements. Q8_0: n is a multiple of TT_Q8_BLOCK. */
+size_t tt_dtype_row_bytes(tt_dtype dtype, int64_t n);
 
 /* F32, BF16 or F16? */
 bool tt_dtype_is_float(tt_dtype dtype);

@@ -51,6 +51,11 @@ size_t tt_dtype_bytes(tt_dtype dtype) {
     return 0;
 }
 
+size_t tt_dtype_row_bytes(tt_dtype dtype, int64_t n) {
+    if (dtype == TT_DTYPE_Q8_0) return (size_t)n / TT_Q8_BLOCK * TT_Q8_BLOCK_BYTES;
+    return (size_t)n * tt_dtype_bytes(dtype);
+}
+
 bool tt_tensor_count_bytes(tt_dtype dtype, int n_dims, const int64_t *shape, size_t *n_bytes) {
     size_t n = tt_dtype_bytes(dtype);
     for (int i = 0; i < n_dims; i++)
@@ -86,7 +91,8 @@ static tt_status read_dtype(const json_t *value, tt_tensor *tensor, tt_error *er
     char shown[TT_JSON_SHOWN_BYTES];
     if (json_is_string(value))
         for (int i = 0; i < TT_N_DTYPE; i++)
-            if (strcmp(json_string_value(value), tt_dtype_name((tt_dtype)i)) == 0) {
+            if (tt_dtype_bytes((tt_dtype)i) &&
+                strcmp(json_string_value(value), tt_dtype_name((tt_dtype)i)) == 0) {
                 tensor->dtype = (tt_dtype)i;
                 return TT_OK;
             }

@@ -100,58 +100,6 @@ double tt_gemm_burst(int64_t n_rounds) {
     return tt_gemm_best_kernel()->burst(n_rounds);
 }
 
-static float from_bits(uint32_t bits) {
-    float x;
-    memcpy(&x, &bits, sizeof x);
-    return x;
-}
-
-static void widen_bf16(const uint16_t *in, size_t n, float *out) {
-#pragma omp simd
-    for (size_t i = 0; i < n; i++) out[i] = from_bits((uint32_t)in[i] << 16);
-}
-
-/* Exponent and mantissa moved to their fp32 places and rescaled by 2^(127-15), which also turns
- * fp16 subnormals into the normal fp32 numbers they are; infinities and NaNs keep all ones. */
-static void widen_f16(const uint16_t *in, size_t n, float *out) {
-#pragma omp simd
-    for (size_t i = 0; i < n; i++) {
-        uint32_t sign = (uint32_t)(in[i] & 0x8000u) << 16;
-        uint32_t magnitude = in[i] & 0x7fffu;
-        float scaled = from_bits(magnitude << 13) * 0x1p112f;
-        uint32_t bits;
-        memcpy(&bits, &scaled, sizeof bits);
-        bits |= magnitude >= 0x7c00u ? 0x7f800000u : 0u;
-        out[i] = from_bits(bits | sign);
-    }
-}
-
-size_t tt_gemm_element_bytes(tt_dtype dtype) {
-    return dtype == TT_DTYPE_F32 ? sizeof(float) : sizeof(uint16_t);
-}
-
-void tt_gemm_widen(tt_dtype dtype, const void *data, size_t first, size_t n, float *out) {
-    if (dtype == TT_DTYPE_BF16)
-        widen_bf16((const uint16_t *)data + first, n, out);
-    else if (dtype == TT_DTYPE_F16)
-        widen_f16((const uint16_t *)data + first, n, out);
-    else
-        memcpy(out, (const float *)data + first, n * sizeof *out);
-}
-
-tt_matrix tt_gemm_rows(const tt_matrix *w, int first, int n_rows) {
-    size_t skip = (size_t)first * (size_t)w->cols * tt_gemm_element_bytes(w->dtype);
-    return (tt_matrix){(const char *)w->data + skip, w->dtype, n_rows, w->cols};
-}
-
-void tt_gemm_widen_rows(const tt_matrix *w, int first, int n_rows, float *out) {
-    size_t cols = (size_t)w->cols;
-#pragma omp parallel for if (cols * (size_t)n_rows > 65536)
-    for (int row = 0; row < n_rows; row++)
-        tt_gemm_widen(w->dtype, w->data, (size_t)(first + row) * cols, cols,
-                      out + (size_t)row * cols);
-}
-
 void tt_gemm_f32(int n_threads, bool trans_a, bool trans_b, int m, int n, int k, float alpha,
                  const float *a, int lda, const float *b, int ldb, float beta, float *c, int ldc) {
     rntm_t runtime = BLIS_RNTM_INITIALIZER;
@@ -220,6 +168,7 @@ static void multiply(const tt_gemm *gemm, const tt_gemm_share *whole, const floa
 void tt_gemm_forward(tt_gemm *gemm, int n_tokens, const float *x, const tt_matrix *w,
                      const float *bias, bool accumulate, float *y) {
     const tt_gemm_share whole = {.w = w->data,
+                                 .matrix = w,
                                  .w_dtype = w->dtype,
                                  .w_ld = (size_t)w->cols,
                                  .outputs_are_rows = true,
@@ -238,6 +187,7 @@ void tt_gemm_forward(tt_gemm *gemm, int n_tokens, const float *x, const tt_matri
 void tt_gemm_backward(tt_gemm *gemm, int n_tokens, const float *dy, const tt_matrix *w,
                       bool accumulate, float *dx) {
     const tt_gemm_share whole = {.w = w->data,
+                                 .matrix = w,
                                  .w_dtype = w->dtype,
                                  .w_ld = (size_t)w->cols,
                                  .outputs_are_rows = false,

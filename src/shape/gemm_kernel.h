@@ -23,6 +23,8 @@ typedef uint32_t uvec __attribute__((vector_size(4 * VEC)));
 typedef float vec_any __attribute__((vector_size(4 * VEC), aligned(4), may_alias));
 typedef uint32_t uvec_any __attribute__((vector_size(4 * VEC), aligned(2), may_alias));
 typedef uint16_t hvec_any __attribute__((vector_size(2 * VEC), aligned(2), may_alias));
+typedef uint8_t bvec_any __attribute__((vector_size(VEC), aligned(1), may_alias));
+typedef int32_t ivec __attribute__((vector_size(4 * VEC)));
 
 #define INLINE static inline __attribute__((always_inline))
 #ifdef __clang__
@@ -66,7 +68,7 @@ INLINE void transpose(uvec rows[VEC]) {
     }
 }
 
-/* A vector of what widen_f16 in gemm.c does, which explains it. */
+/* A vector of what widen_f16 in gemm_widen.c does, which explains it. */
 INLINE uvec widen_half(uvec h) {
     uvec magnitude = h & 0x7fffu, special = (uvec)(magnitude >= 0x7c00u) & 0x7f800000u;
     vec scaled = (vec)(magnitude << 13) * 0x1p112f;
@@ -125,6 +127,119 @@ INLINE void pack_rows(tt_dtype dtype, const void *w, const size_t start[VEC], in
             out[(size_t)p * (size_t)ld + (size_t)i] = widen_one(dtype, w, start[i] + (size_t)p);
 }
 
+/* Row of w in the file. */
+INLINE size_t stored_row(const tt_gemm_share *s, int row) {
+    return (size_t)(s->matrix ? tt_gemm_stored_row(s->matrix, row) : row);
+}
+
+/* --- Packing of one-byte elements with factors (F8_E4M3, Q8_0) ----------------------------------
+ */
+
+INLINE bool in_bytes(tt_dtype dtype) {
+    return dtype == TT_DTYPE_F8_E4M3 || dtype == TT_DTYPE_Q8_0;
+}
+
+/* Byte number `which` of each word, as the number it is a code of. */
+INLINE vec widen_byte(tt_dtype dtype, uvec words, int which) {
+    if (dtype == TT_DTYPE_Q8_0)
+        return __builtin_convertvector((ivec)(words << (24 - 8 * which)) >> 24, vec);
+    uvec magnitude = words >> 8 * which & 0x7fu;
+    uvec special = (uvec)(magnitude == 0x7fu) & 0x7fc00000u;
+    vec scaled = (vec)(magnitude << 20) * 0x1p120f;
+    return (vec)((uvec)scaled | special | (words << (24 - 8 * which) & 0x80000000u));
+}
+
+/* Element `col` of a row in the file; a run of Q8_0 ends with its block. */
+INLINE const unsigned char *byte_at(tt_dtype dtype, const tt_gemm_share *s, size_t row, int col) {
+    const unsigned char *w = s->w;
+    if (dtype == TT_DTYPE_F8_E4M3) return w + row * s->w_ld + (size_t)col;
+    size_t block = row * (s->w_ld / TT_Q8_BLOCK) + (size_t)(col / TT_Q8_BLOCK);
+    return w + block * TT_Q8_BLOCK_BYTES + TT_Q8_CODES_AT + col % TT_Q8_BLOCK;
+}
+
+/* The factor of a block of Q8_0, given one of its codes. */
+INLINE uint32_t half_of(const unsigned char *code, int col) {
+    uint16_t half;
+    memcpy(&half, code - col % TT_Q8_BLOCK - TT_Q8_CODES_AT, sizeof half);
+    return half;
+}
+
+/* Factors of VEC rows at column col of the file. */
+INLINE vec factors(tt_dtype dtype, const tt_gemm_share *s, const size_t row[VEC],
+                   const float *const scale[VEC], int col) {
+    union {
+        uvec words;
+        uint32_t word[VEC];
+        float value[VEC];
+    } lane;
+    UNROLL
+    for (int i = 0; i < VEC; i++)
+        if (dtype == TT_DTYPE_Q8_0)
+            lane.word[i] = half_of(byte_at(dtype, s, row[i], col), col);
+        else
+            lane.value[i] = scale[i][col >> s->matrix->scale_col_shift];
+    return dtype == TT_DTYPE_Q8_0 ? (vec)widen_half(lane.words) : (vec)lane.words;
+}
+
+/* 4 * VEC elements from column col on, four to a word; two blocks of Q8_0 when VEC is 16. */
+INLINE uvec load_bytes(tt_dtype dtype, const tt_gemm_share *s, size_t row, int col) {
+    const unsigned char *from = byte_at(dtype, s, row, col);
+    uvec words;
+    if (dtype == TT_DTYPE_F8_E4M3 || sizeof words <= TT_Q8_BLOCK) {
+        memcpy(&words, from, sizeof words);
+        return words;
+    }
+    memcpy(&words, from, TT_Q8_BLOCK);
+    memcpy((char *)&words + TT_Q8_BLOCK, from + TT_Q8_BLOCK_BYTES, sizeof words - TT_Q8_BLOCK);
+    return words;
+}
+
+/* As pack_rows; row[]: in the file. */
+INLINE void pack_rows_of_bytes(tt_dtype dtype, const tt_gemm_share *s, const size_t row[VEC],
+                               int inner, int n_inner, int ld, float *out) {
+    enum { WORDS_A_BLOCK = TT_Q8_BLOCK / 4 };
+    const float *scale[VEC];
+    for (int i = 0; i < VEC; i++)
+        scale[i] = dtype == TT_DTYPE_Q8_0 ? NULL : tt_gemm_scales(s->matrix, (int)row[i]);
+    int p = 0;
+    for (; p + 4 * VEC <= n_inner; p += 4 * VEC) {
+        uvec rows[VEC];
+        vec factor = factors(dtype, s, row, scale, inner + p);
+        UNROLL
+        for (int i = 0; i < VEC; i++) rows[i] = load_bytes(dtype, s, row[i], inner + p);
+        transpose(rows);
+        UNROLL
+        for (int i = 0; i < VEC; i++) {
+            if (dtype == TT_DTYPE_Q8_0 && i == WORDS_A_BLOCK)
+                factor = factors(dtype, s, row, scale, inner + p + TT_Q8_BLOCK);
+            UNROLL
+            for (int b = 0; b < 4; b++)
+                *(vec *)(out + (size_t)(p + 4 * i + b) * (size_t)ld) =
+                    widen_byte(dtype, rows[i], b) * factor;
+        }
+    }
+    for (; p < n_inner; p++)
+        for (int i = 0; i < VEC; i++)
+            tt_gemm_widen_stored(s->matrix, row[i], inner + p, 1, out + (size_t)p * (size_t)ld + i);
+}
+
+/* As one line of pack_straight: elements [col, col + count) of a row. */
+INLINE void line_of_bytes(tt_dtype dtype, const tt_gemm_share *s, size_t row, int col, int count,
+                          float *out) {
+    const float *scale = dtype == TT_DTYPE_Q8_0 ? NULL : tt_gemm_scales(s->matrix, (int)row);
+    int i = 0;
+    for (; i + VEC <= count; i += VEC) {
+        const unsigned char *from = byte_at(dtype, s, row, col + i);
+        uvec codes = __builtin_convertvector(*(const bvec_any *)from, uvec);
+        vec value = widen_byte(dtype, codes, 0);
+        if (dtype == TT_DTYPE_Q8_0)
+            *(vec *)(out + i) = value * (vec)widen_half((uvec){0} + half_of(from, col + i));
+        else
+            *(vec *)(out + i) = value * scale[(col + i) >> s->matrix->scale_col_shift];
+    }
+    if (i < count) tt_gemm_widen_stored(s->matrix, row, col + i, count - i, out + i);
+}
+
 /* Outputs are stored rows: transposing. Lanes beyond n repeat the last output; nobody reads them.
  */
 INLINE void pack_transposed(tt_dtype dtype, const tt_gemm_share *s, int first, int n, int inner,
@@ -136,8 +251,13 @@ INLINE void pack_transposed(tt_dtype dtype, const tt_gemm_share *s, int first, i
             size_t start[VEC];
             for (int i = 0; i < VEC; i++) {
                 int o = panel + v * VEC + i;
-                start[i] = (size_t)(first + (o < n ? o : n - 1)) * s->w_ld + (size_t)inner;
+                start[i] = stored_row(s, first + (o < n ? o : n - 1));
             }
+            if (in_bytes(dtype)) {
+                pack_rows_of_bytes(dtype, s, start, inner, n_inner, n_vecs * VEC, out + v * VEC);
+                continue;
+            }
+            for (int i = 0; i < VEC; i++) start[i] = start[i] * s->w_ld + (size_t)inner;
             pack_rows(dtype, s->w, start, n_inner, n_vecs * VEC, out + v * VEC);
         }
     }
@@ -147,11 +267,15 @@ INLINE void pack_transposed(tt_dtype dtype, const tt_gemm_share *s, int first, i
 INLINE void pack_straight(tt_dtype dtype, const tt_gemm_share *s, int first, int n, int inner,
                           int n_inner) {
     for (int p = 0; p < n_inner; p++) {
-        size_t row = (size_t)(inner + p) * s->w_ld + (size_t)first;
+        size_t stored = stored_row(s, inner + p), row = stored * s->w_ld + (size_t)first;
         for (int panel = 0; panel < n; panel += PANEL) {
             int count = n - panel < PANEL ? n - panel : PANEL, i = 0;
             int ld = (count + VEC - 1) / VEC * VEC;
             float *out = s->packed + (size_t)panel * (size_t)n_inner + (size_t)p * (size_t)ld;
+            if (in_bytes(dtype)) {
+                line_of_bytes(dtype, s, stored, first + panel, count, out);
+                i = count;
+            }
             for (; i + VEC <= count; i += VEC)
                 *(uvec *)(out + i) = widen_vec(dtype, s->w, row + (size_t)(panel + i));
             for (; i < count; i++) out[i] = widen_one(dtype, s->w, row + (size_t)(panel + i));
@@ -174,6 +298,10 @@ static void pack(const tt_gemm_share *s, int first, int n, int inner, int n_inne
         pack_as(TT_DTYPE_BF16, s, first, n, inner, n_inner);
     else if (s->w_dtype == TT_DTYPE_F16)
         pack_as(TT_DTYPE_F16, s, first, n, inner, n_inner);
+    else if (s->w_dtype == TT_DTYPE_F8_E4M3)
+        pack_as(TT_DTYPE_F8_E4M3, s, first, n, inner, n_inner);
+    else if (s->w_dtype == TT_DTYPE_Q8_0)
+        pack_as(TT_DTYPE_Q8_0, s, first, n, inner, n_inner);
     else
         pack_as(TT_DTYPE_F32, s, first, n, inner, n_inner);
 }

@@ -14,7 +14,8 @@
 typedef struct tt_gemm_share {
     const void *w;
     tt_dtype w_dtype;
-    size_t w_ld;
+    size_t w_ld;             /* elements */
+    const tt_matrix *matrix; /* that w is; may be NULL of plain fp32 */
     bool outputs_are_rows;
     int n_inner;
     const float *x;
@@ -57,10 +58,23 @@ struct tt_gemm {
 /* Calling thread's packing workspace (inside an OpenMP region or outside). */
 float *tt_gemm_packed(const tt_gemm *gemm);
 
-/* Bytes of a stored element (F32, BF16, F16). */
-size_t tt_gemm_element_bytes(tt_dtype dtype);
-
-/* n elements of a stored array from element `first` on, widened to fp32. */
+/* n elements of a stored array from element `first` on, widened to fp32. F32, BF16, F16. */
 void tt_gemm_widen(tt_dtype dtype, const void *data, size_t first, size_t n, float *out);
+
+/* tt_gemm_widen_span of a row in the file. */
+void tt_gemm_widen_stored(const tt_matrix *w, size_t row, int col, int n, float *out);
+
+/* Where a row of the matrix lies in the file. */
+static inline int tt_gemm_stored_row(const tt_matrix *w, int row) {
+    if (!w->interleaved) return row;
+    int within = row % w->interleaved, half = w->interleaved / 2;
+    return row - within + within % half * 2 + within / half;
+}
+
+/* Factors of a row's blocks of F8_E4M3. */
+static inline const float *tt_gemm_scales(const tt_matrix *w, int row) {
+    size_t n = (size_t)((w->cols - 1) >> w->scale_col_shift) + 1;
+    return w->scale + (size_t)(((int64_t)row + w->scale_skip) >> w->scale_row_shift) * n;
+}
 
 #endif

@@ -132,8 +132,7 @@ void tt_ops_embed(int n_tokens, const int32_t *ids, const tt_matrix *table, floa
     size_t cols = (size_t)table->cols;
 #pragma omp parallel for if ((size_t)n_tokens * cols > PARALLEL_MIN)
     for (int t = 0; t < n_tokens; t++)
-        tt_gemm_widen(table->dtype, table->data, (size_t)ids[t] * cols, cols,
-                      out + (size_t)t * cols);
+        tt_gemm_widen_span(table, ids[t], 0, table->cols, out + (size_t)t * cols);
 }
 
 void tt_ops_add(size_t n, const float *x, float *y) {

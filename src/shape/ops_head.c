@@ -46,12 +46,11 @@ static void take_logits(tt_head_state *state, int first, int n, int hidden, floa
 /* d_x = scale * (d_x / sum - W[target]). */
 static void finish_gradient(const tt_matrix *head, int32_t target, float scale, double sum,
                             float *d_x) {
-    size_t cols = (size_t)head->cols;
     float inverse = (float)(1.0 / sum), span[SPAN];
-    for (size_t at = 0; at < cols; at += SPAN) {
-        size_t n = cols - at < SPAN ? cols - at : SPAN;
-        tt_gemm_widen(head->dtype, head->data, (size_t)target * cols + at, n, span);
-        for (size_t i = 0; i < n; i++) d_x[at + i] = scale * (d_x[at + i] * inverse - span[i]);
+    for (int at = 0; at < head->cols; at += SPAN) {
+        int n = head->cols - at < SPAN ? head->cols - at : SPAN;
+        tt_gemm_widen_span(head, target, at, n, span);
+        for (int i = 0; i < n; i++) d_x[at + i] = scale * (d_x[at + i] * inverse - span[i]);
     }
 }
 

@@ -82,16 +82,15 @@ tt_status tt_svd_check_k(int rows, int cols, int k, tt_error *err) {
 tt_status tt_svd_check_finite(const tt_matrix *w, tt_error *err) {
     enum { PIECE = 4096 };
     float piece[PIECE];
-    size_t cols = (size_t)w->cols, n = (size_t)w->rows * cols;
-    for (size_t first = 0; first < n; first += PIECE) {
-        size_t n_here = n - first < PIECE ? n - first : PIECE;
-        tt_gemm_widen(w->dtype, w->data, first, n_here, piece);
-        for (size_t i = 0; i < n_here; i++)
-            if (!isfinite(piece[i]))
-                return tt_fail(err, TT_ERR_NUMERIC,
-                               "element (%zu, %zu) of the matrix is not finite", (first + i) / cols,
-                               (first + i) % cols);
-    }
+    for (int row = 0; row < w->rows; row++)
+        for (int first = 0; first < w->cols; first += PIECE) {
+            int n = smaller(w->cols - first, PIECE);
+            tt_gemm_widen_span(w, row, first, n, piece);
+            for (int i = 0; i < n; i++)
+                if (!isfinite(piece[i]))
+                    return tt_fail(err, TT_ERR_NUMERIC,
+                                   "element (%d, %d) of the matrix is not finite", row, first + i);
+        }
     return TT_OK;
 }
 
@@ -168,9 +167,7 @@ static void panels_free(panels *p) {
 static void panels_read(panels *p, int first, int n) {
     int n_strips = p->wide ? p->r : n, length = p->wide ? n : p->r;
     for (int i = 0; i < n_strips; i++) {
-        size_t from = p->wide ? (size_t)i * (size_t)p->w->cols + (size_t)first
-                              : (size_t)(first + i) * (size_t)p->r;
-        tt_gemm_widen(p->w->dtype, p->w->data, from, (size_t)length, p->strip);
+        tt_gemm_widen_span(p->w, p->wide ? i : first + i, p->wide ? first : 0, length, p->strip);
         double *row = p->panel + (size_t)i * (size_t)length;
         for (int c = 0; c < length; c++) row[c] = (double)p->strip[c];
     }
@@ -328,7 +325,7 @@ tt_status tt_svd_by_all(const tt_matrix *w, tt_svd *svd, tt_error *err) {
     if (!work) goto done;
     for (size_t i = 0; i < n_elements; i++) {
         float x;
-        tt_gemm_widen(w->dtype, w->data, i, 1, &x);
+        tt_gemm_widen_span(w, (int)(i / (size_t)w->cols), (int)(i % (size_t)w->cols), 1, &x);
         a[i] = (double)x;
     }
     dgesdd_("S", &m, &n, a, &m, s, left, &m, right, &r, work, &n_work, ints, &info, 1);

@@ -81,7 +81,7 @@ static void deal_row(const tt_world *world, const grid *g, int root, const tt_ma
     int grid_row = row / g->block % g->n_rows;
     int at = row / g->block / g->n_rows * g->block + row % g->block;
     if (world->rank == root) {
-        tt_gemm_widen(w->dtype, w->data, (size_t)row * (size_t)w->cols, (size_t)w->cols, widened);
+        tt_gemm_widen_span(w, row, 0, w->cols, widened);
         for (int col = 0; col < g->n_cols; col++) {
             int to = grid_row * g->n_cols + col, n = pick_columns(g, widened, w->cols, col, picked);
             if (to != root) MPI_Send(picked, n, MPI_FLOAT, to, 0, world->all);

@@ -1,3 +1,4 @@
+#include "gemm_private.h"
 #include "svd_private.h"
 
 #include <inttypes.h>
@@ -13,17 +14,24 @@
 #include "trimtab/safetensors.h"
 
 /* Part of every key: to be raised when the numbers would come out otherwise. */
-#define CACHE_VERSION 1
+#define CACHE_VERSION 2
 
 static size_t n_numbers(int rows, int cols, int k) {
     return (size_t)k * ((size_t)rows + (size_t)cols + 1);
 }
 
 void tt_svd_key(const tt_matrix *w, int k, char key[TT_SVD_KEY_BYTES]) {
-    int64_t shape[4] = {CACHE_VERSION, w->dtype, w->rows, w->cols};
-    size_t n_bytes = (size_t)w->rows * (size_t)w->cols * tt_dtype_bytes(w->dtype);
+    int64_t shape[8] = {
+        CACHE_VERSION,      w->dtype,           w->rows,      w->cols, w->interleaved,
+        w->scale_row_shift, w->scale_col_shift, w->scale_skip};
+    size_t n_bytes = (size_t)w->rows * tt_dtype_row_bytes(w->dtype, w->cols);
     XXH128_hash_t bytes = XXH3_128bits(w->data, n_bytes);
     XXH128_hash_t all = XXH3_128bits_withSeed(shape, sizeof shape, bytes.low64 ^ bytes.high64);
+    if (w->scale) {
+        const float *end = tt_gemm_scales(w, w->rows - 1) + ((w->cols - 1) >> w->scale_col_shift);
+        all =
+            XXH3_128bits_withSeed(w->scale, (size_t)(end + 1 - w->scale) * sizeof *end, all.low64);
+    }
     snprintf(key, TT_SVD_KEY_BYTES, "%016" PRIx64 "%016" PRIx64 "-k%d.safetensors",
              (uint64_t)bytes.high64, (uint64_t)all.low64, k);
 }
