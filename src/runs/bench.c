@@ -20,6 +20,13 @@ static const struct {
 };
 enum { N_SHAPES = sizeof shapes / sizeof shapes[0] };
 
+/* What weights are stored as; the first is what the others are compared with. */
+static const struct {
+    const char *name;
+    tt_dtype dtype;
+} kinds[] = {{"bf16", TT_DTYPE_BF16}, {"fp8", TT_DTYPE_F8_E4M3}, {"q8_0", TT_DTYPE_Q8_0}};
+enum { N_KINDS = sizeof kinds / sizeof kinds[0], BLOCK_SHIFT = 7 };
+
 void tt_bench_add(tt_bench_rows *rows, const char *name, double value, const char *unit,
                   double limit) {
     if (rows->n == TT_BENCH_MAX_ROWS) return;
@@ -82,7 +89,9 @@ typedef struct bench_data {
     tt_gemm *gemm;
     float *x, *y, *weights;
     uint16_t *stored;
-    float *attention; /* q, k, v, out, d_out, d_q, d_k, d_v, each n_tokens x 2048, then lse */
+    unsigned char *blocks; /* of Q8_0; read as FP8 too */
+    float *factors;        /* of FP8: one for every 128 x 128 */
+    float *attention;      /* q, k, v, out, d_out, d_q, d_k, d_v, each n_tokens x 2048, then lse */
     void *scratch;
 } bench_data;
 
@@ -92,6 +101,8 @@ static void free_data(bench_data *d) {
     free(d->y);
     free(d->weights);
     free(d->stored);
+    free(d->blocks);
+    free(d->factors);
     free(d->attention);
     free(d->scratch);
 }
@@ -104,42 +115,61 @@ static tt_status create_data(const tt_bench_settings *s, bench_data *d, tt_error
     d->y = filled(n * INTERMEDIATE);
     d->weights = filled(n_weights);
     d->stored = malloc(n_weights * sizeof *d->stored);
+    d->blocks = malloc(tt_dtype_row_bytes(TT_DTYPE_Q8_0, (int64_t)n_weights));
+    d->factors = filled(n_weights >> (2 * BLOCK_SHIFT));
     d->attention = filled(n * (8 * HIDDEN + HEADS));
     d->scratch = malloc(tt_ops_attention_scratch_bytes(s->n_tokens, HEAD_DIM, s->n_threads));
-    if (!d->x || !d->y || !d->weights || !d->stored || !d->attention || !d->scratch)
+    if (!d->x || !d->y || !d->weights || !d->stored || !d->blocks || !d->factors || !d->attention ||
+        !d->scratch)
         return tt_fail(err, TT_ERR_MEMORY, "no memory to measure %d tokens", s->n_tokens);
     for (size_t i = 0; i < n_weights; i++) d->stored[i] = (uint16_t)(0x3c00u + i % 251);
+    for (size_t i = 0; i < tt_dtype_row_bytes(TT_DTYPE_Q8_0, (int64_t)n_weights); i++)
+        d->blocks[i] = (unsigned char)(16 + i % 32); /* normal numbers of fp16 and of e4m3 */
     return TT_OK;
 }
 
+static tt_matrix stored_matrix(const bench_data *d, int kind, int rows, int cols) {
+    tt_matrix w = {.data = d->blocks, kinds[kind].dtype, rows, cols};
+    if (w.dtype == TT_DTYPE_BF16) w.data = d->stored;
+    if (w.dtype == TT_DTYPE_F8_E4M3) w.scale = d->factors;
+    w.scale_row_shift = w.scale_col_shift = BLOCK_SHIFT;
+    return w;
+}
+
 /* Plain and stored-weight products of one shape take turns. Returns the plain rate. */
-static double bench_shape(const tt_bench_settings *s, bench_data *d, int i, double peak,
-                          tt_bench_rows *out) {
+static double bench_shape(const tt_bench_settings *s, bench_data *d, int i, int n_kinds,
+                          double peak, tt_bench_rows *out) {
     int n = s->n_tokens, rows = shapes[i].rows, cols = shapes[i].cols;
-    tt_matrix w = {d->stored, TT_DTYPE_BF16, rows, cols};
-    tt_stopwatch plain = {0}, forward = {0}, backward = {0};
+    tt_stopwatch plain = {0}, forward[N_KINDS] = {0}, backward[N_KINDS] = {0};
     double end = tt_process_seconds() + s->seconds, flops = 2.0 * n * rows * cols;
     do {
         tt_bench_start(&plain);
         tt_gemm_f32(s->n_threads, false, true, n, rows, cols, 1.0f, d->x, cols, d->weights, cols,
                     0.0f, d->y, rows);
         tt_bench_stop(&plain);
-        tt_bench_start(&forward);
-        tt_gemm_forward(d->gemm, n, d->x, &w, NULL, false, d->y);
-        tt_bench_stop(&forward);
-        tt_bench_start(&backward);
-        tt_gemm_backward(d->gemm, n, d->x, &w, false, d->y);
-        tt_bench_stop(&backward);
+        for (int k = 0; k < n_kinds; k++) {
+            tt_matrix w = stored_matrix(d, k, rows, cols);
+            tt_bench_start(&forward[k]);
+            tt_gemm_forward(d->gemm, n, d->x, &w, NULL, false, d->y);
+            tt_bench_stop(&forward[k]);
+            tt_bench_start(&backward[k]);
+            tt_gemm_backward(d->gemm, n, d->x, &w, false, d->y);
+            tt_bench_stop(&backward[k]);
+        }
     } while (tt_process_seconds() < end);
     char name[TT_BENCH_NAME_BYTES];
     snprintf(name, sizeof name, "sgemm %s", shapes[i].name);
     tt_bench_add(out, name, tt_bench_rate(&plain, flops), "GFLOP/s", peak);
-    snprintf(name, sizeof name, "bf16 forward %s", shapes[i].name);
-    tt_bench_add(out, name, tt_bench_rate(&forward, flops), "GFLOP/s",
-                 tt_bench_rate(&plain, flops));
-    snprintf(name, sizeof name, "bf16 backward %s", shapes[i].name);
-    tt_bench_add(out, name, tt_bench_rate(&backward, flops), "GFLOP/s",
-                 tt_bench_rate(&plain, flops));
+    for (int k = 0; k < n_kinds; k++) {
+        const tt_stopwatch *than_forward = k ? &forward[0] : &plain;
+        const tt_stopwatch *than_backward = k ? &backward[0] : &plain;
+        snprintf(name, sizeof name, "%s forward %s", kinds[k].name, shapes[i].name);
+        tt_bench_add(out, name, tt_bench_rate(&forward[k], flops), "GFLOP/s",
+                     tt_bench_rate(than_forward, flops));
+        snprintf(name, sizeof name, "%s backward %s", kinds[k].name, shapes[i].name);
+        tt_bench_add(out, name, tt_bench_rate(&backward[k], flops), "GFLOP/s",
+                     tt_bench_rate(than_backward, flops));
+    }
     return tt_bench_rate(&plain, flops);
 }
 
@@ -174,7 +204,7 @@ tt_status tt_bench_products(const tt_bench_settings *settings, tt_bench_rows *ou
     if (status == TT_OK) {
         double peak = tt_bench_fma_peak(settings->n_threads);
         tt_bench_add(out, "fma peak", peak, "GFLOP/s", 0.0);
-        bench_shape(settings, &data, 0, peak, out);
+        bench_shape(settings, &data, 0, 1, peak, out);
     }
     free_data(&data);
     return status;
@@ -189,7 +219,7 @@ tt_status tt_bench_kernels(const tt_bench_settings *settings, tt_bench_rows *out
         tt_bench_add(out, "fma peak", peak, "GFLOP/s", 0.0);
         tt_bench_add(out, "memory read", memory_rate(settings->n_threads), "GB/s", 0.0);
         for (int i = 0; i < N_SHAPES; i++) {
-            double shape_rate = bench_shape(settings, &data, i, peak, out);
+            double shape_rate = bench_shape(settings, &data, i, N_KINDS, peak, out);
             if (i == 0) plain = shape_rate;
         }
         bench_attention(settings, &data, plain, out);
