@@ -77,7 +77,9 @@ static void every_dtype_is_read(void **state) {
                  tt_dtype_name((tt_dtype)i), 6 * size);
         write_file("a.safetensors", padded(header, 0), 6 * size);
         tt_safetensors *set;
-        assert_int_equal(tt_safetensors_open(in_dir("a.safetensors"), &set, NULL), TT_OK);
+        tt_status status = tt_safetensors_open(in_dir("a.safetensors"), &set, NULL);
+        assert_int_equal(status, size ? TT_OK : TT_ERR_FORMAT); /* Q8_0 is of GGUF files only */
+        if (!size) continue;
         const tt_tensor *x = tt_safetensors_find(set, "x");
         assert_non_null(x);
         assert_int_equal(x->dtype, i);
