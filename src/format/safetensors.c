@@ -57,11 +57,16 @@ size_t tt_dtype_row_bytes(tt_dtype dtype, int64_t n) {
 }
 
 bool tt_tensor_count_bytes(tt_dtype dtype, int n_dims, const int64_t *shape, size_t *n_bytes) {
-    size_t n = tt_dtype_bytes(dtype);
-    for (int i = 0; i < n_dims; i++)
-        if (shape[i] < 0 || __builtin_mul_overflow(n, (size_t)shape[i], &n)) return false;
+    bool in_blocks = dtype == TT_DTYPE_Q8_0;
+    size_t n = in_blocks ? TT_Q8_BLOCK_BYTES : tt_dtype_bytes(dtype);
+    for (int i = 0; i < n_dims; i++) {
+        bool is_row = in_blocks && i == n_dims - 1;
+        size_t extent = (size_t)shape[i] / (is_row ? TT_Q8_BLOCK : 1);
+        if (shape[i] < 0 || (is_row && shape[i] % TT_Q8_BLOCK)) return false;
+        if (__builtin_mul_overflow(n, extent, &n)) return false;
+    }
     *n_bytes = n;
-    return true;
+    return n_dims > 0 || !in_blocks;
 }
 
 void tt_shape_print(int n_dims, const int64_t *shape, char *out, size_t n) {
