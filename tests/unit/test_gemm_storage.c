@@ -226,8 +226,8 @@ static void slices_are_matrices(void **state) {
                   make(TT_DTYPE_Q8_0, ROWS, COLS, 20)};
     for (size_t i = 0; i < sizeof all / sizeof all[0]; i++) {
         for (int first = 0; first < ROWS; first += 60) {
-            made part = {.w = tt_gemm_slice(&all[i].w, first, ROWS - first)};
-            part.w = tt_gemm_slice(&part.w, 0, 60);
+            made part = {.w = tt_gemm_rows(&all[i].w, first, ROWS - first)};
+            part.w = tt_gemm_rows(&part.w, 0, 60);
             part.value = all[i].value + first * COLS;
             assert_int_equal(part.w.rows, 60);
             check_all(&part);
@@ -304,8 +304,9 @@ static void embedding_and_head_read_blocks(void **state) {
         double loss[2][N];
         for (int i = 0; i < 2; i++) {
             const tt_matrix *w = i ? &m.w : &plain;
+            const tt_head head = {.w = w, .scale = 1.0f};
             tt_ops_embed(N, ids, w, rows[i]);
-            tt_ops_head_loss(gemm, N, x, w, ids, 0.5f, loss[i], NULL, d_x[i], scratch);
+            tt_ops_head_loss(gemm, N, x, &head, ids, 0.5f, loss[i], NULL, d_x[i], scratch);
         }
         assert_memory_equal(rows[0], rows[1], sizeof rows[0]);
         assert_memory_equal(loss[0], loss[1], sizeof loss[0]);
