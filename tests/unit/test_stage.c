@@ -396,7 +396,7 @@ static void memory_is_what_is_needed(void **state) {
     method.sites = 1u << TT_SITE_POST_BLOCK;
     shape.first_adapted = 3;
     tt_stage_bytes(&shape, &none);
-    assert_true(none.activations < 1024);
+    assert_true(none.activations < 2048);
     shape.cache_seqs = 4;
     shape.cache_length = 64;
     tt_stage_bytes(&shape, &cached);
