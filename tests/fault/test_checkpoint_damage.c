@@ -34,8 +34,8 @@ static int run_child(char **argv) {
     return status == TT_OK ? 0 : 4;
 }
 
-/* True when the child's save went through; false when it was killed. */
-static bool child_survives(const char *run, int n_ranks, int rank, int n) {
+/* Starts the life that dies in its n-th call. */
+static pid_t start_child(const char *run, int n_ranks, int rank, int n) {
     char n_text[16], rank_text[16], ranks_text[16];
     snprintf(n_text, sizeof n_text, "%d", n);
     snprintf(rank_text, sizeof rank_text, "%d", rank);
@@ -50,6 +50,7 @@ static bool child_survives(const char *run, int n_ranks, int rank, int n) {
                        rank_text,
                        NULL};
     pid_t pid = fork();
+    assert_true(pid >= 0);
     if (pid == 0) {
         if (n_ranks > 1) {
             int quiet = open("/dev/null", O_WRONLY);
@@ -60,6 +61,11 @@ static bool child_survives(const char *run, int n_ranks, int rank, int n) {
         execve(argv[0], argv, clean_environment);
         _exit(127);
     }
+    return pid;
+}
+
+/* True when the child's save went through; false when it was killed. */
+static bool child_survives(pid_t pid, int n_ranks) {
     int how = -1;
     assert_int_equal(waitpid(pid, &how, 0), pid);
     if (n_ranks > 1) {
@@ -120,30 +126,40 @@ static int64_t newest_that_loads(const char *run) {
     return newest;
 }
 
-/* The first life committed a checkpoint; the second one, which keeps one only, dies in its save. */
-static bool dies_in(int n_ranks, int rank, int n) {
-    char name[64], run[TT_PATH_BYTES];
+/* One run: its first life committed a checkpoint; the second one, which keeps one only, dies in its
+ * save. */
+typedef struct death {
     committed first;
-    snprintf(name, sizeof name, "killed%d_%d_%d", n_ranks, rank, n);
-    snprintf(run, sizeof run, "%s/%s", work, name);
-    commit_one(name, &first);
-    bool survived = child_survives(run, n_ranks, rank, n);
-    int64_t step = newest_that_loads(run);
-    assert_true(step == 2 || (step == 1 && !survived));
+    char run[TT_PATH_BYTES];
+    pid_t second;
+} death;
 
-    /* The third life clears up. */
+static void begin_death(int n_ranks, int rank, int n, death *out) {
+    char name[64];
+    snprintf(name, sizeof name, "killed%d_%d_%d", n_ranks, rank, n);
+    snprintf(out->run, sizeof out->run, "%s/%s", work, name);
+    commit_one(name, &out->first);
+    out->second = start_child(out->run, n_ranks, rank, n);
+}
+
+/* The third life finds a checkpoint that loads, and clears up. Did the second die? */
+static bool end_death(int n_ranks, death *one) {
+    bool survived = child_survives(one->second, n_ranks);
+    int64_t step = newest_that_loads(one->run);
+    assert_true(step == 2 || (step == 1 && !survived));
+    fixture *f = &one->first.f;
     tt_rundir third;
     tt_checkpoint_state state = fixture_state(3);
-    fixture_fill(&first.f, 3);
-    assert_int_equal(tt_rundir_open(first.f.world, run, &third, NULL), TT_OK);
+    fixture_fill(f, 3);
+    assert_int_equal(tt_rundir_open(f->world, one->run, &third, NULL), TT_OK);
     assert_int_equal(third.generation, 3);
-    assert_int_equal(tt_checkpoint_save(first.f.world, &third, first.f.adapter, first.f.m,
-                                        first.f.v, &state, "job", 1, true, NULL),
-                     TT_OK);
-    fixture_close(&first.f);
-    assert_int_equal(newest_that_loads(run), 3);
+    assert_int_equal(
+        tt_checkpoint_save(f->world, &third, f->adapter, f->m, f->v, &state, "job", 1, true, NULL),
+        TT_OK);
+    fixture_close(f);
+    assert_int_equal(newest_that_loads(one->run), 3);
     char checkpoints[TT_PATH_BYTES];
-    snprintf(checkpoints, sizeof checkpoints, "%s/checkpoints", run);
+    snprintf(checkpoints, sizeof checkpoints, "%s/checkpoints", one->run);
     struct dirent **names;
     int n_names = scandir(checkpoints, &names, NULL, NULL);
     assert_int_equal(n_names, 3); /* "." and ".." too */
@@ -152,10 +168,22 @@ static bool dies_in(int n_ranks, int rank, int n) {
     return !survived;
 }
 
+/* Several at once: mpirun waits long for what a killed rank left. */
 static void die_in_every_call(int n_ranks, int rank, int stride) {
-    int n = 1;
-    while (dies_in(n_ranks, rank, n)) n += stride;
-    assert_true(n > 4);
+    enum { AT_ONCE = 6 };
+    static death deaths[AT_ONCE];
+    int n = 1, n_died = AT_ONCE;
+    while (n_died == AT_ONCE) {
+        for (int i = 0; i < AT_ONCE; i++) begin_death(n_ranks, rank, n + i * stride, &deaths[i]);
+        n_died = 0;
+        for (int i = 0; i < AT_ONCE; i++) {
+            bool died = end_death(n_ranks, &deaths[i]);
+            assert_true(!died || n_died == i); /* whoever had fewer calls to make died as well */
+            n_died += died;
+        }
+        n += AT_ONCE * stride;
+    }
+    assert_true(n - (AT_ONCE - n_died) * stride > 4);
 }
 
 static void a_death_at_any_moment_leaves_a_good_checkpoint(void **state) {

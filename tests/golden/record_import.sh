@@ -2,7 +2,7 @@
 # Records tests/golden/import: adapters that PEFT, torch and pyreft wrote for the quickstart's model,
 # and the logits that they compute with them.
 #   record_import.sh TRIMTAB PYTHON OLD_PYTHON
-# PYTHON has tests/pypi/peft.requirements.txt, OLD_PYTHON pyreft.requirements.txt and pyreft.alone.txt.
+# PYTHON has tests/pypi/base.requirements.txt, OLD_PYTHON pyreft.requirements.txt and pyreft.alone.txt.
 set -eu
 trimtab=$(realpath "$1") python=$2 old=$3
 root=$(cd "$(dirname "$0")/../.." && pwd)
