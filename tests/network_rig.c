@@ -215,6 +215,7 @@ void rig_generate(rig *r, const rig_sequence *prompts, int n_prompts, int n_new,
     for (int s = 0; s < n_prompts; s++) slot[s] = RIG_SEQS - 1 - s, start[s] = s;
     start[n_prompts] = n_prompts;
     tt_extend step = prefill(&packed.mb, slot, past);
+    step.max_new = n_new;
     extend(r, &step, adapted, next);
     for (int s = 0; s < n_prompts; s++) past[s] = prompts[s].n;
     step.n_tokens = n_prompts;

@@ -18,6 +18,7 @@
 #include <jansson.h>
 
 #include "network_rig.h"
+#include "recorded.h"
 #include "trimtab/optim.h"
 #include "trimtab/safetensors.h"
 
@@ -44,51 +45,6 @@ typedef struct run {
 } run;
 
 /* --- What was recorded ----------------------------------------------------------------------- */
-
-static const json_t *field(const json_t *object, const char *key) {
-    const json_t *value = json_object_get(object, key);
-    if (!value) fail_msg("no recorded %s", key);
-    return value;
-}
-
-static double number(const json_t *object, const char *key) {
-    const json_t *value = field(object, key);
-    assert_true(json_is_number(value));
-    return json_number_value(value);
-}
-
-static const json_t *at(const json_t *list, size_t i) {
-    const json_t *value = json_array_get(list, i);
-    assert_non_null(value);
-    return value;
-}
-
-/* Sets the key of that group and name, or asserts. */
-static void set_key(tt_method *method, const char *group, const char *name, const char *value) {
-    char text[2 * TT_TEXT_BYTES];
-    const char *its_group, *its_name;
-    tt_error err = {0};
-    for (int i = 0; i < tt_method_n_keys(); i++) {
-        tt_method_get(method, i, &its_group, &its_name, text, sizeof text);
-        if (strcmp(group, its_group) != 0 || strcmp(name, its_name) != 0) continue;
-        if (tt_method_set(method, i, value, &err) != TT_OK) fail_msg("%s", err.text);
-        return;
-    }
-    fail_msg("no key %s.%s", group, name);
-}
-
-static tt_method method_of(const json_t *keys) {
-    tt_method out;
-    tt_error err = {0};
-    size_t i;
-    json_t *key;
-    tt_method_defaults(&out);
-    json_array_foreach(keys, i, key)
-        set_key(&out, json_string_value(at(key, 0)), json_string_value(at(key, 1)),
-                json_string_value(at(key, 2)));
-    if (tt_method_check(&out, &err) != TT_OK) fail_msg("%s", err.text);
-    return out;
-}
 
 static void open_golden(golden *out, const char *name) {
     char path[600];
