@@ -17,7 +17,8 @@ enum { TILE_ROWS = 128, PARALLEL_MIN_FLOPS = 1 << 18 };
 typedef struct tile {
     int first_token, n_tokens; /* within the sequence's queries */
     int first_head, n_heads;
-    int n_rows, n_keys;       /* keys the last token sees */
+    int first_key, n_keys; /* from the first that its first token sees to its last token's last */
+    int n_rows;
     float *scores, *d_scores; /* [n_rows x n_keys] */
     float *q, *o, *d_o;       /* [n_rows x head_dim] */
     const tt_gemm_kernel *kernel;
@@ -41,8 +42,11 @@ static int max_keys(const tt_attention *att) {
 
 static double n_flops(const tt_attention *att) {
     double n = 0;
-    for (int s = 0; s < att->n_seqs; s++)
-        n += (double)att->seqs[s].n_q * att->seqs[s].n_kv * att->n_heads * att->head_dim;
+    for (int s = 0; s < att->n_seqs; s++) {
+        const tt_attention_seq *seq = &att->seqs[s];
+        int n_keys = att->window && att->window < seq->n_kv ? att->window : seq->n_kv;
+        n += (double)seq->n_q * n_keys * att->n_heads * att->head_dim;
+    }
     return n;
 }
 
@@ -116,15 +120,33 @@ static void add_to_values(const tile *t, int dim, const float *scores, const flo
 }
 
 /* Tile from token first_token on, heads [first_head, end_head): as many tokens as rows allow. */
-static void tile_place(tile *t, const tt_attention_seq *seq, int first_token, int first_head,
-                       int end_head) {
+static void tile_place(tile *t, const tt_attention *att, const tt_attention_seq *seq,
+                       int first_token, int first_head, int end_head) {
     t->first_token = first_token;
     t->first_head = first_head;
     t->n_heads = end_head - first_head;
     int n = TILE_ROWS / t->n_heads;
     t->n_tokens = seq->n_q - first_token < n ? seq->n_q - first_token : n;
     t->n_rows = t->n_tokens * t->n_heads;
-    t->n_keys = seq->n_kv - seq->n_q + first_token + t->n_tokens;
+    int first_end = seq->n_kv - seq->n_q + first_token + 1; /* of the keys its first token sees */
+    t->first_key = att->window && att->window < first_end ? first_end - att->window : 0;
+    t->n_keys = first_end - t->first_key + t->n_tokens - 1;
+}
+
+/* The keys [begin, end) that row r of a tile sees, counted from its first key. */
+typedef struct span {
+    int begin, end;
+} span;
+
+static span visible(const tile *t, const tt_attention *att, int r) {
+    int end = t->n_keys - t->n_tokens + r / t->n_heads + 1;
+    return (span){att->window && att->window < end ? end - att->window : 0, end};
+}
+
+/* row [n_keys] is zero where its query does not see. */
+static void hide_others(const tile *t, span seen, float *row) {
+    for (int j = 0; j < seen.begin; j++) row[j] = 0.0f;
+    for (int j = seen.end; j < t->n_keys; j++) row[j] = 0.0f;
 }
 
 static size_t row_offset(const tile *t, const tt_attention *att, const tt_attention_seq *seq,
@@ -152,8 +174,13 @@ static void scatter(const tile *t, const tt_attention *att, const tt_attention_s
     }
 }
 
-/* Softmax of one row of n visible scores (already scaled), zero to n_keys; returns log-sum-exp. */
-static float softmax_row(float *row, int n, int n_keys) {
+static void cap_row(float cap, int n, float *row) {
+#pragma omp simd
+    for (int j = 0; j < n; j++) row[j] = vmath_cap(cap, row[j]);
+}
+
+/* Softmax of n visible scores (already scaled); returns log-sum-exp. */
+static float softmax_row(int n, float *row) {
     float max = row[0], sum = 0.0f;
 #pragma omp simd reduction(max : max)
     for (int j = 0; j < n; j++) max = row[j] > max ? row[j] : max;
@@ -165,14 +192,14 @@ static float softmax_row(float *row, int n, int n_keys) {
     float inverse = 1.0f / sum;
 #pragma omp simd
     for (int j = 0; j < n; j++) row[j] *= inverse;
-    for (int j = n; j < n_keys; j++) row[j] = 0.0f;
     return max + logf(sum);
 }
 
-/* Where the tile's keys and values begin: those of its kv head. */
+/* Where the tile's keys and values begin: its first key, of its kv head. */
 static size_t kv_offset(const tile *t, const tt_attention *att, const tt_attention_seq *seq) {
     size_t group = (size_t)(att->n_heads / att->n_kv_heads), kv_heads = (size_t)att->n_kv_heads;
-    return (seq->kv_start * kv_heads + (size_t)t->first_head / group) * (size_t)att->head_dim;
+    size_t key = seq->kv_start + (size_t)t->first_key;
+    return (key * kv_heads + (size_t)t->first_head / group) * (size_t)att->head_dim;
 }
 
 static void tile_forward(tile *t, const tt_attention *att, const tt_attention_seq *seq,
@@ -183,8 +210,11 @@ static void tile_forward(tile *t, const tt_attention *att, const tt_attention_se
     times_keys(t, dim, t->q, k + kv_at, ld, t->scores);
     for (int r = 0; r < t->n_rows; r++) {
         int i_token = r / t->n_heads, head = t->first_head + r % t->n_heads;
-        int visible = t->n_keys - t->n_tokens + i_token + 1;
-        float sum = softmax_row(t->scores + (size_t)r * (size_t)t->n_keys, visible, t->n_keys);
+        span seen = visible(t, att, r);
+        float *row = t->scores + (size_t)r * (size_t)t->n_keys;
+        if (att->cap > 0.0f) cap_row(att->cap, seen.end - seen.begin, row + seen.begin);
+        float sum = softmax_row(seen.end - seen.begin, row + seen.begin);
+        hide_others(t, seen, row);
         size_t token = (size_t)(seq->q_start + t->first_token + i_token);
         if (lse) lse[token * (size_t)att->n_heads + (size_t)head] = sum;
     }
@@ -211,20 +241,38 @@ void tt_ops_attention_forward(tt_gemm *gemm, const tt_attention *att, const floa
         tile_memory(&t, gemm, att, n_kv_max, scratch);
         for (int h = head; h < end; h += step) {
             for (int i = 0; i < seq->n_q; i += t.n_tokens) {
-                tile_place(&t, seq, i, h, h + step < end ? h + step : end);
+                tile_place(&t, att, seq, i, h, h + step < end ? h + step : end);
                 tile_forward(&t, att, seq, q, k, v, out, lse);
             }
         }
     }
 }
 
-/* scores: s = scale q k^T -> P = exp(s - lse);  d_scores: dP -> dS = P * (dP - delta) with
- * delta = sum(d_o * o), which is sum(P * dP). */
+/* Of n visible keys. p: s = scale q k^T -> P = exp(s - log_sum);  ds: dP -> dS = P * (dP - delta)
+ * with delta = sum(d_o * o), which is sum(P * dP). */
+static void probabilities(int n, float log_sum, float delta, float *p, float *ds) {
+#pragma omp simd
+    for (int j = 0; j < n; j++) {
+        p[j] = vmath_exp(p[j] - log_sum);
+        ds[j] = p[j] * (ds[j] - delta);
+    }
+}
+
+/* The same of capped scores; dS is that of the scores before the cap. */
+static void capped_probabilities(float cap, int n, float log_sum, float delta, float *p,
+                                 float *ds) {
+#pragma omp simd
+    for (int j = 0; j < n; j++) {
+        float s = vmath_cap(cap, p[j]);
+        p[j] = vmath_exp(s - log_sum);
+        ds[j] = p[j] * (ds[j] - delta) * vmath_cap_slope(cap, s);
+    }
+}
+
 static void tile_probabilities(tile *t, const tt_attention *att, const tt_attention_seq *seq,
                                const float *lse) {
     for (int r = 0; r < t->n_rows; r++) {
         int i_token = r / t->n_heads, head = t->first_head + r % t->n_heads;
-        int visible = t->n_keys - t->n_tokens + i_token + 1;
         size_t token = (size_t)(seq->q_start + t->first_token + i_token);
         float log_sum = lse[token * (size_t)att->n_heads + (size_t)head], delta = 0.0f;
         const float *o = t->o + (size_t)r * (size_t)att->head_dim;
@@ -233,12 +281,14 @@ static void tile_probabilities(tile *t, const tt_attention *att, const tt_attent
         float *ds = t->d_scores + (size_t)r * (size_t)t->n_keys;
 #pragma omp simd reduction(+ : delta)
         for (int i = 0; i < att->head_dim; i++) delta += o[i] * d_o[i];
-#pragma omp simd
-        for (int j = 0; j < visible; j++) {
-            p[j] = vmath_exp(p[j] - log_sum);
-            ds[j] = p[j] * (ds[j] - delta);
-        }
-        for (int j = visible; j < t->n_keys; j++) p[j] = ds[j] = 0.0f;
+        span seen = visible(t, att, r);
+        int n = seen.end - seen.begin;
+        if (att->cap > 0.0f)
+            capped_probabilities(att->cap, n, log_sum, delta, p + seen.begin, ds + seen.begin);
+        else
+            probabilities(n, log_sum, delta, p + seen.begin, ds + seen.begin);
+        hide_others(t, seen, p);
+        hide_others(t, seen, ds);
     }
 }
 
@@ -285,7 +335,7 @@ void tt_ops_attention_backward(tt_gemm *gemm, const tt_attention *att, const flo
         zero_keys(att, seq, kv_head, d_v);
         for (int h = head; h < end; h += step) {
             for (int i = 0; i < seq->n_q; i += t.n_tokens) {
-                tile_place(&t, seq, i, h, h + step < end ? h + step : end);
+                tile_place(&t, att, seq, i, h, h + step < end ? h + step : end);
                 tile_backward(&t, att, seq, in, lse, d);
             }
         }

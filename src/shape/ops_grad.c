@@ -62,18 +62,21 @@ void tt_ops_embed_backward(int n_tokens, int hidden, const int32_t *ids, const f
     }
 }
 
-/* Logits of a chunk become scale * (softmax - one hot). */
-static void logits_to_gradient(int n_rows, const tt_head_state *states, const int32_t *target,
-                               float scale, int first, int n, float *logits) {
-#pragma omp parallel for if (n_rows * n > PARALLEL_MIN)
-    for (int r = 0; r < n_rows; r++) {
-        float *row = logits + (size_t)r * (size_t)n, max = states[r].max;
-        float factor = (float)((double)scale / states[r].sum);
+/* One row of products of a chunk becomes scale * (softmax - one hot) * the slope of the cap. */
+static void products_to_gradient(const tt_head *head, const tt_head_state *state, int at_target,
+                                 float scale, int n, float *row) {
+    float max = state->max, factor = (float)((double)scale / state->sum);
+    float at = scale * tt_head_slope(head, state->target_logit);
+    tt_head_finish_logits(head, n, row);
+    if (head->cap > 0.0f) {
+#pragma omp simd
+        for (int j = 0; j < n; j++)
+            row[j] = factor * vmath_exp(row[j] - max) * vmath_cap_slope(head->cap, row[j]);
+    } else {
 #pragma omp simd
         for (int j = 0; j < n; j++) row[j] = factor * vmath_exp(row[j] - max);
-        int at = target[r] - first;
-        if (at >= 0 && at < n) row[at] -= scale;
     }
+    if (at_target >= 0 && at_target < n) row[at_target] -= at;
 }
 
 void tt_ops_head_weight_backward(tt_gemm *gemm, int n_rows, const float *x, const tt_head *head,
@@ -85,7 +88,10 @@ void tt_ops_head_weight_backward(tt_gemm *gemm, int n_rows, const float *x, cons
     for (int first = 0; first < w->rows; first += TT_HEAD_CHUNK_ROWS) {
         tt_matrix chunk = tt_head_chunk(w, first);
         tt_gemm_forward(gemm, n_rows, x, &chunk, NULL, false, logits);
-        logits_to_gradient(n_rows, states, target, scale, first, chunk.rows, logits);
+#pragma omp parallel for if (n_rows * chunk.rows > PARALLEL_MIN)
+        for (int r = 0; r < n_rows; r++)
+            products_to_gradient(head, &states[r], target[r] - first, scale * head->scale,
+                                 chunk.rows, logits + (size_t)r * (size_t)chunk.rows);
         tt_ops_matrix_backward(gemm, n_rows, logits, chunk.rows, x, w->cols,
                                d_head + (size_t)first * hidden);
     }

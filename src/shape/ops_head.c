@@ -1,7 +1,7 @@
 /* The language-model head in chunks of vocabulary rows: logits of a chunk, then a running maximum
- * m, sum s = sum exp(l - m) and (for the gradient) a = sum exp(l - m) W[row]; all three are
- * rescaled when m grows. At the end loss = m + log s - l[target], d_x = scale (a / s - W[target]).
- */
+ * m, sum s = sum exp(l - m) and (for the gradient) a = sum exp(l - m) c[row] W[row], c being the
+ * slope of the cap; all three are rescaled when m grows. At the end loss = m + log s - l[target],
+ * d_x = scale (a / s - c[target] W[target]), scale being that of the loss times the head's. */
 #include "trimtab/ops.h"
 
 #include <math.h>
@@ -15,9 +15,33 @@ size_t tt_ops_head_scratch_bytes(int n_rows) {
     return (size_t)n_rows * (sizeof(tt_head_state) + TT_HEAD_CHUNK_ROWS * sizeof(float));
 }
 
+/* logits become exp(logit - max); returns their sum. */
+static float exponentials(int n, float max, float *logits) {
+    float sum = 0.0f;
+#pragma omp simd reduction(+ : sum)
+    for (int j = 0; j < n; j++) {
+        logits[j] = vmath_exp(logits[j] - max);
+        sum += logits[j];
+    }
+    return sum;
+}
+
+/* The same, but what stays is times the slope of the cap. */
+static float capped_exponentials(int n, float cap, float max, float *logits) {
+    float sum = 0.0f;
+#pragma omp simd reduction(+ : sum)
+    for (int j = 0; j < n; j++) {
+        float e = vmath_exp(logits[j] - max);
+        logits[j] = e * vmath_cap_slope(cap, logits[j]);
+        sum += e;
+    }
+    return sum;
+}
+
 /* Takes one row of n logits of ids [first, first + n) into the state and turns it into
- * exp(logit - max). d_x (may be NULL) is rescaled when the maximum grows. */
-static void take_logits(tt_head_state *state, int first, int n, int hidden, float *logits,
+ * exp(logit - max) times the slope of the cap. d_x (may be NULL) is rescaled when the maximum
+ * grows. */
+static void take_logits(tt_head_state *state, const tt_head *head, int first, int n, float *logits,
                         float *d_x) {
     float max = state->max;
     for (int j = 0; j < n; j++) {
@@ -32,25 +56,25 @@ static void take_logits(tt_head_state *state, int first, int n, int hidden, floa
         state->max = max;
         if (d_x && first > 0)
 #pragma omp simd
-            for (int i = 0; i < hidden; i++) d_x[i] *= shrink;
+            for (int i = 0; i < head->w->cols; i++) d_x[i] *= shrink;
     }
-    float sum = 0.0f;
-#pragma omp simd reduction(+ : sum)
-    for (int j = 0; j < n; j++) {
-        logits[j] = vmath_exp(logits[j] - max);
-        sum += logits[j];
-    }
-    state->sum += sum;
+    if (head->cap > 0.0f)
+        state->sum += capped_exponentials(n, head->cap, max, logits);
+    else
+        state->sum += exponentials(n, max, logits);
 }
 
-/* d_x = scale * (d_x / sum - W[target]). */
-static void finish_gradient(const tt_matrix *head, int32_t target, float scale, double sum,
-                            float *d_x) {
-    float inverse = (float)(1.0 / sum), span[SPAN];
-    for (int at = 0; at < head->cols; at += SPAN) {
-        int n = head->cols - at < SPAN ? head->cols - at : SPAN;
-        tt_gemm_widen_span(head, target, at, n, span);
-        for (int i = 0; i < n; i++) d_x[at + i] = scale * (d_x[at + i] * inverse - span[i]);
+/* d_x = scale * (d_x / sum - slope * W[target]). */
+static void finish_gradient(const tt_head *head, const tt_head_state *state, int32_t target,
+                            float scale, float *d_x) {
+    int cols = head->w->cols;
+    float slope = tt_head_slope(head, state->target_logit);
+    float inverse = (float)(1.0 / state->sum), span[SPAN];
+    scale *= head->scale;
+    for (int at = 0; at < cols; at += SPAN) {
+        int n = cols - at < SPAN ? cols - at : SPAN;
+        tt_gemm_widen_span(head->w, target, at, n, span);
+        for (int i = 0; i < n; i++) d_x[at + i] = scale * (d_x[at + i] * inverse - slope * span[i]);
     }
 }
 
@@ -73,8 +97,9 @@ void tt_ops_head_loss(tt_gemm *gemm, int n_rows, const float *x, const tt_head *
         for (int r = 0; r < n_rows; r++) {
             float *row = logits + (size_t)r * (size_t)chunk.rows;
             int at = target[r] - first;
+            tt_head_finish_logits(head, chunk.rows, row);
             if (at >= 0 && at < chunk.rows) states[r].target_logit = row[at];
-            take_logits(&states[r], first, chunk.rows, w->cols, row,
+            take_logits(&states[r], head, first, chunk.rows, row,
                         d_x ? d_x + (size_t)r * hidden : NULL);
         }
         if (d_x) tt_gemm_backward(gemm, n_rows, logits, &chunk, first > 0, d_x);
@@ -84,7 +109,7 @@ void tt_ops_head_loss(tt_gemm *gemm, int n_rows, const float *x, const tt_head *
         const tt_head_state *s = &states[r];
         loss[r] = log(s->sum) + ((double)s->max - (double)s->target_logit);
         if (correct) correct[r] = s->best == target[r];
-        if (d_x) finish_gradient(w, target[r], scale, s->sum, d_x + (size_t)r * hidden);
+        if (d_x) finish_gradient(head, s, target[r], scale, d_x + (size_t)r * hidden);
     }
 }
 
@@ -99,7 +124,8 @@ void tt_ops_head_argmax(tt_gemm *gemm, int n_rows, const float *x, const tt_head
         tt_matrix chunk = tt_head_chunk(w, first);
         tt_gemm_forward(gemm, n_rows, x, &chunk, NULL, false, logits);
         for (int r = 0; r < n_rows; r++) {
-            const float *row = logits + (size_t)r * (size_t)chunk.rows;
+            float *row = logits + (size_t)r * (size_t)chunk.rows;
+            tt_head_finish_logits(head, chunk.rows, row);
             for (int j = 0; j < chunk.rows; j++) {
                 if (row[j] > states[r].max) {
                     states[r].max = row[j];
@@ -113,5 +139,9 @@ void tt_ops_head_argmax(tt_gemm *gemm, int n_rows, const float *x, const tt_head
 
 void tt_ops_head_logits(tt_gemm *gemm, int n_rows, const float *x, const tt_head *head,
                         float *logits) {
+    size_t vocab = (size_t)head->w->rows;
     tt_gemm_forward(gemm, n_rows, x, head->w, NULL, false, logits);
+#pragma omp parallel for if ((size_t)n_rows * vocab > PARALLEL_MIN)
+    for (int r = 0; r < n_rows; r++)
+        tt_head_finish_logits(head, head->w->rows, logits + (size_t)r * vocab);
 }

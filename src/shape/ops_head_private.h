@@ -3,6 +3,7 @@
 #define TRIMTAB_SHAPE_OPS_HEAD_PRIVATE_H
 
 #include "gemm_private.h"
+#include "trimtab/ops.h"
 #include "vmath.h"
 
 enum { TT_HEAD_CHUNK_ROWS = 1024 };
@@ -17,6 +18,23 @@ typedef struct tt_head_state {
 static inline tt_matrix tt_head_chunk(const tt_matrix *head, int first) {
     int n = head->rows - first < TT_HEAD_CHUNK_ROWS ? head->rows - first : TT_HEAD_CHUNK_ROWS;
     return tt_gemm_rows(head, first, n);
+}
+
+/* A row of n products x w^T becomes logits. */
+static inline void tt_head_finish_logits(const tt_head *head, int n, float *row) {
+    float scale = head->scale, cap = head->cap;
+    if (cap > 0.0f) {
+#pragma omp simd
+        for (int j = 0; j < n; j++) row[j] = vmath_cap(cap, scale * row[j]);
+    } else if (scale != 1.0f) {
+#pragma omp simd
+        for (int j = 0; j < n; j++) row[j] *= scale;
+    }
+}
+
+/* d logit / d (scale * x w^T) of a logit. */
+static inline float tt_head_slope(const tt_head *head, float logit) {
+    return head->cap > 0.0f ? vmath_cap_slope(head->cap, logit) : 1.0f;
 }
 
 #endif

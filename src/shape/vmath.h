@@ -42,4 +42,29 @@ static inline float vmath_exp(float x) {
     return p * low * high;
 }
 
+/* tanh x within 3 ulp everywhere; NaN stays NaN. Small x: polynomial of Moshier, Cephes tanhf;
+ * others: 1 - 2 / (e^(2|x|) + 1). */
+static inline float vmath_tanh(float x) {
+    float size = vmath_from_bits(vmath_bits(x) & 0x7fffffffu), z = x * x;
+    float p = -5.70498872745e-3f;
+    p = p * z + 2.06390887954e-2f;
+    p = p * z - 5.37397155531e-2f;
+    p = p * z + 1.33314422036e-1f;
+    p = p * z - 3.33332819422e-1f;
+    float small = p * z * x + x;
+    float large = 1.0f - 2.0f / (vmath_exp(2.0f * size) + 1.0f);
+    large = vmath_from_bits(vmath_bits(large) | (vmath_bits(x) & 0x80000000u));
+    return size < 0.625f ? small : large;
+}
+
+/* Soft cap: cap * tanh(x / cap), and its slope there, 1 - tanh^2, from the capped value. */
+static inline float vmath_cap(float cap, float x) {
+    return cap * vmath_tanh(x / cap);
+}
+
+static inline float vmath_cap_slope(float cap, float capped) {
+    float t = capped / cap;
+    return (1.0f - t) * (1.0f + t);
+}
+
 #endif
