@@ -174,8 +174,9 @@ tt_status tt_adapter_create(const tt_method *method, const tt_spec *spec, int fi
                             tt_error *err) TT_MUST_CHECK;
 void tt_adapter_destroy(tt_adapter *adapter);
 
-/* The frozen matrix at a product; NULL at a site. */
-const tt_matrix *tt_adapter_matrix(const tt_weights *weights, int layer, tt_point point);
+/* The frozen matrix at a product; NULL at a site. expert: of a layer with experts, else 0. */
+const tt_matrix *tt_adapter_matrix(const tt_weights *weights, int layer, tt_point point,
+                                   int expert);
 
 /* Gives the units at a product the triplets they begin from, at least tt_adapter_n_singular. */
 void tt_adapter_init_singular(tt_adapter *adapter, int layer, tt_point point,
@@ -267,6 +268,9 @@ typedef struct tt_adapter_call {
     const tt_adapter_rows *rows;
     const uint64_t *row_keys; /* [n_tokens] training: what a row's random numbers depend on */
     float *scratch;           /* tt_adapter_scratch_floats */
+    /* At the products of an expert: which, and where its n_tokens rows lie among the layer's routed
+     * rows (mixture.h). All 0 elsewhere. */
+    int expert, first_routed, n_routed;
 } tt_adapter_call;
 
 /* Key of a row in step `step`: example of the data set, position in it. */

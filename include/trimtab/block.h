@@ -19,6 +19,7 @@
 
 #include "trimtab/adapter.h"
 #include "trimtab/gemm.h"
+#include "trimtab/mixture.h"
 #include "trimtab/ops.h"
 #include "trimtab/spec.h"
 #include "trimtab/weights.h"
@@ -39,8 +40,10 @@ typedef struct tt_block_acts {
     float *q, *k, *v;                 /* [tokens x qw], [tokens x kw] twice; after the rotation */
     float *att;                       /* [tokens x qw] attention output */
     float *lse;                       /* [tokens x n_heads] */
-    float *gate, *up;                 /* [tokens x intermediate] */
-    float *act;                       /* [tokens x intermediate] silu(gate) * up; not kept */
+    float *gate, *up;                 /* [tokens x intermediate], or with experts
+                                         [routed rows x expert_intermediate] */
+    float *act;                       /* [tokens x intermediate] act(gate) * up; not kept */
+    tt_mixture_acts mixture;          /* with experts */
 } tt_block_acts;
 
 /* What a layer has of a call; most of it is the same for all layers. */
@@ -57,6 +60,7 @@ typedef struct tt_block_call {
                                  up are adapted */
     float *heads;             /* [tokens x qw] workspace; NULL unless heads are */
     void *attention_scratch;
+    tt_mixture_work mixture;
 } tt_block_call;
 
 /* Keys and values of earlier tokens of this layer, rows as attention.seqs say; the call's own are
@@ -97,7 +101,7 @@ void tt_block_backward(const tt_block_call *call, const tt_layer_weights *w,
 /* What backward reads that forward must keep, when it ends with that point. */
 typedef struct tt_block_reads {
     bool mlp_post, attn_post;
-    bool mlp;  /* gate, up */
+    bool mlp;  /* gate, up, mixture */
     bool norm; /* mid, rstd_mlp */
     bool att;
     bool all; /* besides: x, rstd_attn, q, k, v, their norms, lse */

@@ -86,7 +86,7 @@ enum {
     TT_LAYER_EXPERTS = 4, /* the MLP is a mixture of experts */
 };
 
-enum { TT_MAX_EOS = 8, TT_MAX_LAYERS = 1024 };
+enum { TT_MAX_EOS = 8, TT_MAX_LAYERS = 1024, TT_MAX_EXPERTS = 1024 };
 
 /* Fields that say nothing when 0 are told apart from those that do: see tt_spec_complete. */
 typedef struct tt_spec {

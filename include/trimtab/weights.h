@@ -82,8 +82,9 @@ typedef struct tt_weights_tensor {
 } tt_weights_tensor;
 
 /* A matrix, or a norm's or bias's fp32 numbers, by role. NULL: not in this share, not in this
- * model, or of the other kind. layer: of the whole model; ignored for roles of the whole model. */
-const tt_matrix *tt_weights_matrix(const tt_weights *weights, tt_role role, int layer);
+ * model, or of the other kind. layer: of the whole model; ignored for roles of the whole model.
+ * expert: for gate, up and down of a layer with experts, else 0. */
+const tt_matrix *tt_weights_matrix(const tt_weights *weights, tt_role role, int layer, int expert);
 const float *tt_weights_vector(const tt_weights *weights, tt_role role, int layer);
 
 /* false: not in this share. layer: of the whole model; ignored for roles of the whole model. A tied

@@ -173,7 +173,7 @@ static const product *find_product(tt_role role) {
 }
 
 static const tt_matrix *matrix_of(const exp_fold *fold, const product *p, int layer) {
-    return tt_weights_matrix(fold->weights, p->role, layer);
+    return tt_weights_matrix(fold->weights, p->role, layer, 0);
 }
 
 static bool acts(const exp_fold *fold, int layer, int point) {

@@ -74,7 +74,7 @@ static tt_status name_matrix(const wanted *w, tt_status status, tt_error *err) {
  */
 
 static tt_status find_alone(search *s, wanted *w, tt_error *err) {
-    const tt_matrix *matrix = tt_adapter_matrix(s->weights, w->layer, w->point);
+    const tt_matrix *matrix = tt_adapter_matrix(s->weights, w->layer, w->point, 0);
     char key[TT_SVD_KEY_BYTES];
     tt_svd_key(matrix, w->k, key);
     TT_TRY(load(s, w, key, &w->svd, err));
@@ -103,7 +103,7 @@ static tt_status find_together(search *s, const wanted *w, tt_error *err) {
     char key[TT_SVD_KEY_BYTES];
     tt_status status = TT_OK;
     if (owns) {
-        matrix = *tt_adapter_matrix(s->weights, w->layer, w->point);
+        matrix = *tt_adapter_matrix(s->weights, w->layer, w->point, 0);
         tt_svd_key(&matrix, w->k, key);
         status = load(s, w, key, &mine->svd, err);
     }

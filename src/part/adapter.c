@@ -137,12 +137,13 @@ void tt_adapter_destroy(tt_adapter *adapter) {
     free(adapter);
 }
 
-const tt_matrix *tt_adapter_matrix(const tt_weights *weights, int layer, tt_point point) {
-    return tt_weights_matrix(weights, tt_point_matrix_role(point), layer);
+const tt_matrix *tt_adapter_matrix(const tt_weights *weights, int layer, tt_point point,
+                                   int expert) {
+    return tt_weights_matrix(weights, tt_point_matrix_role(point), layer, expert);
 }
 
 static const tt_matrix *matrix_at(const tt_weights *weights, const tt_unit *unit) {
-    return tt_adapter_matrix(weights, unit->layer, unit->point);
+    return tt_adapter_matrix(weights, unit->layer, unit->point, unit->expert);
 }
 
 void tt_adapter_init_singular(tt_adapter *adapter, int layer, tt_point point, const tt_svd *svd) {

@@ -172,15 +172,21 @@ void tt_adapter_backward(tt_adapter *adapter, const tt_adapter_call *call, tt_po
     }
 }
 
+/* Rows that one family keeps something of at a product: those of all experts together. */
+static int n_product_rows(const tt_adapter_call *call) {
+    return call->n_routed ? call->n_routed : call->n_tokens;
+}
+
 void tt_adapter_product_forward(const tt_adapter *adapter, const tt_adapter_call *call,
                                 tt_point point, const tt_matrix *w, const float *x, float *y,
                                 float *saved) {
     const tt_unit *unit, *end = units_of(adapter, call->layer, &unit);
     for (; unit < end; unit++) {
-        if (unit->point != point) continue;
+        if (unit->point != point || unit->expert != call->expert) continue;
+        float *own = saved ? saved + saved_floats(unit, call->first_routed) : NULL;
         if (unit->family->product_forward && is_used(adapter, unit->family))
-            unit->family->product_forward(adapter, unit, call, w, x, y, saved, call->scratch);
-        if (saved) saved += saved_floats(unit, call->n_tokens);
+            unit->family->product_forward(adapter, unit, call, w, x, y, own, call->scratch);
+        if (saved) saved += saved_floats(unit, n_product_rows(call));
     }
 }
 
@@ -189,9 +195,10 @@ void tt_adapter_product_backward(tt_adapter *adapter, const tt_adapter_call *cal
                                  float *d_x) {
     const tt_unit *unit, *end = units_of(adapter, call->layer, &unit);
     for (; unit < end; unit++) {
-        if (unit->point != point) continue;
-        unit->family->product_backward(adapter, unit, call, w, x, saved, d_y, d_x, call->scratch);
-        if (saved) saved += saved_floats(unit, call->n_tokens);
+        if (unit->point != point || unit->expert != call->expert) continue;
+        const float *own = saved ? saved + saved_floats(unit, call->first_routed) : NULL;
+        unit->family->product_backward(adapter, unit, call, w, x, own, d_y, d_x, call->scratch);
+        if (saved) saved += saved_floats(unit, n_product_rows(call));
     }
 }
 

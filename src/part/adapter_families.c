@@ -56,6 +56,11 @@ bool tt_point_is_site(tt_point point) {
     return points[point].site >= 0;
 }
 
+bool tt_point_of_experts(const tt_spec *spec, int layer, tt_point point) {
+    bool mlp = point == TT_POINT_GATE || point == TT_POINT_UP || point == TT_POINT_DOWN;
+    return mlp && spec->layers[layer] & TT_LAYER_EXPERTS;
+}
+
 unsigned tt_point_site_bit(tt_point point) {
     return points[point].site < 0 ? 0 : 1u << points[point].site;
 }

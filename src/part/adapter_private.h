@@ -18,6 +18,7 @@ typedef struct tt_unit {
     const tt_spec *spec;
     int layer;
     tt_point point;
+    int expert;            /* whose product, in a layer with experts; else 0 */
     int set;               /* rows it acts on, at a site: 1 for last tokens of their own */
     int n_in, n_out;       /* of the product; at a site both are the tensor's width */
     size_t offset, frozen; /* where its tensors begin in params and grads, and in frozen */
@@ -79,7 +80,7 @@ struct tt_family {
     void (*refresh)(tt_adapter *adapter, const tt_unit *unit, const tt_matrix *w, tt_gemm *gemm);
 
     /* Floats kept from forward to backward, and of scratch, for n rows (of the unit's set, at a
-     * site; all tokens, at a product). */
+     * site; all tokens, at a product). What a product keeps is a multiple of n. */
     size_t (*saved_floats)(const tt_unit *unit, int n);
     size_t (*scratch_floats)(const tt_unit *unit, int n);
     /* Site: does backward read h? */
@@ -153,6 +154,8 @@ unsigned tt_point_target_bit(tt_point point);
 tt_role tt_point_matrix_role(tt_point point);
 tt_role tt_point_bias_role(tt_point point);
 bool tt_point_is_site(tt_point point);
+/* Is it a product that each expert of the layer has? */
+bool tt_point_of_experts(const tt_spec *spec, int layer, tt_point point);
 unsigned tt_point_site_bit(tt_point point);
 
 /* Threads worth waking for `terms` multiply-adds. */
@@ -172,6 +175,9 @@ int tt_unit_init_layer(const tt_unit *unit);
  * [width x r] instead. The same bits whatever the threads. */
 void tt_rows_outer(const tt_gemm *gemm, int n, int r, int width, float scale, const float *t,
                    const float *x, bool into_rows, float *out);
+
+/* The module of the unit's product behind "model.layers.<i>.". */
+void tt_unit_module(const tt_unit *unit, char out[TT_TENSOR_NAME_BYTES]);
 
 /* Calls visit for every unit of the layer, in order. Returns its count. */
 typedef void (*tt_unit_visit)(void *context, const tt_unit *unit);

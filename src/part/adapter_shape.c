@@ -14,13 +14,32 @@ static void size_unit(tt_unit *unit) {
     }
     char name[TT_TENSOR_NAME_BYTES];
     int64_t shape[2];
-    tt_spec_tensor(spec, tt_point_matrix_role(unit->point), 0, name, shape);
+    tt_role role = tt_point_matrix_role(unit->point);
+    if (tt_point_of_experts(spec, unit->layer, unit->point))
+        tt_spec_expert_tensor(spec, role, unit->layer, unit->expert, name, shape);
+    else
+        tt_spec_tensor(spec, role, unit->layer, name, shape);
     unit->n_out = (int)shape[0];
     unit->n_in = (int)shape[1];
 }
 
 static int n_sets(const tt_method *method, tt_point point) {
     return tt_point_is_site(point) && !method->share_positions ? TT_ROW_SETS : 1;
+}
+
+/* A family's units at a point: one for each set of rows, or each expert. Returns how many. */
+static int units_at(tt_unit unit, tt_unit_visit visit, void *context) {
+    bool experts = tt_point_of_experts(unit.spec, unit.layer, unit.point);
+    int n = experts ? unit.spec->n_experts : n_sets(unit.method, unit.point);
+    for (int i = 0; visit && i < n; i++) {
+        if (experts)
+            unit.expert = i;
+        else
+            unit.set = i;
+        size_unit(&unit);
+        visit(context, &unit);
+    }
+    return n;
 }
 
 int tt_units_of_layer(const tt_method *method, const tt_spec *spec, int layer, tt_unit_visit visit,
@@ -31,18 +50,13 @@ int tt_units_of_layer(const tt_method *method, const tt_spec *spec, int layer, t
         const char *layers = family->layers(method);
         if (!layers || !tt_job_has_layer(layers, spec->n_layers, layer)) continue;
         for (int p = 0; p < TT_N_POINTS; p++)
-            for (int set = 0;
-                 family->acts_at(method, (tt_point)p) && set < n_sets(method, (tt_point)p);
-                 set++, n++) {
-                tt_unit unit = {.family = family,
-                                .method = method,
-                                .spec = spec,
-                                .layer = layer,
-                                .point = (tt_point)p,
-                                .set = set};
-                size_unit(&unit);
-                if (visit) visit(context, &unit);
-            }
+            if (family->acts_at(method, (tt_point)p))
+                n += units_at((tt_unit){.family = family,
+                                        .method = method,
+                                        .spec = spec,
+                                        .layer = layer,
+                                        .point = (tt_point)p},
+                              visit, context);
     }
     return n;
 }
@@ -78,12 +92,26 @@ void tt_tensor_list_add_at_site(tt_tensor_list *list, const tt_unit *unit, const
     tt_tensor_list_add(list, unit, name, rows, cols, flags, unit->method->lr);
 }
 
+void tt_unit_module(const tt_unit *unit, char out[TT_TENSOR_NAME_BYTES]) {
+    char name[TT_TENSOR_NAME_BYTES];
+    int64_t shape[2];
+    if (!tt_point_of_experts(unit->spec, unit->layer, unit->point)) {
+        snprintf(out, TT_TENSOR_NAME_BYTES, "%s", tt_point_module(unit->point));
+        return;
+    }
+    tt_spec_expert_tensor(unit->spec, tt_point_matrix_role(unit->point), unit->layer, unit->expert,
+                          name, shape);
+    int n_prefix = snprintf(NULL, 0, "model.layers.%d.", unit->layer);
+    int n_module = (int)(strlen(name) - strlen(".weight")) - n_prefix;
+    snprintf(out, TT_TENSOR_NAME_BYTES, "%.*s", n_module, name + n_prefix);
+}
+
 void tt_tensor_list_add_at_product(tt_tensor_list *list, const tt_unit *unit, const char *group,
                                    const char *tensor, int64_t rows, int64_t cols, unsigned flags,
                                    double lr) {
-    char name[TT_VIEW_NAME_BYTES];
-    snprintf(name, sizeof name, "%s.layers.%d.%s.%s", group, unit->layer,
-             tt_point_module(unit->point), tensor);
+    char name[TT_VIEW_NAME_BYTES], module[TT_TENSOR_NAME_BYTES];
+    tt_unit_module(unit, module);
+    snprintf(name, sizeof name, "%s.layers.%d.%s.%s", group, unit->layer, module, tensor);
     tt_tensor_list_add(list, unit, name, rows, cols, flags, lr);
 }
 
@@ -220,7 +248,7 @@ static void raise_singular(void *context, const tt_unit *unit) {
 
 int tt_adapter_n_singular(const tt_method *method, const tt_spec *spec, int layer, tt_point point,
                           int *rows, int *cols) {
-    tt_unit at = {.spec = spec, .point = point};
+    tt_unit at = {.spec = spec, .layer = layer, .point = point};
     most_singular most = {.point = point};
     size_unit(&at);
     tt_units_of_layer(method, spec, layer, raise_singular, &most);
@@ -348,8 +376,12 @@ static int rows_of(const sizing *s, const tt_unit *unit) {
 
 static void add_saved(void *context, const tt_unit *unit) {
     sizing *s = context;
-    if (unit->point == s->point && unit->family->saved_floats)
+    if (unit->point != s->point || !unit->family->saved_floats) return;
+    if (!tt_point_of_experts(unit->spec, unit->layer, unit->point))
         s->n_floats += unit->family->saved_floats(unit, rows_of(s, unit));
+    else if (unit->expert == 0) /* the routed rows of all experts */
+        s->n_floats +=
+            unit->family->saved_floats(unit, s->n_tokens * unit->spec->n_experts_per_token);
 }
 
 static void raise_scratch(void *context, const tt_unit *unit) {
@@ -444,9 +476,12 @@ static bool has_rank(const tt_method *method) {
 /* Largest rank that every one of the targets can have: their narrowest side. */
 static int narrowest(const tt_method *method, const tt_spec *spec, unsigned targets) {
     int most = spec->hidden;
-    for (int p = 0; p < TT_N_POINTS; p++) {
-        if (!(targets & tt_point_target_bit((tt_point)p))) continue;
-        tt_unit unit = {.method = method, .spec = spec, .point = (tt_point)p};
+    for (int i = 0; i < spec->n_layers * TT_N_POINTS; i++) {
+        tt_unit unit = {.method = method,
+                        .spec = spec,
+                        .layer = i / TT_N_POINTS,
+                        .point = (tt_point)(i % TT_N_POINTS)};
+        if (!(targets & tt_point_target_bit(unit.point))) continue;
         size_unit(&unit);
         if (unit.n_in < most) most = unit.n_in;
         if (unit.n_out < most) most = unit.n_out;
@@ -454,9 +489,27 @@ static int narrowest(const tt_method *method, const tt_spec *spec, unsigned targ
     return most;
 }
 
+/* Singular vectors are found by layer and product. */
+static tt_status check_experts(const tt_method *method, const tt_spec *spec, tt_error *err) {
+    const unsigned of_mlp = 1u << TT_TARGET_GATE | 1u << TT_TARGET_UP | 1u << TT_TARGET_DOWN;
+    if (spec->n_experts == 0) return TT_OK;
+    if (method->spectral.targets & of_mlp)
+        return tt_fail(err, TT_ERR_CONFIG,
+                       "spectral.targets: found gate, up or down, expected others in a model with "
+                       "experts (%s)",
+                       spec->model_type);
+    if (method->lora.targets & of_mlp && method->lora.init == TT_LORA_INIT_PISSA)
+        return tt_fail(err, TT_ERR_CONFIG,
+                       "lora.init: found \"pissa\" with target gate, up or down, expected another "
+                       "in a model with experts (%s)",
+                       spec->model_type);
+    return TT_OK;
+}
+
 tt_status tt_adapter_resolve(const tt_method *method, const tt_spec *spec, tt_method *out,
                              tt_error *err) {
     *out = *method;
+    TT_TRY(check_experts(method, spec, err));
     if (tt_method_steers(method)) TT_TRY(check_layers("method", method->layers, spec, err));
     if (method->form == TT_STEER_LOFIT && method->heads > n_steered_heads(method, spec))
         return tt_fail(err, TT_ERR_CONFIG,

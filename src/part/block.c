@@ -1,4 +1,4 @@
-#include "trimtab/block.h"
+#include "block_private.h"
 
 #include <string.h>
 
@@ -7,7 +7,7 @@ static void copy_rows(const tt_block_call *call, const float *from, float *to) {
     if (from != to) memcpy(to, from, n * sizeof *to);
 }
 
-static bool acts(const tt_block_adapt *adapt, tt_point point) {
+bool tt_block_acts_at(const tt_block_adapt *adapt, tt_point point) {
     return adapt->adapter && tt_adapter_acts(adapt->adapter, adapt->call.layer, point);
 }
 
@@ -16,52 +16,50 @@ static bool changes(const tt_block_adapt *adapt, tt_point point) {
     return adapt->adapter && tt_adapter_changes(adapt->adapter, adapt->call.layer, point);
 }
 
-static tt_block_kept kept_at(const tt_block_adapt *adapt, tt_point point) {
+tt_block_kept tt_block_kept_at(const tt_block_adapt *adapt, tt_point point) {
     return adapt->kept ? adapt->kept[point] : (tt_block_kept){0};
 }
 
 /* Where the site's tensor is put: kept for backward, or replaced where it stands. */
 static float *at_site(const tt_block_adapt *adapt, tt_point site, float *in_place) {
-    float *input = acts(adapt, site) ? kept_at(adapt, site).input : NULL;
+    float *input = tt_block_acts_at(adapt, site) ? tt_block_kept_at(adapt, site).input : NULL;
     return input ? input : in_place;
 }
 
 static void site_forward(const tt_block_adapt *adapt, tt_point site, const float *from, float *to) {
-    if (acts(adapt, site))
+    if (tt_block_acts_at(adapt, site))
         tt_adapter_forward(adapt->adapter, &adapt->call, site, from, to,
-                           kept_at(adapt, site).saved);
+                           tt_block_kept_at(adapt, site).saved);
 }
 
 /* d: gradient behind the site in, before it out. h: the site's tensor. True: backward ends here. */
 static bool site_backward(const tt_block_adapt *adapt, tt_point site, const float *h, float *d) {
-    if (acts(adapt, site))
-        tt_adapter_backward(adapt->trained, &adapt->call, site, h, kept_at(adapt, site).saved, d);
+    if (tt_block_acts_at(adapt, site))
+        tt_adapter_backward(adapt->trained, &adapt->call, site, h,
+                            tt_block_kept_at(adapt, site).saved, d);
     return adapt->ends == site;
 }
 
-/* y = x W^T + b, adapted. */
-static void product(const tt_block_call *call, const tt_block_adapt *adapt, tt_point point,
-                    const tt_matrix *w, const float *bias, const float *x, float *y) {
+void tt_block_product(const tt_block_call *call, const tt_block_adapt *adapt, tt_point point,
+                      const tt_matrix *w, const float *bias, const float *x, float *y) {
     bool adapted = changes(adapt, point);
     tt_gemm_forward(call->gemm, call->n_tokens, x, w, adapted ? NULL : bias, false, y);
     if (!adapted) return;
     tt_adapter_product_forward(adapt->adapter, &adapt->call, point, w, x, y,
-                               kept_at(adapt, point).saved);
+                               tt_block_kept_at(adapt, point).saved);
     if (bias) tt_ops_add_rows(call->n_tokens, w->rows, bias, y);
 }
 
-/* d_x (+)= d_y W and what the adapter adds; left alone when backward ends before x. d_y may be
- * overwritten where the product is adapted. */
-static void product_backward(const tt_block_call *call, const tt_block_adapt *adapt, tt_point point,
-                             const tt_matrix *w, const float *x, float *d_y, bool accumulate,
-                             float *d_x) {
-    if (acts(adapt, point)) {
+void tt_block_product_backward(const tt_block_call *call, const tt_block_adapt *adapt,
+                               tt_point point, const tt_matrix *w, const float *x, float *d_y,
+                               bool accumulate, float *d_x) {
+    if (tt_block_acts_at(adapt, point)) {
         bool adds = changes(adapt, point);
         if (d_x && adds && !accumulate)
             memset(d_x, 0, (size_t)call->n_tokens * (size_t)w->cols * sizeof *d_x);
         accumulate = accumulate || adds;
         tt_adapter_product_backward(adapt->trained, &adapt->call, point, w, x,
-                                    kept_at(adapt, point).saved, d_y, d_x);
+                                    tt_block_kept_at(adapt, point).saved, d_y, d_x);
     }
     if (d_x) tt_gemm_backward(call->gemm, call->n_tokens, d_y, w, accumulate, d_x);
 }
@@ -69,7 +67,7 @@ static void product_backward(const tt_block_call *call, const tt_block_adapt *ad
 /* The weight of the norm in front of the product. */
 static void norm_backward(const tt_block_adapt *adapt, tt_point point, const float *x,
                           const float *rstd, const float *d_y) {
-    if (acts(adapt, point))
+    if (tt_block_acts_at(adapt, point))
         tt_adapter_norm_backward(adapt->trained, &adapt->call, point, x, rstd, d_y);
 }
 
@@ -147,7 +145,7 @@ static void add_branch(const tt_block_call *call, const tt_block_adapt *adapt, c
         tt_gemm_forward(call->gemm, call->n_tokens, x, b->w, b->bias, true, to);
         return;
     }
-    product(call, adapt, b->point, b->w, b->bias, x, before_site(call, adapt, b));
+    tt_block_product(call, adapt, b->point, b->w, b->bias, x, before_site(call, adapt, b));
     end_branch(call, adapt, b, to);
 }
 
@@ -164,7 +162,7 @@ static float *branch_gradient(const tt_block_call *call, const tt_block_adapt *a
         tt_ops_rmsnorm_backward_in_place(call->n_tokens, call->spec->hidden, &norm, b->post->input,
                                          b->post->rstd, d_branch);
     }
-    bool ends = site_backward(adapt, b->site, kept_at(adapt, b->site).input, d_branch);
+    bool ends = site_backward(adapt, b->site, tt_block_kept_at(adapt, b->site).input, d_branch);
     return ends ? NULL : d_branch;
 }
 
@@ -174,7 +172,7 @@ static branch attention_branch(const tt_layer_weights *w, const tt_block_acts *a
 }
 
 static branch mlp_branch(const tt_layer_weights *w, const tt_block_acts *acts_of) {
-    return (branch){TT_POINT_POST_MLP, TT_POINT_DOWN,    &w->down,
+    return (branch){TT_POINT_POST_MLP, TT_POINT_DOWN,    w->experts ? NULL : &w->down,
                     w->down_bias,      w->mlp_post_norm, &acts_of->mlp_post};
 }
 
@@ -242,9 +240,9 @@ static void append(const tt_block_call *call, const float *rows, float *cache) {
 static void queries_forward(const tt_block_call *call, const tt_layer_weights *w,
                             const tt_block_acts *to, const tt_block_adapt *adapt, const float *x) {
     const float *n = norm_forward(call, w->attn_norm, x, call->normed, to->rstd_attn);
-    product(call, adapt, TT_POINT_Q, &w->q, w->q_bias, n, before_norm(&to->q_norm, to->q));
-    product(call, adapt, TT_POINT_K, &w->k, w->k_bias, n, before_norm(&to->k_norm, to->k));
-    product(call, adapt, TT_POINT_V, &w->v, w->v_bias, n, to->v);
+    tt_block_product(call, adapt, TT_POINT_Q, &w->q, w->q_bias, n, before_norm(&to->q_norm, to->q));
+    tt_block_product(call, adapt, TT_POINT_K, &w->k, w->k_bias, n, before_norm(&to->k_norm, to->k));
+    tt_block_product(call, adapt, TT_POINT_V, &w->v, w->v_bias, n, to->v);
     head_norm_forward(call, call->spec->n_heads, w->q_norm, &to->q_norm, to->q);
     head_norm_forward(call, call->spec->n_kv_heads, w->k_norm, &to->k_norm, to->k);
     rotate(call, false, to->q, to->k);
@@ -263,7 +261,7 @@ static void attention_forward(const tt_block_call *call, const tt_layer_weights 
     tt_ops_attention_forward(call->gemm, &call->attention, to->q, k, v, to->att, to->lse,
                              call->attention_scratch);
     const float *heads = to->att;
-    if (acts(adapt, TT_POINT_HEADS)) {
+    if (tt_block_acts_at(adapt, TT_POINT_HEADS)) {
         site_forward(adapt, TT_POINT_HEADS, to->att, call->heads);
         heads = call->heads;
     }
@@ -275,7 +273,7 @@ static void attention_forward(const tt_block_call *call, const tt_layer_weights 
 static const float *mlp_input_forward(const tt_block_call *call, const tt_layer_weights *w,
                                       const tt_block_acts *to, const tt_block_adapt *adapt,
                                       const float *mid) {
-    if (!acts(adapt, TT_POINT_MLP_INPUT))
+    if (!tt_block_acts_at(adapt, TT_POINT_MLP_INPUT))
         return norm_forward(call, w->mlp_norm, mid, call->normed, to->rstd_mlp);
     float *input = at_site(adapt, TT_POINT_MLP_INPUT, call->normed);
     const float *normed = norm_forward(call, w->mlp_norm, mid, input, to->rstd_mlp);
@@ -289,8 +287,14 @@ static void mlp_forward(const tt_block_call *call, const tt_layer_weights *w,
                         float *h) {
     const float *input = mlp_input_forward(call, w, to, adapt, mid);
     const branch b = mlp_branch(w, to);
-    product(call, adapt, TT_POINT_GATE, &w->gate, w->gate_bias, input, to->gate);
-    product(call, adapt, TT_POINT_UP, &w->up, w->up_bias, input, to->up);
+    if (w->experts) {
+        copy_rows(call, mid, h);
+        tt_block_experts_forward(call, w, to, adapt, input, before_site(call, adapt, &b));
+        end_branch(call, adapt, &b, h);
+        return;
+    }
+    tt_block_product(call, adapt, TT_POINT_GATE, &w->gate, w->gate_bias, input, to->gate);
+    tt_block_product(call, adapt, TT_POINT_UP, &w->up, w->up_bias, input, to->up);
     tt_ops_gated_forward(call->spec->gate,
                          (size_t)call->n_tokens * (size_t)call->spec->intermediate, to->gate,
                          to->up, to->act);
@@ -309,9 +313,10 @@ void tt_block_forward(const tt_block_call *call, const tt_layer_weights *w, cons
 /* What gate and up read, computed again. */
 static const float *mlp_input(const tt_block_call *call, const tt_layer_weights *w,
                               const tt_block_adapt *adapt, const float *mid) {
-    if (!acts(adapt, TT_POINT_GATE) && !acts(adapt, TT_POINT_UP)) return NULL;
+    if (!tt_block_acts_at(adapt, TT_POINT_GATE) && !tt_block_acts_at(adapt, TT_POINT_UP))
+        return NULL;
     const float *input = norm_forward(call, w->mlp_norm, mid, call->input, NULL);
-    if (!acts(adapt, TT_POINT_MLP_INPUT)) return input;
+    if (!tt_block_acts_at(adapt, TT_POINT_MLP_INPUT)) return input;
     tt_adapter_forward(adapt->adapter, &adapt->call, TT_POINT_MLP_INPUT, input, call->input, NULL);
     return call->input;
 }
@@ -319,11 +324,30 @@ static const float *mlp_input(const tt_block_call *call, const tt_layer_weights 
 /* What down reads, computed again. */
 static const float *down_input(const tt_block_call *call, const tt_block_acts *from,
                                const tt_block_acts *work, const tt_block_adapt *adapt) {
-    if (!acts(adapt, TT_POINT_DOWN)) return NULL;
+    if (!tt_block_acts_at(adapt, TT_POINT_DOWN)) return NULL;
     tt_ops_gated_forward(call->spec->gate,
                          (size_t)call->n_tokens * (size_t)call->spec->intermediate, from->gate,
                          from->up, work->gate);
     return work->gate;
+}
+
+/* d_out: gradient of what the MLP returns. d_input (may be d_out): that of its input; NULL: not
+ * wanted. */
+static void dense_backward(const tt_block_call *call, const tt_layer_weights *w,
+                           const tt_block_acts *from, const tt_block_acts *work,
+                           const tt_block_adapt *adapt, const float *input, float *d_out,
+                           float *d_input) {
+    float *d_gate = from->gate, *d_up = work->up;
+    bool goes_on = adapt->ends > TT_POINT_DOWN;
+    tt_block_product_backward(call, adapt, TT_POINT_DOWN, &w->down,
+                              down_input(call, from, work, adapt), d_out, false,
+                              goes_on ? d_up : NULL);
+    if (!goes_on) return;
+    tt_ops_gated_backward(call->spec->gate,
+                          (size_t)call->n_tokens * (size_t)call->spec->intermediate, from->gate,
+                          from->up, d_up, d_gate, d_up);
+    tt_block_product_backward(call, adapt, TT_POINT_GATE, &w->gate, input, d_gate, false, d_input);
+    tt_block_product_backward(call, adapt, TT_POINT_UP, &w->up, input, d_up, true, d_input);
 }
 
 /* d = d_h in, d_mid out: the residual path keeps d, the MLP path is added to it. True: backward
@@ -333,32 +357,28 @@ static bool mlp_backward(const tt_block_call *call, const tt_layer_weights *w,
                          const tt_block_adapt *adapt, const float *mid, float *d) {
     tt_point ends = adapt->ends;
     const branch b = mlp_branch(w, from);
-    float *d_gate = from->gate, *d_up = work->up, *d_normed = call->normed;
     float *d_out = branch_gradient(call, adapt, &b, d);
     if (!d_out) return true;
-    product_backward(call, adapt, TT_POINT_DOWN, &w->down, down_input(call, from, work, adapt),
-                     d_out, false, ends > TT_POINT_DOWN ? d_up : NULL);
-    if (ends == TT_POINT_DOWN) return true;
-    tt_ops_gated_backward(call->spec->gate,
-                          (size_t)call->n_tokens * (size_t)call->spec->intermediate, from->gate,
-                          from->up, d_up, d_gate, d_up);
-    const float *input = mlp_input(call, w, adapt, mid);
-    float *d_input = ends > TT_POINT_GATE ? d_normed : NULL;
-    product_backward(call, adapt, TT_POINT_GATE, &w->gate, input, d_gate, false, d_input);
-    product_backward(call, adapt, TT_POINT_UP, &w->up, input, d_up, true, d_input);
+    const float *input = ends > TT_POINT_DOWN ? mlp_input(call, w, adapt, mid) : NULL;
+    float *d_input = ends > TT_POINT_GATE ? call->normed : NULL;
+    if (w->experts)
+        tt_block_experts_backward(call, w, from, adapt, input, d_out, d_input);
+    else
+        dense_backward(call, w, from, work, adapt, input, d_out, d_input);
     if (!d_input) return true;
-    if (site_backward(adapt, TT_POINT_MLP_INPUT, kept_at(adapt, TT_POINT_MLP_INPUT).input,
-                      d_normed))
+    if (site_backward(adapt, TT_POINT_MLP_INPUT, tt_block_kept_at(adapt, TT_POINT_MLP_INPUT).input,
+                      d_input))
         return true;
-    norm_backward(adapt, TT_POINT_GATE, mid, from->rstd_mlp, d_normed);
-    add_norm_backward(call, w->mlp_norm, mid, from->rstd_mlp, d_normed, d);
+    norm_backward(adapt, TT_POINT_GATE, mid, from->rstd_mlp, d_input);
+    add_norm_backward(call, w->mlp_norm, mid, from->rstd_mlp, d_input, d);
     return false;
 }
 
 /* What o reads, computed again where heads are steered. */
 static const float *o_input(const tt_block_call *call, const tt_block_acts *from,
                             const tt_block_adapt *adapt) {
-    if (!acts(adapt, TT_POINT_O) || !acts(adapt, TT_POINT_HEADS)) return from->att;
+    if (!tt_block_acts_at(adapt, TT_POINT_O) || !tt_block_acts_at(adapt, TT_POINT_HEADS))
+        return from->att;
     tt_adapter_forward(adapt->adapter, &adapt->call, TT_POINT_HEADS, from->att, call->heads, NULL);
     return call->heads;
 }
@@ -366,7 +386,8 @@ static const float *o_input(const tt_block_call *call, const tt_block_acts *from
 /* What q, k and v read, computed again. */
 static const float *attention_input(const tt_block_call *call, const tt_layer_weights *w,
                                     const tt_block_adapt *adapt, const float *x) {
-    if (!acts(adapt, TT_POINT_Q) && !acts(adapt, TT_POINT_K) && !acts(adapt, TT_POINT_V))
+    if (!tt_block_acts_at(adapt, TT_POINT_Q) && !tt_block_acts_at(adapt, TT_POINT_K) &&
+        !tt_block_acts_at(adapt, TT_POINT_V))
         return NULL;
     return norm_forward(call, w->attn_norm, x, call->input, NULL);
 }
@@ -379,8 +400,8 @@ static void attention_backward(const tt_block_call *call, const tt_layer_weights
     const branch b = attention_branch(w, from);
     float *d_out = branch_gradient(call, adapt, &b, d);
     if (!d_out) return;
-    product_backward(call, adapt, TT_POINT_O, &w->o, o_input(call, from, adapt), d_out, false,
-                     ends > TT_POINT_O ? work->att : NULL);
+    tt_block_product_backward(call, adapt, TT_POINT_O, &w->o, o_input(call, from, adapt), d_out,
+                              false, ends > TT_POINT_O ? work->att : NULL);
     if (ends == TT_POINT_O) return;
     if (site_backward(adapt, TT_POINT_HEADS, from->att, work->att)) return;
     tt_ops_attention_backward(call->gemm, &call->attention, from->q, from->k, from->v, from->att,
@@ -391,9 +412,9 @@ static void attention_backward(const tt_block_call *call, const tt_layer_weights
     head_norm_backward(call, call->spec->n_kv_heads, w->k_norm, &from->k_norm, work->k);
     const float *input = attention_input(call, w, adapt, x);
     float *d_normed = ends == TT_N_POINTS ? call->normed : NULL;
-    product_backward(call, adapt, TT_POINT_Q, &w->q, input, work->q, false, d_normed);
-    product_backward(call, adapt, TT_POINT_K, &w->k, input, work->k, true, d_normed);
-    product_backward(call, adapt, TT_POINT_V, &w->v, input, work->v, true, d_normed);
+    tt_block_product_backward(call, adapt, TT_POINT_Q, &w->q, input, work->q, false, d_normed);
+    tt_block_product_backward(call, adapt, TT_POINT_K, &w->k, input, work->k, true, d_normed);
+    tt_block_product_backward(call, adapt, TT_POINT_V, &w->v, input, work->v, true, d_normed);
     if (!d_normed) return;
     norm_backward(adapt, TT_POINT_Q, x, from->rstd_attn, d_normed);
     add_norm_backward(call, w->attn_norm, x, from->rstd_attn, d_normed, d);
@@ -402,7 +423,8 @@ static void attention_backward(const tt_block_call *call, const tt_layer_weights
 void tt_block_backward(const tt_block_call *call, const tt_layer_weights *w,
                        const tt_block_acts *from, const tt_block_acts *work,
                        const tt_block_adapt *adapt, const float *x, const float *mid, float *d) {
-    if (site_backward(adapt, TT_POINT_POST_BLOCK, kept_at(adapt, TT_POINT_POST_BLOCK).input, d))
+    if (site_backward(adapt, TT_POINT_POST_BLOCK,
+                      tt_block_kept_at(adapt, TT_POINT_POST_BLOCK).input, d))
         return;
     if (mlp_backward(call, w, from, work, adapt, mid, d)) return;
     attention_backward(call, w, from, work, adapt, x, d);

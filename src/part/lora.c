@@ -82,7 +82,9 @@ static tt_lora parts_of(const tt_adapter *adapter, const tt_unit *unit, float *f
 /* A; B stays zero, so that y = W x at the start. */
 static void init(tt_adapter *adapter, const tt_unit *unit) {
     tt_lora p = parts_of(adapter, unit, adapter->params);
-    uint64_t stream = tt_rng_stream('A' | ((uint32_t)unit->point + 1) << 8, (uint32_t)unit->layer);
+    uint64_t stream =
+        tt_rng_stream('A' | ((uint32_t)unit->point + 1) << 8 | (uint32_t)unit->expert << 16,
+                      (uint32_t)unit->layer);
     double bound = 1 / sqrt((double)p.n_in);
     if (is_pissa(unit)) return;
     for (size_t e = 0; e < (size_t)p.r * (size_t)p.n_in; e++)
@@ -198,7 +200,8 @@ static void drop(const tt_adapter *adapter, const tt_unit *unit, const tt_adapte
     size_t n_in = (size_t)unit->n_in;
     unsigned target = 0;
     while (tt_point_target_bit(unit->point) != 1u << target) target++;
-    uint64_t stream = tt_rng_stream('L', (uint32_t)unit->layer * 8 + target);
+    uint64_t stream =
+        tt_rng_stream('L' | (uint32_t)unit->expert << 8, (uint32_t)unit->layer * 8 + target);
     int n_threads = tt_unit_threads(call->gemm, 20.0 * call->n_tokens * unit->n_in);
 #pragma omp parallel for num_threads(n_threads) schedule(static) if (n_threads > 1)
     for (int t = 0; t < call->n_tokens; t++) {

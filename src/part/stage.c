@@ -117,6 +117,7 @@ tt_block_call tt_stage_call(const tt_stage *stage, int n_tokens, const int32_t *
         .input = stage->input,
         .heads = stage->heads,
         .attention_scratch = stage->attention_scratch,
+        .mixture = stage->mixture,
     };
 }
 
@@ -169,6 +170,7 @@ static tt_block_acts layer_acts(const tt_stage *stage, const tt_block_acts *kept
     acts.attn_post = kept->attn_post;
     acts.mlp_post = kept->mlp_post;
     if (kept->rstd_mlp) acts.rstd_mlp = kept->rstd_mlp;
+    if (kept->mixture.probs) acts.mixture = kept->mixture;
     if (kept->gate) {
         acts.gate = kept->gate;
         acts.up = kept->up;

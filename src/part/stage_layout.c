@@ -91,9 +91,53 @@ static void lay_attention_acts(layout *at, const tt_stage_shape *shape, tt_block
     acts->att = take(at, n, query_width(spec));
 }
 
-static void lay_mlp_acts(layout *at, const tt_stage_shape *shape, tt_block_acts *acts) {
-    acts->gate = take(at, shape->max_tokens, shape->spec->intermediate);
-    acts->up = take(at, shape->max_tokens, shape->spec->intermediate);
+static size_t n_routed(const tt_stage_shape *shape) {
+    return product((size_t)shape->max_tokens, (size_t)shape->spec->n_experts_per_token);
+}
+
+static tt_mixture_acts lay_mixture_acts(layout *at, const tt_stage_shape *shape) {
+    tt_mixture_acts acts = {.probs = take(at, shape->max_tokens, shape->spec->n_experts)};
+    acts.chosen = take_bytes(at, product(n_routed(shape), sizeof *acts.chosen));
+    acts.weight = take_bytes(at, product(n_routed(shape), sizeof *acts.weight));
+    acts.token = take_bytes(at, product(n_routed(shape), sizeof *acts.token));
+    acts.row_start = take_bytes(at, ((size_t)shape->spec->n_experts + 1) * sizeof *acts.row_start);
+    return acts;
+}
+
+static void lay_mlp_acts(layout *at, const tt_stage_shape *shape, bool dense, bool experts,
+                         tt_block_acts *acts) {
+    size_t n = 0, routed = product(n_routed(shape), (size_t)shape->spec->expert_intermediate);
+    if (dense) n = product((size_t)shape->max_tokens, (size_t)shape->spec->intermediate);
+    if (experts && routed > n) n = routed;
+    acts->gate = take_bytes(at, product(n, sizeof *acts->gate));
+    acts->up = take_bytes(at, product(n, sizeof *acts->up));
+    if (experts) acts->mixture = lay_mixture_acts(at, shape);
+}
+
+static tt_mixture_work lay_mixture_work(layout *at, const tt_stage_shape *shape) {
+    int n = shape->max_tokens, hidden = shape->spec->hidden;
+    int inner = shape->spec->expert_intermediate;
+    tt_mixture_work work = {.x = take(at, n, hidden)};
+    work.y = take(at, n, hidden);
+    work.sum = take(at, n, hidden);
+    work.act = take(at, n, inner);
+    work.d_act = take(at, n, inner);
+    work.d_up = take(at, n, inner);
+    work.score = take_bytes(at, product(n_routed(shape), sizeof *work.score));
+    work.d_logits = take(at, n, shape->spec->n_experts);
+    work.row_keys = take_bytes(at, product((size_t)n, sizeof *work.row_keys));
+    return work;
+}
+
+static bool has_experts(const tt_stage_shape *shape, int layer) {
+    return (shape->spec->layers[layer] & TT_LAYER_EXPERTS) != 0;
+}
+
+/* Has this stage layers of the two kinds? */
+static void find_kinds(const tt_stage_shape *shape, bool *dense, bool *experts) {
+    *dense = *experts = false;
+    for (int i = 0; i < shape->n_layers; i++)
+        *(has_experts(shape, shape->first_layer + i) ? experts : dense) = true;
 }
 
 /* What the units of the layer keep at their points. */
@@ -129,7 +173,8 @@ static tt_kept_layer lay_layer(layout *at, const tt_stage_shape *shape, int laye
         kept.mid = take(at, n, hidden);
         kept.acts.rstd_mlp = take(at, n, 1);
     }
-    if (reads.mlp) lay_mlp_acts(at, shape, &kept.acts);
+    bool experts = has_experts(shape, layer);
+    if (reads.mlp) lay_mlp_acts(at, shape, !experts, experts, &kept.acts);
     lay_norms(at, shape, layer, reads, &kept.acts);
     lay_points(at, shape, layer, &kept);
     return kept;
@@ -171,7 +216,10 @@ static void lay_workspace(layout *at, tt_stage *stage) {
     stage->stream = take(at, n, spec->hidden);
     stage->normed = take(at, n, spec->hidden);
     lay_attention_acts(at, shape, &stage->work);
-    lay_mlp_acts(at, shape, &stage->work);
+    bool dense, experts;
+    find_kinds(shape, &dense, &experts);
+    lay_mlp_acts(at, shape, dense, experts, &stage->work);
+    if (experts) stage->mixture = lay_mixture_work(at, shape);
     stage->work.act = stage->work.gate;
     stage->attention_scratch = take_bytes(
         at, tt_ops_attention_scratch_bytes(n_positions, spec->head_dim, shape->n_threads));

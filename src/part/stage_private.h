@@ -36,6 +36,7 @@ struct tt_stage {
     float *stream; /* [tokens x hidden] residual stream where nothing is kept; d in backward */
     float *normed; /* [tokens x hidden] */
     tt_block_acts work;
+    tt_mixture_work mixture;
     void *attention_scratch;
     float *adapter_scratch;
     float *input, *heads;   /* as tt_block_call has them */

@@ -16,12 +16,19 @@ static tt_layer_weights *find_layer(const tt_weights *weights, tt_role role, int
     return is_here && i < weights->n_layers ? &weights->layers[i] : NULL;
 }
 
-const tt_matrix *tt_weights_matrix(const tt_weights *weights, tt_role role, int layer) {
+static const tt_matrix *expert_matrix(const tt_expert_weights *expert, tt_role role) {
+    return role == TT_ROLE_GATE ? &expert->gate : role == TT_ROLE_UP ? &expert->up : &expert->down;
+}
+
+const tt_matrix *tt_weights_matrix(const tt_weights *weights, tt_role role, int layer, int expert) {
     const tt_matrix *matrix = NULL;
     tt_layer_weights *in = find_layer(weights, role, layer);
+    bool of_mlp = role == TT_ROLE_GATE || role == TT_ROLE_UP || role == TT_ROLE_DOWN;
     if (role == TT_ROLE_EMBED) matrix = &weights->embed;
     if (role == TT_ROLE_HEAD) matrix = &weights->head;
-    if (in) matrix = tt_weights_layer_matrix(in, role);
+    if (in)
+        matrix = in->experts && of_mlp ? expert_matrix(&in->experts[expert], role)
+                                       : tt_weights_layer_matrix(in, role);
     return matrix && matrix->rows ? matrix : NULL;
 }
 
@@ -35,7 +42,7 @@ const float *tt_weights_vector(const tt_weights *weights, tt_role role, int laye
 
 bool tt_weights_find(tt_weights *weights, const tt_spec *spec, tt_role role, int layer,
                      tt_weights_tensor *out) {
-    const tt_matrix *matrix = tt_weights_matrix(weights, role, layer);
+    const tt_matrix *matrix = tt_weights_matrix(weights, role, layer, 0);
     const float *vector = matrix ? NULL : tt_weights_vector(weights, role, layer);
     if (!matrix && !vector) return false;
     char name[TT_TENSOR_NAME_BYTES];
@@ -49,7 +56,7 @@ bool tt_weights_find(tt_weights *weights, const tt_spec *spec, tt_role role, int
 
 void tt_weights_replace(tt_weights *weights, tt_role role, int layer, const void *data) {
     /* The share is the caller's to change. */
-    tt_matrix *matrix = (tt_matrix *)(uintptr_t)tt_weights_matrix(weights, role, layer);
+    tt_matrix *matrix = (tt_matrix *)(uintptr_t)tt_weights_matrix(weights, role, layer, 0);
     if (matrix) matrix->data = data;
 }
 

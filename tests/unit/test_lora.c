@@ -195,7 +195,7 @@ static void pissa_takes_the_largest_directions(void **state) {
 
 /* W x of one product, adapted. */
 static void product(tt_adapter *adapter, tt_point point, int layer, const float *x, float *y) {
-    const tt_matrix *w = tt_adapter_matrix(weights, layer, point);
+    const tt_matrix *w = tt_adapter_matrix(weights, layer, point, 0);
     float scratch[8 * MOST];
     tt_adapter_call call = {.gemm = gemm, .layer = layer, .n_tokens = 1, .scratch = scratch};
     tt_gemm_forward(gemm, 1, x, w, NULL, false, y);

@@ -99,7 +99,7 @@ static void all_directions_at_minus_one_leave_nothing(void **state) {
     tt_method method = make_method(1u << TT_TARGET_UP, "0");
     method.spectral.top_k = N_IN;
     tt_adapter *a = make_adapter(&method);
-    const tt_matrix *w = tt_adapter_matrix(&weights, 0, TT_POINT_UP);
+    const tt_matrix *w = tt_adapter_matrix(&weights, 0, TT_POINT_UP, 0);
     float *x = numbers_random(TOKENS * N_IN, 1, 1.0), y[TOKENS * N_OUT];
     float scratch[2 * TOKENS * N_IN], largest = 0;
     for (int j = 0; j < N_IN; j++) a->params[j] = -1;
