@@ -52,15 +52,20 @@ static bool has_down(const tt_unit *unit) {
 }
 
 tt_status tt_joint_check(const tt_method *method, const tt_spec *spec, tt_error *err) {
+    const char *key = method->joint.penalty > 0 ? "joint.penalty" : "joint.orthogonal";
     if (!is_wanted(method)) return TT_OK;
+    if (spec->n_experts > 0 || spec->norms != TT_NORMS_PRE)
+        return tt_fail(err, TT_ERR_CONFIG,
+                       "%s: not for %s models: expected a down projection in every layer, whose "
+                       "output is added to the residual stream as it is",
+                       key, spec->model_type);
     for (int layer = 0; layer < spec->n_layers; layer++)
         if (tt_job_has_layer(method->layers, spec->n_layers, layer) &&
             tt_job_has_layer(method->lora.layers, spec->n_layers, layer))
             return TT_OK;
     return tt_fail(err, TT_ERR_CONFIG,
                    "%s: no layer has both steering (method.layers: %s) and LoRA (lora.layers: %s)",
-                   method->joint.penalty > 0 ? "joint.penalty" : "joint.orthogonal", method->layers,
-                   method->lora.layers);
+                   key, method->layers, method->lora.layers);
 }
 
 static const tt_adapter_view *find_up(const tt_adapter *adapter, int layer) {
