@@ -193,6 +193,12 @@ bool tt_spec_spelling(const tt_spec *spec, int i, const char *name,
 int64_t tt_spec_layer_params(const tt_spec *spec);
 int64_t tt_spec_params(const tt_spec *spec);
 
+/* Elements of a layer's tensors that one token meets: of experts, those that it takes. */
+int64_t tt_spec_active_params(const tt_spec *spec, int layer);
+
+/* Width that a token has inside the MLP of the layer: of all experts that it takes together. */
+int tt_spec_mlp_width(const tt_spec *spec, int layer);
+
 /* Keys that a token of the layer sees, itself included; 0: all. */
 int tt_spec_window(const tt_spec *spec, int layer);
 

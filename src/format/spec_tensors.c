@@ -199,20 +199,24 @@ bool tt_spec_spelling(const tt_spec *spec, int i, const char *name,
     return true;
 }
 
-static int64_t count_layer(const tt_spec *spec, int layer) {
+static int64_t count_layer(const tt_spec *spec, int layer, int n_experts) {
     int64_t n = 0;
     for (int role = 0; role < TT_N_ROLES; role++)
         if (roles[role].per_layer && tt_spec_has(spec, (tt_role)role, layer))
             n += count_of(spec, roles[role].rows) * count_of(spec, roles[role].cols);
     if (has_experts(spec, layer))
-        n += 3 * (int64_t)spec->n_experts * spec->expert_intermediate * spec->hidden;
+        n += 3 * (int64_t)n_experts * spec->expert_intermediate * spec->hidden;
     return n;
+}
+
+int64_t tt_spec_active_params(const tt_spec *spec, int layer) {
+    return count_layer(spec, layer, spec->n_experts_per_token);
 }
 
 int64_t tt_spec_layer_params(const tt_spec *spec) {
     int64_t most = 0;
     for (int layer = 0; layer < spec->n_layers; layer++) {
-        int64_t n = count_layer(spec, layer);
+        int64_t n = count_layer(spec, layer, spec->n_experts);
         if (n > most) most = n;
     }
     return most;
@@ -223,8 +227,14 @@ int64_t tt_spec_params(const tt_spec *spec) {
     for (int role = 0; role < TT_N_ROLES; role++)
         if (!roles[role].per_layer && tt_spec_has(spec, (tt_role)role, 0))
             n += count_of(spec, roles[role].rows) * count_of(spec, roles[role].cols);
-    for (int layer = 0; layer < spec->n_layers; layer++) n += count_layer(spec, layer);
+    for (int layer = 0; layer < spec->n_layers; layer++)
+        n += count_layer(spec, layer, spec->n_experts);
     return n;
+}
+
+int tt_spec_mlp_width(const tt_spec *spec, int layer) {
+    return has_experts(spec, layer) ? spec->n_experts_per_token * spec->expert_intermediate
+                                    : spec->intermediate;
 }
 
 int tt_spec_window(const tt_spec *spec, int layer) {

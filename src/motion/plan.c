@@ -129,26 +129,37 @@ static tt_status size_cache(const tt_plan_input *in, tt_plan *plan, tt_error *er
 /* --- Layers of each stage
  * -----------------------------------------------------------------------*/
 
-/* Cost of the head relative to forward and backward of one layer. */
-static double head_cost(const tt_plan_input *in, double layer_flops) {
+/* Cost of the head relative to forward and backward of the average layer. */
+static double head_cost(const tt_plan_input *in, double flops) {
     double supervised =
         in->train_tokens > 0 ? (double)in->train_targets / (double)in->train_tokens : 1;
-    double cost = (double)in->spec->hidden * in->spec->vocab * supervised / layer_flops;
+    double cost = (double)in->spec->hidden * in->spec->vocab * supervised / flops;
     return in->train && in->job->method.full.tune ? cost * 4 / 3 : cost;
 }
 
-/* Multiplications of one token with a layer's matrices, and of attention (half of the longest
- * sequence lies before the average token, for scores and for values). */
-static double layer_flops(const tt_plan_input *in) {
-    return (double)tt_spec_layer_params(in->spec) +
-           (double)in->longest * in->spec->n_heads * in->spec->head_dim;
+/* Multiplications of one token with a layer's matrices, and of attention (half of what it can see
+ * lies before the average token, for scores and for values). */
+static double layer_flops(const tt_plan_input *in, int layer) {
+    int window = tt_spec_window(in->spec, layer);
+    double n_keys = window && window < in->longest ? 2.0 * window : in->longest;
+    return (double)tt_spec_active_params(in->spec, layer) +
+           n_keys * in->spec->n_heads * in->spec->head_dim;
+}
+
+/* Of the average layer. */
+static double mean_flops(const tt_plan_input *in) {
+    double sum = 0;
+    for (int l = 0; l < in->spec->n_layers; l++) sum += layer_flops(in, l);
+    return sum / in->spec->n_layers;
 }
 
 /* Forward and as much of backward as lies above the last point of the lowest adapted layer,
  * relative to all of both, which cost the same. */
 static double lowest_cost(const tt_plan_input *in, const tt_plan *plan) {
-    double mlp = 3.0 * in->spec->hidden * in->spec->intermediate / layer_flops(in);
-    unsigned points = tt_adapter_points(&plan->method, in->spec, plan->first_adapted);
+    int layer = plan->first_adapted;
+    double mlp =
+        3.0 * in->spec->hidden * tt_spec_mlp_width(in->spec, layer) / layer_flops(in, layer);
+    unsigned points = tt_adapter_points(&plan->method, in->spec, layer);
     if (points >= 1u << TT_POINT_V) return 1;
     return points >= 1u << TT_POINT_DOWN ? 0.5 + 0.5 * mlp : 0.5;
 }
@@ -163,9 +174,13 @@ static tt_status share_layers(const tt_plan_input *in, tt_plan *plan, tt_error *
         status = tt_fail(err, TT_ERR_MEMORY, "no memory for a plan of %d stages", plan->n_stages);
         goto done;
     }
-    for (int l = 0; l < n; l++) cost[l] = in->train && l <= plan->first_adapted ? 0.5 : 1;
-    if (in->train && plan->first_adapted < n) cost[plan->first_adapted] = lowest_cost(in, plan);
-    double head = head_cost(in, layer_flops(in));
+    double mean = mean_flops(in);
+    for (int l = 0; l < n; l++) {
+        double part = in->train && l <= plan->first_adapted ? 0.5 : 1;
+        if (in->train && l == plan->first_adapted) part = lowest_cost(in, plan);
+        cost[l] = part * layer_flops(in, l) / mean;
+    }
+    double head = head_cost(in, mean);
     status = tt_plan_split(cost, n, head, plan->n_stages, first, err);
     if (status != TT_OK) goto done;
     first[plan->n_stages] = n;
