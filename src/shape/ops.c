@@ -121,10 +121,12 @@ void tt_ops_gated_backward(tt_gate act, size_t n, const float *gate, const float
 #pragma omp parallel for simd if (parallel : n > PARALLEL_MIN)
     for (size_t i = 0; i < n; i++) {
         float g = gate[i], u = up[i], dy = d_y[i];
-        float s = sigmoid(gelu_twice_a * (g + gelu_b * g * g * g));
+        float z = gelu_twice_a * (g + gelu_b * g * g * g), e = vmath_exp(-z), s = 1.0f / (1.0f + e);
+        float other =
+            z > 0.0f ? e * s : 1.0f - s; /* 1 - s, times a large slope where s is near 1 */
         float slope = gelu_twice_a * (1.0f + 3.0f * gelu_b * g * g);
         d_up[i] = dy * g * s;
-        d_gate[i] = dy * u * (s + g * s * (1.0f - s) * slope);
+        d_gate[i] = dy * u * (s + g * s * other * slope);
     }
 }
 
