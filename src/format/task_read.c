@@ -1,122 +1,41 @@
+#include "cfg_reader.h"
 #include "task_private.h"
 
 #include <math.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-/* The setting being read: its file position for messages, and its name in them. */
-typedef struct reader {
-    const tt_cfg *cfg;
-    int piece;
-    tt_problems *problems;
-    bool no_memory;
-} reader;
-
-static void complain(reader *r, const config_setting_t *setting, const char *key,
-                     const char *format, ...) TT_PRINTF(4, 5);
-static void complain(reader *r, const config_setting_t *setting, const char *key,
-                     const char *format, ...) {
-    char where[1200], what[400];
-    va_list args;
-    va_start(args, format);
-    vsnprintf(what, sizeof what, format, args);
-    va_end(args);
-    tt_problem(r->problems, "%s: %s: %s",
-               tt_cfg_where(r->cfg, r->piece, setting, where, sizeof where), key, what);
-}
-
-static void refuse(reader *r, const config_setting_t *setting, const char *key,
-                   const char *allowed) {
-    char found[128];
-    complain(r, setting, key, "found %s, allowed: %s", tt_cfg_found(setting, found, sizeof found),
-             allowed);
-}
-
-static char *copy(reader *r, const char *text) {
-    char *made = strdup(text);
-    if (!made) r->no_memory = true;
-    return made;
-}
-
-static void read_text(reader *r, const config_setting_t *setting, const char *key, char **out) {
-    if (config_setting_type(setting) != CONFIG_TYPE_STRING)
-        refuse(r, setting, key, "a string");
-    else
-        *out = copy(r, config_setting_get_string(setting));
-}
-
-static void read_template(reader *r, const config_setting_t *setting, const char *key,
+static void read_template(tt_cfg_reader *r, const config_setting_t *setting, const char *key,
                           tt_template *out) {
     char message[160];
     if (config_setting_type(setting) != CONFIG_TYPE_STRING)
-        refuse(r, setting, key, "a template such as \"Question: {question}\"");
+        tt_cfg_refuse(r, setting, key, "a template such as \"Question: {question}\"");
     else if (!tt_template_compile(config_setting_get_string(setting), out, message, sizeof message))
-        complain(r, setting, key, "found %s", message);
+        tt_cfg_complain(r, setting, key, "found %s", message);
 }
 
-static void read_pattern(reader *r, const config_setting_t *setting, const char *key,
+static void read_pattern(tt_cfg_reader *r, const config_setting_t *setting, const char *key,
                          tt_pattern *out) {
     char message[200];
     if (config_setting_type(setting) != CONFIG_TYPE_STRING) {
-        refuse(r, setting, key, "a regular expression");
+        tt_cfg_refuse(r, setting, key, "a regular expression");
         return;
     }
     tt_pattern made;
     if (!tt_pattern_compile(config_setting_get_string(setting), &made, message, sizeof message)) {
-        complain(r, setting, key, "found a malformed regular expression: %s", message);
+        tt_cfg_complain(r, setting, key, "found a malformed regular expression: %s", message);
         return;
     }
     tt_pattern_free(out);
     *out = made;
 }
 
-/* Index of a setting's word in words (ending with NULL), or -1 and a problem. */
-static int read_word(reader *r, const config_setting_t *setting, const char *key,
-                     const char *const *words) {
-    const char *text = config_setting_get_string(setting);
-    char allowed[200] = "";
-    for (int i = 0; words[i]; i++) {
-        if (text && !strcmp(text, words[i])) return i;
-        snprintf(allowed + strlen(allowed), sizeof allowed - strlen(allowed), "%s%s", i ? ", " : "",
-                 words[i]);
-    }
-    refuse(r, setting, key, allowed);
-    return -1;
-}
-
-static bool read_bool(reader *r, const config_setting_t *setting, const char *key, bool fallback) {
-    if (config_setting_type(setting) == CONFIG_TYPE_BOOL)
-        return config_setting_get_bool(setting) != 0;
-    refuse(r, setting, key, "true, false");
-    return fallback;
-}
-
-static int read_count(reader *r, const config_setting_t *setting, const char *key, int min, int max,
-                      int fallback) {
-    int64_t n;
-    char allowed[64];
-    if (tt_cfg_integer(setting, &n) && n >= min && n <= max) return (int)n;
-    snprintf(allowed, sizeof allowed, "integer %d to %d", min, max);
-    refuse(r, setting, key, allowed);
-    return fallback;
-}
-
-static void unknown(reader *r, const config_setting_t *setting, const char *key,
-                    const char *const *known) {
-    int n = 0;
-    while (known[n]) n++;
-    int nearest = tt_cfg_nearest(config_setting_name(setting), known, n);
-    complain(r, setting, key, "found an unknown key%s%s%s", nearest >= 0 ? ", did you mean " : "",
-             nearest >= 0 ? known[nearest] : "", nearest >= 0 ? "?" : "");
-}
-
 static const char *const which_words[] = {"first", "last", "only", NULL};
 static const char *const case_words[] = {"keep", "lower", "upper", NULL};
 
 /* Keys a field and an extraction rule share. False: another key. */
-static bool read_edit_key(reader *r, const config_setting_t *setting, const char *name,
+static bool read_edit_key(tt_cfg_reader *r, const config_setting_t *setting, const char *name,
                           const char *key, tt_edit *edit, int *group, tt_which *which) {
     int i;
     if (!strcmp(name, "match"))
@@ -124,41 +43,42 @@ static bool read_edit_key(reader *r, const config_setting_t *setting, const char
     else if (!strcmp(name, "then"))
         read_pattern(r, setting, key, &edit->then);
     else if (!strcmp(name, "which"))
-        *which = (i = read_word(r, setting, key, which_words)) < 0 ? *which : (tt_which)i;
+        *which = (i = tt_cfg_read_word(r, setting, key, which_words)) < 0 ? *which : (tt_which)i;
     else if (!strcmp(name, "group"))
-        *group = read_count(r, setting, key, 0, 99, -1);
+        *group = tt_cfg_read_count(r, setting, key, 0, 99, -1);
     else if (!strcmp(name, "remove"))
-        read_text(r, setting, key, &edit->remove);
+        tt_cfg_read_text(r, setting, key, &edit->remove);
     else if (!strcmp(name, "strip"))
-        edit->strip = read_bool(r, setting, key, edit->strip);
+        edit->strip = tt_cfg_read_flag(r, setting, key, edit->strip);
     else if (!strcmp(name, "case"))
-        edit->letters = (i = read_word(r, setting, key, case_words)) < 0 ? 0 : (tt_case)i;
+        edit->letters = (i = tt_cfg_read_word(r, setting, key, case_words)) < 0 ? 0 : (tt_case)i;
     else
         return false;
     return true;
 }
 
 /* Which and group belong to the pattern, which may have been read after them. */
-static void finish_edit(reader *r, const config_setting_t *setting, const char *key, tt_edit *edit,
-                        int group, tt_which which) {
+static void finish_edit(tt_cfg_reader *r, const config_setting_t *setting, const char *key,
+                        tt_edit *edit, int group, tt_which which) {
     if (!edit->match.code) {
         if (edit->then.code || group >= 0 || which != TT_WHICH_FIRST)
-            complain(r, setting, key, "found then, which or group without match");
+            tt_cfg_complain(r, setting, key, "found then, which or group without match");
         return;
     }
     edit->match.which = which;
     if (group < 0) return;
     int n_groups = tt_pattern_n_groups(&edit->match);
     if (group > n_groups)
-        complain(r, setting, key, "found group %d, allowed: 0 to %d", group, n_groups);
+        tt_cfg_complain(r, setting, key, "found group %d, allowed: 0 to %d", group, n_groups);
     else
         edit->match.group = group;
 }
 
-static void read_map(reader *r, const config_setting_t *setting, const char *key, tt_field *field) {
+static void read_map(tt_cfg_reader *r, const config_setting_t *setting, const char *key,
+                     tt_field *field) {
     int n = config_setting_is_list(setting) ? config_setting_length(setting) : 0;
     if (n == 0 || n > 1000) {
-        refuse(r, setting, key, "a list of pairs (\"found\", \"becomes\")");
+        tt_cfg_refuse(r, setting, key, "a list of pairs (\"found\", \"becomes\")");
         return;
     }
     field->map = calloc((size_t)n, 2 * sizeof *field->map);
@@ -171,28 +91,29 @@ static void read_map(reader *r, const config_setting_t *setting, const char *key
         const config_setting_t *pair = config_setting_get_elem(setting, (unsigned)i);
         if (!config_setting_is_aggregate(pair) || config_setting_length(pair) != 2 ||
             config_setting_is_group(pair)) {
-            refuse(r, pair, key, "pairs (\"found\", \"becomes\")");
+            tt_cfg_refuse(r, pair, key, "pairs (\"found\", \"becomes\")");
             continue;
         }
-        read_text(r, config_setting_get_elem(pair, 0), key, &field->map[2 * i]);
-        read_text(r, config_setting_get_elem(pair, 1), key, &field->map[2 * i + 1]);
+        tt_cfg_read_text(r, config_setting_get_elem(pair, 0), key, &field->map[2 * i]);
+        tt_cfg_read_text(r, config_setting_get_elem(pair, 1), key, &field->map[2 * i + 1]);
     }
 }
 
-static void read_lists(reader *r, const config_setting_t *setting, const char *key, tt_join *join) {
+static void read_lists(tt_cfg_reader *r, const config_setting_t *setting, const char *key,
+                       tt_join *join) {
     int n = config_setting_is_group(setting) ? config_setting_length(setting) : 0;
     if (n == 0 || n > TT_TASK_MAX_LISTS) {
-        refuse(r, setting, key, "a group of 1 to 8 names = \"path of a list\"");
+        tt_cfg_refuse(r, setting, key, "a group of 1 to 8 names = \"path of a list\"");
         return;
     }
     for (int i = 0; i < n; i++) {
         const config_setting_t *list = config_setting_get_elem(setting, (unsigned)i);
-        join->names[join->n_lists] = copy(r, config_setting_name(list));
-        read_text(r, list, key, &join->paths[join->n_lists++]);
+        join->names[join->n_lists] = tt_cfg_copy(r, config_setting_name(list));
+        tt_cfg_read_text(r, list, key, &join->paths[join->n_lists++]);
     }
 }
 
-static void read_join(reader *r, const config_setting_t *setting, const char *key,
+static void read_join(tt_cfg_reader *r, const config_setting_t *setting, const char *key,
                       tt_field *field) {
     static const char *const known[] = {"lists", "item", "separator", NULL};
     tt_join *join = &field->join;
@@ -207,18 +128,18 @@ static void read_join(reader *r, const config_setting_t *setting, const char *ke
         else if (!strcmp(name, "item"))
             read_template(r, part, inner, &join->item);
         else if (!strcmp(name, "separator"))
-            read_text(r, part, inner, &join->separator);
+            tt_cfg_read_text(r, part, inner, &join->separator);
         else
-            unknown(r, part, inner, known);
+            tt_cfg_unknown(r, part, inner, known);
     }
-    if (!join->separator) join->separator = copy(r, "\n");
+    if (!join->separator) join->separator = tt_cfg_copy(r, "\n");
     if (join->n_lists == 0 || !join->item.parts)
-        complain(r, setting, key,
-                 "found no lists or no item, allowed: a group { lists, item, "
-                 "separator }");
+        tt_cfg_complain(r, setting, key,
+                        "found no lists or no item, allowed: a group { lists, item, "
+                        "separator }");
 }
 
-static void read_lookup(reader *r, const config_setting_t *setting, const char *key,
+static void read_lookup(tt_cfg_reader *r, const config_setting_t *setting, const char *key,
                         tt_field *field) {
     static const char *const known[] = {"value", "in", "take", NULL};
     tt_lookup *lookup = &field->lookup;
@@ -231,17 +152,18 @@ static void read_lookup(reader *r, const config_setting_t *setting, const char *
         if (!strcmp(name, "value"))
             read_template(r, part, inner, &lookup->value);
         else if (!strcmp(name, "in"))
-            read_text(r, part, inner, &lookup->in);
+            tt_cfg_read_text(r, part, inner, &lookup->in);
         else if (!strcmp(name, "take"))
-            read_text(r, part, inner, &lookup->take);
+            tt_cfg_read_text(r, part, inner, &lookup->take);
         else
-            unknown(r, part, inner, known);
+            tt_cfg_unknown(r, part, inner, known);
     }
     if (!lookup->value.parts || !lookup->in || !lookup->take)
-        complain(r, setting, key, "found a part missing, allowed: a group { value, in, take }");
+        tt_cfg_complain(r, setting, key,
+                        "found a part missing, allowed: a group { value, in, take }");
 }
 
-static void read_field_key(reader *r, const config_setting_t *setting, const char *key,
+static void read_field_key(tt_cfg_reader *r, const config_setting_t *setting, const char *key,
                            tt_field *field, int *n_sources, int *group, tt_which *which) {
     static const char *const known[] = {"name",   "from",  "join",      "lookup", "match",
                                         "then",   "which", "group",     "strip",  "case",
@@ -249,7 +171,7 @@ static void read_field_key(reader *r, const config_setting_t *setting, const cha
     const char *name = config_setting_name(setting);
     *n_sources += !strcmp(name, "from") || !strcmp(name, "join") || !strcmp(name, "lookup");
     if (!strcmp(name, "name"))
-        read_text(r, setting, key, &field->name);
+        tt_cfg_read_text(r, setting, key, &field->name);
     else if (!strcmp(name, "from"))
         read_template(r, setting, key, &field->from);
     else if (!strcmp(name, "join"))
@@ -259,18 +181,18 @@ static void read_field_key(reader *r, const config_setting_t *setting, const cha
     else if (!strcmp(name, "map"))
         read_map(r, setting, key, field);
     else if (!strcmp(name, "otherwise"))
-        read_text(r, setting, key, &field->otherwise);
+        tt_cfg_read_text(r, setting, key, &field->otherwise);
     else if (!read_edit_key(r, setting, name, key, &field->edit, group, which))
-        unknown(r, setting, key, known);
+        tt_cfg_unknown(r, setting, key, known);
 }
 
-static void read_field(reader *r, const config_setting_t *setting, const char *key,
+static void read_field(tt_cfg_reader *r, const config_setting_t *setting, const char *key,
                        tt_field *field) {
     char inner[120];
     int n_sources = 0, group = -1;
     tt_which which = TT_WHICH_FIRST;
     if (!config_setting_is_group(setting)) {
-        refuse(r, setting, key, "a group { name, from, ... }");
+        tt_cfg_refuse(r, setting, key, "a group { name, from, ... }");
         return;
     }
     for (int i = 0; i < config_setting_length(setting); i++) {
@@ -279,12 +201,13 @@ static void read_field(reader *r, const config_setting_t *setting, const char *k
         read_field_key(r, part, inner, field, &n_sources, &group, &which);
     }
     finish_edit(r, setting, key, &field->edit, group, which);
-    if (!field->name || !field->name[0]) complain(r, setting, key, "found no name");
+    if (!field->name || !field->name[0]) tt_cfg_complain(r, setting, key, "found no name");
     if (n_sources != 1)
-        complain(r, setting, key, "found %d of from, join, lookup, allowed: one", n_sources);
+        tt_cfg_complain(r, setting, key, "found %d of from, join, lookup, allowed: one", n_sources);
 }
 
-static void read_rule(reader *r, const config_setting_t *setting, const char *key, tt_edit *rule) {
+static void read_rule(tt_cfg_reader *r, const config_setting_t *setting, const char *key,
+                      tt_edit *rule) {
     static const char *const known[] = {"match", "then", "which",  "group",
                                         "strip", "case", "remove", NULL};
     char inner[120];
@@ -292,7 +215,7 @@ static void read_rule(reader *r, const config_setting_t *setting, const char *ke
     tt_which which = TT_WHICH_FIRST;
     rule->strip = true;
     if (!config_setting_is_group(setting)) {
-        refuse(r, setting, key, "a group { match, ... }");
+        tt_cfg_refuse(r, setting, key, "a group { match, ... }");
         return;
     }
     for (int i = 0; i < config_setting_length(setting); i++) {
@@ -300,22 +223,23 @@ static void read_rule(reader *r, const config_setting_t *setting, const char *ke
         const char *name = config_setting_name(part);
         snprintf(inner, sizeof inner, "%s.%.60s", key, name);
         if (!read_edit_key(r, part, name, inner, rule, &group, &which))
-            unknown(r, part, inner, known);
+            tt_cfg_unknown(r, part, inner, known);
     }
     finish_edit(r, setting, key, rule, group, which);
 }
 
 /* A list of at most max groups; returns its length, 0 after a problem. */
-static int list_length(reader *r, const config_setting_t *setting, const char *key, int max) {
+static int list_length(tt_cfg_reader *r, const config_setting_t *setting, const char *key,
+                       int max) {
     int n = config_setting_is_list(setting) ? config_setting_length(setting) : -1;
     if (n > 0 && n <= max) return n;
     char allowed[80];
     snprintf(allowed, sizeof allowed, "a list ( {...}, {...} ) of 1 to %d groups", max);
-    refuse(r, setting, key, allowed);
+    tt_cfg_refuse(r, setting, key, allowed);
     return 0;
 }
 
-static void read_fields(reader *r, const config_setting_t *setting, tt_task *task) {
+static void read_fields(tt_cfg_reader *r, const config_setting_t *setting, tt_task *task) {
     char key[32];
     task->n_fields = list_length(r, setting, "fields", TT_TASK_MAX_FIELDS);
     for (int i = 0; i < task->n_fields; i++) {
@@ -324,7 +248,7 @@ static void read_fields(reader *r, const config_setting_t *setting, tt_task *tas
     }
 }
 
-static void read_rules(reader *r, const config_setting_t *setting, tt_task *task) {
+static void read_rules(tt_cfg_reader *r, const config_setting_t *setting, tt_task *task) {
     char key[32];
     task->n_rules = list_length(r, setting, "extract", TT_TASK_MAX_RULES);
     for (int i = 0; i < task->n_rules; i++) {
@@ -333,23 +257,24 @@ static void read_rules(reader *r, const config_setting_t *setting, tt_task *task
     }
 }
 
-static void read_name(reader *r, const config_setting_t *setting, tt_task *task) {
+static void read_name(tt_cfg_reader *r, const config_setting_t *setting, tt_task *task) {
     const char *text = config_setting_get_string(setting);
     if (!text || !text[0] || strlen(text) >= sizeof task->settings.name)
-        refuse(r, setting, "name", "a string of 1 to 63 bytes");
+        tt_cfg_refuse(r, setting, "name", "a string of 1 to 63 bytes");
     else
         snprintf(task->settings.name, sizeof task->settings.name, "%s", text);
 }
 
-static void read_tolerance(reader *r, const config_setting_t *setting, tt_task *task) {
+static void read_tolerance(tt_cfg_reader *r, const config_setting_t *setting, tt_task *task) {
     double x;
     if (tt_cfg_number(setting, &x) && isfinite(x) && x >= 0)
         task->tolerance = x;
     else
-        refuse(r, setting, "tolerance", "number from 0");
+        tt_cfg_refuse(r, setting, "tolerance", "number from 0");
 }
 
-static void read_key(reader *r, const config_setting_t *setting, const char *key, tt_task *task) {
+static void read_key(tt_cfg_reader *r, const config_setting_t *setting, const char *key,
+                     tt_task *task) {
     static const char *const known[] = {"name",       "prompt",         "completion", "label",
                                         "fields",     "extract",        "compare",    "tolerance",
                                         "max_length", "max_new_tokens", "truncation", "append_eos",
@@ -379,43 +304,38 @@ static void read_key(reader *r, const config_setting_t *setting, const char *key
         read_rules(r, setting, task);
         break;
     case 6:
-        if ((i = read_word(r, setting, key, compares)) >= 0) task->compare = (tt_compare)i;
+        if ((i = tt_cfg_read_word(r, setting, key, compares)) >= 0) task->compare = (tt_compare)i;
         break;
     case 7:
         read_tolerance(r, setting, task);
         break;
     case 8:
-        s->max_length = read_count(r, setting, key, 1, 1 << 24, s->max_length);
+        s->max_length = tt_cfg_read_count(r, setting, key, 1, 1 << 24, s->max_length);
         break;
     case 9:
-        s->max_new_tokens = read_count(r, setting, key, 1, 1 << 24, s->max_new_tokens);
+        s->max_new_tokens = tt_cfg_read_count(r, setting, key, 1, 1 << 24, s->max_new_tokens);
         break;
     case 10:
-        if ((i = read_word(r, setting, key, truncations)) >= 0) s->truncation = (tt_truncation)i;
+        if ((i = tt_cfg_read_word(r, setting, key, truncations)) >= 0)
+            s->truncation = (tt_truncation)i;
         break;
     case 11:
-        s->append_eos = read_bool(r, setting, key, s->append_eos);
+        s->append_eos = tt_cfg_read_flag(r, setting, key, s->append_eos);
         break;
     default:
-        unknown(r, setting, key, known);
+        tt_cfg_unknown(r, setting, key, known);
     }
 }
 
-static bool later_piece_has(const tt_cfg *cfg, int piece, const char *key) {
-    for (int i = piece + 1; i < tt_cfg_n_pieces(cfg); i++)
-        if (config_setting_get_member(tt_cfg_root(cfg, i), key)) return true;
-    return false;
-}
-
 /* Each key from the last piece that has it. */
-static void read_pieces(reader *r, tt_task *task, bool *has_prompt, bool *has_completion,
+static void read_pieces(tt_cfg_reader *r, tt_task *task, bool *has_prompt, bool *has_completion,
                         bool *has_label) {
     for (r->piece = 0; r->piece < tt_cfg_n_pieces(r->cfg); r->piece++) {
         const config_setting_t *root = tt_cfg_root(r->cfg, r->piece);
         for (int i = 0; i < config_setting_length(root); i++) {
             const config_setting_t *setting = config_setting_get_elem(root, (unsigned)i);
             const char *key = config_setting_name(setting);
-            if (!later_piece_has(r->cfg, r->piece, key)) read_key(r, setting, key, task);
+            if (!tt_cfg_later_has(r->cfg, r->piece, key)) read_key(r, setting, key, task);
             *has_prompt |= !strcmp(key, "prompt");
             *has_completion |= !strcmp(key, "completion");
             *has_label |= !strcmp(key, "label");
@@ -423,7 +343,7 @@ static void read_pieces(reader *r, tt_task *task, bool *has_prompt, bool *has_co
     }
 }
 
-static void read_task(reader *r, const char *path, tt_task *task) {
+static void read_task(tt_cfg_reader *r, const char *path, tt_task *task) {
     bool has_prompt = false, has_completion = false, has_label = false;
     read_pieces(r, task, &has_prompt, &has_completion, &has_label);
     if (!has_prompt) tt_problem(r->problems, "%s: prompt: found none", path);
@@ -455,7 +375,7 @@ tt_status tt_task_open(const char *path, tt_task **out, tt_error *err) {
     tt_cfg *cfg;
     TT_TRY(tt_cfg_open(path, &problems, &cfg, err));
     tt_task *task = calloc(1, sizeof *task);
-    reader r = {.cfg = cfg, .problems = &problems, .no_memory = !task};
+    tt_cfg_reader r = {.cfg = cfg, .problems = &problems, .no_memory = !task};
     if (task && problems.n == 0) {
         default_settings(task, path);
         read_task(&r, path, task);
