@@ -52,8 +52,9 @@ tt_status tt_conversation_add(tt_conversation *conversation, tt_speaker speaker,
                               const char *reasoning, tt_error *err) TT_MUST_CHECK;
 void tt_conversation_free(tt_conversation *conversation);
 
-/* Number of the messages up to the last turn of the assistant, included; 0: it has none. */
-int tt_conversation_answered(const tt_conversation *conversation);
+/* How many of the first n messages there are up to the last turn of the assistant, included; 0:
+ * they have none. */
+int tt_conversation_answered(const tt_conversation *conversation, int n);
 
 const char *tt_speaker_name(tt_speaker speaker);
 
@@ -61,12 +62,12 @@ typedef struct tt_chat tt_chat;
 
 enum { TT_CHAT_NAME_BYTES = 64, TT_CHAT_MAX_STOPS = 8 };
 
-/* Which template. Names are looked for as NAME.cfg in the directories. */
+/* Which template. Names are those of the files NAME.cfg in the first directory that is there. */
 typedef struct tt_chat_wanted {
     const char *word;       /* a name; a path (with a '/'); "auto": the one template that is for
                                model_type and whose tokens the tokenizer has (of several, the one
                                that asks for the most tokens) */
-    const char *dirs[2];    /* looked through in this order; NULL or missing ones are passed over */
+    const char *dirs[2];    /* NULL: none */
     const char *model_type; /* of config.json */
     const char *date;       /* in place of the template's own; NULL or empty: that */
 } tt_chat_wanted;
@@ -101,8 +102,9 @@ typedef struct tt_chat_text {
     tt_chat_span user; /* the last user turn's own text */
 } tt_chat_text;
 
-/* Renders the first n messages. generation: the prompt for an answer. Errors: ERR_FORMAT ("turn 3 (user): found, expected": order of speakers, a system
- * text where the family has none, an empty text), ERR_MEMORY. */
+/* Renders the first n messages. generation: the prompt for an answer. Errors: ERR_FORMAT ("turn 3
+ * (user): found, expected": order of speakers, a system text where the family has none, an empty
+ * text), ERR_MEMORY. */
 tt_status tt_chat_render(const tt_chat *chat, const tt_conversation *conversation, int n,
                          bool generation, tt_chat_text *out, tt_error *err) TT_MUST_CHECK;
 void tt_chat_text_free(tt_chat_text *text);

@@ -1,4 +1,4 @@
-/* dataset: a JSONL file, a task and a tokenizer -> flat token ids with a known supervised part.
+/* dataset: a JSONL file, a task and a tokenizer -> flat token ids with known supervised parts.
  *
  * One example is   prefix (BOS, if the tokenizer adds one) | prompt | completion | EOS if asked.
  * Prompt + completion are tokenised as ONE text; the prompt's length is that of the prompt
@@ -6,6 +6,11 @@
  * merge crosses the border the two tokenisations differ: the audit counts such examples, and
  * generation always starts from the prompt tokenised alone (prompt_ids), so that nothing of the
  * answer leaks into it. EOS a tokenizer's post-processor appends is dropped: append_eos decides.
+ *
+ * With a chat template, a conversation (or prompt and completion as one) is rendered as one text and
+ * tokenised once, as Hugging Face does; BOS is the template's own. A token is supervised when it
+ * begins inside what the assistant wrote (its text and the token that ends its turn). What follows
+ * the last answer is left out. The generation prompt ends before the last answer.
  *
  * Every example has at least one target.
  *
@@ -23,6 +28,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "trimtab/chat.h"
 #include "trimtab/status.h"
 #include "trimtab/task.h"
 #include "trimtab/tokenizer.h"
@@ -61,6 +67,11 @@ typedef struct tt_dataset_options {
     bool skip_bad;             /* count bad records and go on; else the first one is an error */
     bool allow_unsupervised;   /* drop and count examples without a target; else an error */
     int64_t limit;             /* stop after that many records; 0: all */
+    const tt_chat *chat;       /* writes conversations, and prompts, down (borrowed); NULL: prompts
+                                  and completions are taken as they are */
+    const char *system;        /* system text in place of the task's, and of conversations without
+                                  one; NULL or empty: none */
+    bool refuse_special;       /* a text that holds a special token is a bad record */
 } tt_dataset_options;
 
 enum { TT_AUDIT_TEXT_BYTES = 512 };
@@ -74,7 +85,7 @@ typedef struct tt_audit {
     int64_t n_supervised;   /* targets among them */
     int64_t n_truncated;    /* examples (kept or not) that lost tokens to max_length */
     int64_t n_unsupervised; /* records dropped because no target was left */
-    int64_t n_border;       /* kept examples where a token crosses from prompt into completion */
+    int64_t n_border;       /* kept examples where a token crosses into or out of a supervised part */
     int longest, shortest;  /* tokens of the examples kept */
     char first_bad[TT_AUDIT_TEXT_BYTES];     /* "file:line: reason" of the first bad record */
     char sample_prompt[TT_AUDIT_TEXT_BYTES]; /* the first example kept: end of its prompt, and */
@@ -85,7 +96,8 @@ typedef struct tt_audit {
  * NUL bytes, invalid UTF-8 and lines over 16 MiB are bad records). Not collective.
  * out: destroyed by tt_dataset_destroy. audit is filled in on failure too, as far as it came.
  * Errors: ERR_MISSING, ERR_IO, ERR_FORMAT ("file:line: reason"; no example at all), ERR_CONFIG
- * (max_length; append_eos without an EOS), ERR_MEMORY. */
+ * (max_length; append_eos without an EOS; settings that do not go with the chat template, or with
+ * its absence), ERR_MEMORY. */
 tt_status tt_dataset_build(const char *path, const tt_task *task, const tt_tokenizer *tokenizer,
                            const tt_dataset_options *options, tt_dataset **out, tt_audit *audit,
                            tt_error *err) TT_MUST_CHECK;

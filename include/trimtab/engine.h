@@ -14,6 +14,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "trimtab/chat.h"
 #include "trimtab/dataset.h"
 #include "trimtab/gemm.h"
 #include "trimtab/job.h"
@@ -29,6 +30,8 @@
 
 typedef enum tt_purpose { TT_PURPOSE_TRAIN, TT_PURPOSE_EVAL, TT_PURPOSE_GENERATE } tt_purpose;
 
+enum { TT_ENGINE_MAX_STOPS = TT_MAX_EOS + TT_CHAT_MAX_STOPS };
+
 typedef struct tt_engine {
     tt_world *world;   /* borrowed; load makes its grid */
     const tt_job *job; /* borrowed */
@@ -36,10 +39,14 @@ typedef struct tt_engine {
     tt_spec spec;
     tt_task_settings settings; /* the task's after the job's overrides */
     bool is_scored;          /* the task has labels: exact match can be told */
+    char chat_name[TT_CHAT_NAME_BYTES]; /* template of the prompts; empty: none */
+    int32_t stop_ids[TT_ENGINE_MAX_STOPS]; /* what ends an answer: the model's and the template's */
+    int n_stop;
     tt_weights_storage storage; /* what the model's files hold */
     uint64_t model_fingerprint;
     tt_tokenizer *tokenizer;          /* rank 0 only */
-    tt_task *task;                    /* rank 0 only */
+    tt_task *task;                    /* rank 0 only; NULL for GENERATE without a task */
+    tt_chat *chat;                    /* rank 0 only; NULL: none */
     tt_dataset *train, *eval;         /* NULL when the job names none or does not need it */
     tt_audit train_audit, eval_audit; /* the same on all ranks */
     tt_plan *plan;
@@ -56,6 +63,12 @@ typedef struct tt_engine_options {
     int longest_prompt; /* GENERATE: tokens; 0 otherwise */
     int max_new_tokens; /* GENERATE; 0: the task's or the job's */
 } tt_engine_options;
+
+/* The chat template that the job, or the task it leaves it to (NULL: none), wants; *out is NULL for
+ * none. Not collective. Errors: those of tt_chat_choose. */
+tt_status tt_engine_choose_chat(const tt_job *job, const tt_task *task, const char *model_type,
+                                const tt_tokenizer *tokenizer, tt_chat **out,
+                                tt_error *err) TT_MUST_CHECK;
 
 /* Zero-initialises and fills *engine up to the plan. Collective; the same status on all ranks.
  * engine must be closed also after a failure. Errors: those of the modules it calls. */

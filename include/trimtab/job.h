@@ -141,6 +141,7 @@ typedef struct tt_method {
 } tt_method;
 
 typedef enum tt_schedule_kind { TT_LR_LINEAR, TT_LR_COSINE, TT_LR_CONSTANT } tt_schedule_kind;
+typedef enum tt_special { TT_SPECIAL_KEEP, TT_SPECIAL_REFUSE } tt_special;
 typedef enum tt_bad_record { TT_BAD_STOP, TT_BAD_SKIP } tt_bad_record;
 typedef enum tt_resume {
     TT_RESUME_NO,
@@ -165,6 +166,10 @@ typedef struct tt_job {
         int max_new_tokens;        /* 0: the task's */
         int append_eos;            /* -1: the task's, 0, 1 */
         int truncation;            /* -1: the task's, else tt_truncation */
+        char chat[TT_PATH_BYTES];  /* "task", "auto", "none", a template's name or path */
+        char chat_date[TT_NAME_BYTES]; /* in templates that write one; empty: theirs */
+        char system[TT_PATH_BYTES]; /* system text; empty: the task's, the record's */
+        tt_special special;        /* special tokens in the texts of a conversation */
         tt_bad_record on_bad_record;
         bool allow_unsupervised; /* records without a supervised token are dropped, not an error */
         int64_t limit_train, limit_eval; /* first n records; 0: all */

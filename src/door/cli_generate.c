@@ -44,21 +44,65 @@ static void keep(void *context, int64_t i, const int32_t *ids, int n) {
     r->n_out[i] = n;
 }
 
+/* What makes ids of a prompt on rank 0: the tokenizer, and the chat template if the job has one. */
+typedef struct prompter {
+    tt_tokenizer *tokenizer;
+    tt_task *task;
+    tt_chat *chat;
+    const char *system;
+} prompter;
+
+static tt_status open_prompter(const tt_job *job, prompter *p, tt_error *err) {
+    tt_spec spec;
+    p->system = job->task.system;
+    TT_TRY(tt_tokenizer_open(job->model.path, &p->tokenizer, err));
+    if (job->task.file[0]) TT_TRY(tt_task_open(job->task.file, &p->task, err));
+    TT_TRY(tt_spec_read(job->model.path, &spec, err));
+    TT_TRY(tt_engine_choose_chat(job, p->task, spec.model_type, p->tokenizer, &p->chat, err));
+    if (p->chat || !*p->system) return TT_OK;
+    return tt_fail(err, TT_ERR_CONFIG,
+                   "task.system: found one, but no chat template to put it into (task.chat)");
+}
+
+static void close_prompter(prompter *p) {
+    tt_chat_close(p->chat);
+    tt_task_close(p->task);
+    tt_tokenizer_close(p->tokenizer);
+}
+
+/* The user says the prompt. */
+static tt_status encode_chat(const prompter *p, const char *text, tt_ids *out, tt_error *err) {
+    tt_conversation said = {0};
+    tt_chat_text written = {0};
+    tt_status status = TT_OK;
+    if (*p->system) status = tt_conversation_add(&said, TT_SPEAKER_SYSTEM, p->system, NULL, err);
+    if (status == TT_OK) status = tt_conversation_add(&said, TT_SPEAKER_USER, text, NULL, err);
+    if (status == TT_OK) status = tt_chat_render(p->chat, &said, said.n, true, &written, err);
+    if (status == TT_OK)
+        status =
+            tt_tokenizer_encode(p->tokenizer, written.text.bytes, written.text.n, false, out, err);
+    tt_chat_text_free(&written);
+    tt_conversation_free(&said);
+    return status;
+}
+
 /* Rank 0 tokenises; everybody gets the ids. */
-static tt_status encode_prompts(const cli *c, const char *model, const cli_given *given, request *r,
+static tt_status encode_prompts(const cli *c, const tt_job *job, const cli_given *given, request *r,
                                 tt_error *err) {
-    tt_tokenizer *tokenizer = NULL;
+    prompter by = {0};
     tt_status status = TT_OK;
     if (c->world->rank == 0) {
-        status = tt_tokenizer_open(model, &tokenizer, err);
+        status = open_prompter(job, &by, err);
         for (int i = 0, p = 0; i < given->n_options && status == TT_OK; i++) {
             const char *text = given->options[i].value;
             if (strcmp(given->options[i].name, "prompt") != 0) continue;
-            status = tt_tokenizer_encode(tokenizer, text, strlen(text), true, &r->prompts[p], err);
+            status = by.chat ? encode_chat(&by, text, &r->prompts[p], err)
+                             : tt_tokenizer_encode(by.tokenizer, text, strlen(text), true,
+                                                   &r->prompts[p], err);
             if (status != TT_OK) tt_error_prefix(err, "prompt %d", p);
             p++;
         }
-        tt_tokenizer_close(tokenizer);
+        close_prompter(&by);
     }
     TT_TRY(tt_world_follow(c->world, status, err));
     for (int i = 0; i < r->n; i++) {
@@ -120,7 +164,7 @@ static tt_status print_one(const tt_engine *engine, const int32_t *ids, int n,
 static tt_status generate(const cli *c, tt_job *job, const cli_given *given, request *r,
                           tt_error *err) {
     int longest = 1;
-    TT_TRY(encode_prompts(c, job->model.path, given, r, err));
+    TT_TRY(encode_prompts(c, job, given, r, err));
     for (int i = 0; i < r->n; i++)
         if ((int)r->prompts[i].n > longest) longest = (int)r->prompts[i].n;
     const char *path = cli_value(given, "adapter");

@@ -34,7 +34,7 @@ static void print_audit(const char *what, const char *path, const tt_audit *audi
             (long long)audit->n_truncated, (long long)audit->n_unsupervised,
             (long long)audit->n_bad);
     if (audit->n_border)
-        fprintf(stream, ", token across prompt and completion %lld", (long long)audit->n_border);
+        fprintf(stream, ", token across a border of the supervised part %lld", (long long)audit->n_border);
     fputc('\n', stream);
     if (audit->first_bad[0]) fprintf(stream, "  first bad record: %s\n", audit->first_bad);
     if (audit->n_examples == 0) return;
@@ -58,6 +58,7 @@ static void print_model(const tt_engine *engine, FILE *stream) {
 
 void cli_print_audits(const tt_engine *engine, FILE *stream) {
     print_model(engine, stream);
+    if (engine->chat_name[0]) fprintf(stream, "chat template %s\n", engine->chat_name);
     print_audit("training", engine->job->task.train, &engine->train_audit, stream);
     print_audit("held-out", engine->job->task.eval, &engine->eval_audit, stream);
     fflush(stream);

@@ -41,8 +41,7 @@ void tt_conversation_free(tt_conversation *conversation) {
     *conversation = (tt_conversation){0};
 }
 
-int tt_conversation_answered(const tt_conversation *conversation) {
-    int n = conversation->n;
+int tt_conversation_answered(const tt_conversation *conversation, int n) {
     while (n > 0 && conversation->messages[n - 1].speaker != TT_SPEAKER_ASSISTANT) n--;
     return n;
 }

@@ -10,7 +10,7 @@ _Static_assert(sizeof(tt_steer_form) == sizeof(int) && sizeof(tt_activation) == 
                    sizeof(tt_schedule_kind) == sizeof(int) && sizeof(tt_lora_init) == sizeof(int) &&
                    sizeof(tt_full_init) == sizeof(int) && sizeof(tt_rounding) == sizeof(int) &&
                    sizeof(tt_orthogonal) == sizeof(int) && sizeof(tt_bad_record) == sizeof(int) &&
-                   sizeof(tt_resume) == sizeof(int),
+                   sizeof(tt_resume) == sizeof(int) && sizeof(tt_special) == sizeof(int),
                "choices are stored as int");
 
 static const tt_choice forms[] = {
@@ -46,7 +46,10 @@ static const tt_choice truncations[] = {{"task", -1},
                                         {"error", TT_TRUNCATE_ERROR},
                                         {"right", TT_TRUNCATE_RIGHT},
                                         {"prompt_left", TT_TRUNCATE_PROMPT_LEFT},
+                                        {"turns", TT_TRUNCATE_TURNS},
                                         {NULL, 0}};
+static const tt_choice specials[] = {
+    {"keep", TT_SPECIAL_KEEP}, {"refuse", TT_SPECIAL_REFUSE}, {NULL, 0}};
 
 #define AT(field)      .offset = offsetof(tt_job, field), .size = sizeof(((tt_job *)0)->field)
 #define COUNT          .min = 0, .max = 9007199254740992.0
@@ -76,7 +79,19 @@ const tt_key tt_job_keys[] = {
      .help = "Supervise an end-of-sequence token after the completion."},
     {"task", "truncation", CHOICE(truncations), AT(task.truncation), .fallback = "task",
      .help = "What happens to an example longer than max_length: it is a bad record, loses its "
-             "end, or loses the beginning of its prompt."},
+             "end, or loses the beginning of its prompt; a conversation loses its last turns."},
+    {"task", "chat", TT_KEY_TEXT, AT(task.chat), .fallback = "task",
+     .help =
+         "Chat template (docs/tasks.md): the task's choice; auto, by model and tokenizer; none; "
+         "a name in configs/chat, such as llama3.1; or the path of such a file."},
+    {"task", "chat_date", TT_KEY_TEXT, AT(task.chat_date), .fallback = "",
+     .help = "Date in templates that write one; empty: the template's own fixed one."},
+    {"task", "chat_special", CHOICE(specials), AT(task.special), .fallback = "keep",
+     .help = "Texts in which a special token is spelled out: it becomes the token, as with Hugging "
+             "Face; or the record is a bad one."},
+    {"task", "system", TT_KEY_TEXT, AT(task.system), .fallback = "",
+     .help = "System text of prompts, and of conversations without one, with a chat template; "
+             "empty: the task's."},
     {"task", "on_bad_record", CHOICE(bad_records), AT(task.on_bad_record), .fallback = "stop",
      .help = "A record that is not JSON or does not fit the task: stop, or skip and count."},
     {"task", "allow_unsupervised", TT_KEY_BOOL, AT(task.allow_unsupervised), .fallback = "false",

@@ -33,6 +33,8 @@ void tt_task_close(tt_task *task) {
     tt_template_free(&task->prompt);
     tt_template_free(&task->completion);
     tt_template_free(&task->label);
+    tt_template_free(&task->system);
+    free(task->messages);
     for (int i = 0; i < task->n_fields; i++) field_free(&task->fields[i]);
     for (int i = 0; i < task->n_rules; i++) edit_free(&task->rules[i]);
     free(task);
@@ -42,6 +44,10 @@ const tt_task_settings *tt_task_settings_of(const tt_task *task) {
     return &task->settings;
 }
 
+bool tt_task_is_conversation(const tt_task *task) {
+    return task->messages != NULL;
+}
+
 bool tt_task_is_scored(const tt_task *task) {
     return task->n_rules > 0;
 }
@@ -49,6 +55,8 @@ bool tt_task_is_scored(const tt_task *task) {
 void tt_example_free(tt_example *example) {
     free(example->prompt);
     free(example->completion);
+    free(example->system);
+    tt_conversation_free(&example->conversation);
     free(example->label);
     *example = (tt_example){0};
 }

@@ -2,6 +2,8 @@
 #ifndef TRIMTAB_TASK_PRIVATE_H
 #define TRIMTAB_TASK_PRIVATE_H
 
+#include <jansson.h>
+
 #include "cfg_private.h"
 #include "pattern_private.h"
 #include "trimtab/task.h"
@@ -63,6 +65,8 @@ typedef enum tt_compare { TT_COMPARE_STRING, TT_COMPARE_INTEGER, TT_COMPARE_NUMB
 struct tt_task {
     tt_task_settings settings;
     tt_template prompt, completion, label;
+    tt_template system; /* no parts: none */
+    char *messages;     /* path of the list of turns; NULL: prompt and completion */
     tt_field fields[TT_TASK_MAX_FIELDS];
     int n_fields;
     tt_edit rules[TT_TASK_MAX_RULES];
@@ -78,6 +82,14 @@ void tt_template_free(tt_template *parsed);
 /* Replaces *text (malloc'ed) by its edited form; *found is false when a pattern found nothing.
  * Errors: ERR_FORMAT (match limit), ERR_MEMORY. */
 tt_status tt_edit_apply(const tt_edit *edit, char **text, bool *found, tt_error *err) TT_MUST_CHECK;
+
+/* "a list", "a string", ... for messages. */
+const char *tt_task_type_name(const json_t *value);
+
+/* Reads a list of turns into out, [{"role", "content"}] or [{"from", "value"}]. path names it.
+ * Errors: ERR_FORMAT ("turn 3: role: found, expected"), ERR_MEMORY. */
+tt_status tt_task_read_messages(const json_t *list, const char *path, tt_conversation *out,
+                                tt_error *err) TT_MUST_CHECK;
 
 /* A decimal number, alone but for white space, in any locale. */
 bool tt_text_number(const char *text, double *out);

@@ -273,14 +273,22 @@ static void read_tolerance(tt_cfg_reader *r, const config_setting_t *setting, tt
         tt_cfg_refuse(r, setting, "tolerance", "number from 0");
 }
 
+static void read_chat(tt_cfg_reader *r, const config_setting_t *setting, tt_task_settings *s) {
+    const char *text = config_setting_get_string(setting);
+    if (!text || !text[0] || strlen(text) >= sizeof s->chat)
+        tt_cfg_refuse(r, setting, "chat", "none, auto, or a template's name or path");
+    else
+        snprintf(s->chat, sizeof s->chat, "%s", text);
+}
+
 static void read_key(tt_cfg_reader *r, const config_setting_t *setting, const char *key,
                      tt_task *task) {
     static const char *const known[] = {"name",       "prompt",         "completion", "label",
                                         "fields",     "extract",        "compare",    "tolerance",
                                         "max_length", "max_new_tokens", "truncation", "append_eos",
-                                        NULL};
+                                        "messages",   "system",         "chat",       NULL};
     static const char *const compares[] = {"string", "integer", "number", NULL};
-    static const char *const truncations[] = {"error", "right", "prompt_left", NULL};
+    static const char *const truncations[] = {"error", "right", "prompt_left", "turns", NULL};
     tt_task_settings *s = &task->settings;
     int i = 0;
     while (known[i] && strcmp(known[i], key)) i++;
@@ -322,32 +330,60 @@ static void read_key(tt_cfg_reader *r, const config_setting_t *setting, const ch
     case 11:
         s->append_eos = tt_cfg_read_flag(r, setting, key, s->append_eos);
         break;
+    case 12:
+        tt_cfg_read_text(r, setting, key, &task->messages);
+        break;
+    case 13:
+        read_template(r, setting, key, &task->system);
+        break;
+    case 14:
+        read_chat(r, setting, s);
+        break;
     default:
         tt_cfg_unknown(r, setting, key, known);
     }
 }
 
+static bool has_key(const tt_cfg_reader *r, const char *key) {
+    return tt_cfg_later_has(r->cfg, -1, key);
+}
+
 /* Each key from the last piece that has it. */
-static void read_pieces(tt_cfg_reader *r, tt_task *task, bool *has_prompt, bool *has_completion,
-                        bool *has_label) {
+static void read_pieces(tt_cfg_reader *r, tt_task *task) {
     for (r->piece = 0; r->piece < tt_cfg_n_pieces(r->cfg); r->piece++) {
         const config_setting_t *root = tt_cfg_root(r->cfg, r->piece);
         for (int i = 0; i < config_setting_length(root); i++) {
             const config_setting_t *setting = config_setting_get_elem(root, (unsigned)i);
             const char *key = config_setting_name(setting);
             if (!tt_cfg_later_has(r->cfg, r->piece, key)) read_key(r, setting, key, task);
-            *has_prompt |= !strcmp(key, "prompt");
-            *has_completion |= !strcmp(key, "completion");
-            *has_label |= !strcmp(key, "label");
         }
     }
 }
 
+/* A task has prompt and completion, or messages. */
+static void check_form(tt_cfg_reader *r, const char *path) {
+    static const char *const parts[] = {"prompt", "completion", "system", NULL};
+    bool talks = has_key(r, "messages");
+    for (int i = 0; parts[i]; i++) {
+        if (talks && has_key(r, parts[i]))
+            tt_problem(r->problems, "%s: %s: found one beside messages, allowed: none", path,
+                       parts[i]);
+        if (!talks && i < 2 && !has_key(r, parts[i]))
+            tt_problem(r->problems, "%s: %s: found none", path, parts[i]);
+    }
+}
+
+/* Conversations need a template, and lose whole turns. */
+static void default_conversation(const tt_cfg_reader *r, tt_task_settings *s) {
+    if (!has_key(r, "chat")) snprintf(s->chat, sizeof s->chat, "auto");
+    if (!has_key(r, "truncation")) s->truncation = TT_TRUNCATE_TURNS;
+}
+
 static void read_task(tt_cfg_reader *r, const char *path, tt_task *task) {
-    bool has_prompt = false, has_completion = false, has_label = false;
-    read_pieces(r, task, &has_prompt, &has_completion, &has_label);
-    if (!has_prompt) tt_problem(r->problems, "%s: prompt: found none", path);
-    if (!has_completion) tt_problem(r->problems, "%s: completion: found none", path);
+    read_pieces(r, task);
+    check_form(r, path);
+    if (task->messages) default_conversation(r, &task->settings);
+    bool has_label = has_key(r, "label");
     if (has_label != (task->n_rules > 0))
         tt_problem(r->problems,
                    "%s: found %s, allowed: both, or neither for a task that is not "
@@ -367,6 +403,7 @@ static void default_settings(tt_task *task, const char *path) {
     s->max_length = 256;
     s->max_new_tokens = 100;
     s->truncation = TT_TRUNCATE_PROMPT_LEFT;
+    snprintf(s->chat, sizeof s->chat, "none");
 }
 
 tt_status tt_task_open(const char *path, tt_task **out, tt_error *err) {

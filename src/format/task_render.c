@@ -1,6 +1,5 @@
 #include "task_private.h"
 
-#include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -39,7 +38,7 @@ static const json_t *find_path(const json_t *value, const char *path) {
     return NULL;
 }
 
-static const char *type_name(const json_t *value) {
+const char *tt_task_type_name(const json_t *value) {
     switch (json_typeof(value)) {
     case JSON_OBJECT:
         return "an object";
@@ -79,7 +78,7 @@ static tt_status append_value(const json_t *value, const char *path, tt_text *ou
     default:
         return tt_fail(err, TT_ERR_FORMAT,
                        "field %.100s: found %s, expected a string, number or boolean", path,
-                       type_name(value));
+                       tt_task_type_name(value));
     }
 }
 
@@ -110,7 +109,7 @@ static tt_status find_list(const scope *s, const char *path, const json_t **list
     *list = find_path(s->record, path);
     if (json_is_array(*list)) return TT_OK;
     return tt_fail(err, TT_ERR_FORMAT, "field %.100s: found %s, expected a list", path,
-                   *list ? type_name(*list) : "none");
+                   *list ? tt_task_type_name(*list) : "none");
 }
 
 static tt_status append_join(scope *s, const tt_join *join, tt_text *out, tt_error *err) {
@@ -223,10 +222,17 @@ static tt_status render(const scope *s, const tt_template *parsed, const char *w
 }
 
 static tt_status render_record(scope *s, tt_example *out, tt_error *err) {
+    const tt_task *task = s->task;
     TT_TRY(derive_all(s, err));
-    TT_TRY(render(s, &s->task->prompt, "prompt", &out->prompt, err));
-    TT_TRY(render(s, &s->task->completion, "completion", &out->completion, err));
-    return render(s, &s->task->label, "label", &out->label, err);
+    if (task->messages) {
+        TT_TRY(tt_task_read_messages(find_path(s->record, task->messages), task->messages,
+                                     &out->conversation, err));
+    } else {
+        if (task->system.n > 0) TT_TRY(render(s, &task->system, "system", &out->system, err));
+        TT_TRY(render(s, &task->prompt, "prompt", &out->prompt, err));
+        TT_TRY(render(s, &task->completion, "completion", &out->completion, err));
+    }
+    return render(s, &task->label, "label", &out->label, err);
 }
 
 tt_status tt_task_render(const tt_task *task, const char *json, size_t n, tt_example *out,
@@ -238,10 +244,10 @@ tt_status tt_task_render(const tt_task *task, const char *json, size_t n, tt_exa
         return tt_fail(err, TT_ERR_FORMAT, "not JSON: %s (byte %d)", problem.text,
                        problem.position);
     scope s = {.record = record, .task = task};
-    tt_status status =
-        json_is_object(record)
-            ? render_record(&s, out, err)
-            : tt_fail(err, TT_ERR_FORMAT, "found %s, expected an object", type_name(record));
+    tt_status status = json_is_object(record)
+                           ? render_record(&s, out, err)
+                           : tt_fail(err, TT_ERR_FORMAT, "found %s, expected an object",
+                                     tt_task_type_name(record));
     for (int i = 0; i < s.n_derived; i++) free(s.derived[i]);
     json_decref(record);
     if (status != TT_OK) tt_example_free(out);

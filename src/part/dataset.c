@@ -9,29 +9,13 @@
 
 enum { MAX_LINE_BYTES = 16 << 20 };
 
-/* One file being read; the lists of ids are reused from record to record. */
-typedef struct reading {
-    const char *path;
-    const tt_task *task;
-    const tt_tokenizer *tokenizer;
-    const tt_dataset_options *options;
-    tt_audit *audit;
-    tt_gathered gathered;
-    tt_ids prefix; /* what the post-processor puts in front: BOS, or nothing */
-    tt_ids ids;    /* the example: prefix + prompt + completion (+ EOS) */
-    tt_ids prompt; /* prefix + prompt alone */
-    tt_text text;  /* prompt + completion */
-    int64_t line, first_unsupervised;
-    tt_error *err;
-} reading;
-
 static tt_status append_ids(tt_ids *to, const tt_ids *from, tt_error *err) {
     for (size_t i = 0; i < from->n; i++) TT_TRY(tt_ids_push(to, from->ids[i], err));
     return TT_OK;
 }
 
 /* The prefix is what stands before the ids of a text when special tokens are asked for. */
-static tt_status find_prefix(reading *r) {
+static tt_status find_prefix(tt_reading *r) {
     tt_ids plain = {0}, special = {0};
     tt_status status = tt_tokenizer_encode(r->tokenizer, "a", 1, false, &plain, r->err);
     if (status == TT_OK) status = tt_tokenizer_encode(r->tokenizer, "a", 1, true, &special, r->err);
@@ -49,7 +33,36 @@ static tt_status find_prefix(reading *r) {
     return status;
 }
 
-static tt_status check_options(reading *r) {
+static tt_status check_chat(tt_reading *r) {
+    const tt_task_settings *s = &r->options->settings;
+    bool talks = tt_task_is_conversation(r->task);
+    if (s->append_eos)
+        return tt_fail(r->err, TT_ERR_CONFIG,
+                       "task.append_eos: found true, but chat template %s ends answers itself",
+                       tt_chat_name(r->options->chat));
+    if (s->truncation == (talks ? TT_TRUNCATE_PROMPT_LEFT : TT_TRUNCATE_TURNS))
+        return tt_fail(r->err, TT_ERR_CONFIG,
+                       "task.truncation: found %s, allowed for %s: error, right, %s",
+                       talks ? "prompt_left" : "turns", talks ? "conversations" : "prompts",
+                       talks ? "turns" : "prompt_left");
+    return TT_OK;
+}
+
+static tt_status check_plain(tt_reading *r) {
+    if (tt_task_is_conversation(r->task))
+        return tt_fail(r->err, TT_ERR_CONFIG,
+                       "task.chat: found none, but the task's records are conversations");
+    if (r->options->system && *r->options->system)
+        return tt_fail(r->err, TT_ERR_CONFIG,
+                       "task.system: found one, but no chat template to put it into (task.chat)");
+    if (r->options->settings.truncation == TT_TRUNCATE_TURNS)
+        return tt_fail(
+            r->err, TT_ERR_CONFIG,
+            "task.truncation: found turns, allowed for prompts: error, right, prompt_left");
+    return TT_OK;
+}
+
+static tt_status check_options(tt_reading *r) {
     const tt_task_settings *s = &r->options->settings;
     if (s->max_length <= 0 || (size_t)s->max_length <= r->prefix.n)
         return tt_fail(r->err, TT_ERR_CONFIG, "task.max_length: found %d, allowed: more than %zu",
@@ -57,11 +70,11 @@ static tt_status check_options(reading *r) {
     if (s->append_eos && r->options->eos_id < 0)
         return tt_fail(r->err, TT_ERR_CONFIG,
                        "task.append_eos: found true, but the model names no end of sequence");
-    return TT_OK;
+    return r->options->chat ? check_chat(r) : check_plain(r);
 }
 
 /* r->prompt = prefix + prompt, r->ids = prefix + (prompt + completion) + EOS. */
-static tt_status encode(reading *r, const tt_example *example) {
+static tt_status encode(tt_reading *r, const tt_example *example) {
     size_t n_prompt = strlen(example->prompt), n_completion = strlen(example->completion);
     r->ids.n = r->prompt.n = r->text.n = 0;
     TT_TRY(tt_text_append(&r->text, example->prompt, n_prompt, r->err));
@@ -77,14 +90,14 @@ static tt_status encode(reading *r, const tt_example *example) {
 }
 
 /* Does the prompt's tokenisation change when the completion follows? */
-static bool crosses_border(const reading *r) {
+static bool crosses_border(const tt_reading *r) {
     if (r->prompt.n > r->ids.n) return true;
     return r->prompt.n > 0 &&
            memcmp(r->prompt.ids, r->ids.ids, r->prompt.n * sizeof *r->ids.ids) != 0;
 }
 
 /* Brings r->ids down to max_length; *n_prompt shrinks with what it loses. */
-static tt_status truncate_ids(reading *r, size_t *n_prompt) {
+static tt_status truncate_ids(tt_reading *r, size_t *n_prompt) {
     size_t limit = (size_t)r->options->settings.max_length;
     tt_ids *ids = &r->ids;
     if (ids->n <= limit) return TT_OK;
@@ -119,14 +132,24 @@ static void copy_sample(char out[TT_AUDIT_TEXT_BYTES], const char *bytes, size_t
     out[n - from] = 0;
 }
 
-static tt_status take_sample(reading *r, size_t n_prompt) {
+/* The supervised tokens, one after the other. */
+static tt_status gather_targets(tt_reading *r, const tt_gathered_row *row) {
+    int32_t rest[2] = {row->n_prompt > 1 ? row->n_prompt : 1, (int32_t)r->ids.n};
+    const int32_t *spans = row->n_spans ? row->spans : rest;
+    r->scratch.n = 0;
+    for (size_t s = 0; s < (row->n_spans ? row->n_spans : 1); s++)
+        for (int32_t i = spans[2 * s]; i < spans[2 * s + 1]; i++)
+            TT_TRY(tt_ids_push(&r->scratch, r->ids.ids[i], r->err));
+    return TT_OK;
+}
+
+static tt_status take_sample(tt_reading *r, const tt_gathered_row *row) {
     tt_text prompt = {0}, target = {0};
-    size_t first = n_prompt > 0 ? n_prompt : 1;
-    tt_status status =
-        tt_tokenizer_decode(r->tokenizer, r->ids.ids, n_prompt, false, &prompt, r->err);
+    tt_status status = tt_tokenizer_decode(r->tokenizer, r->ids.ids, (size_t)row->n_prompt, false,
+                                           &prompt, r->err);
     if (status == TT_OK)
-        status = tt_tokenizer_decode(r->tokenizer, r->ids.ids + first, r->ids.n - first, false,
-                                     &target, r->err);
+        status =
+            tt_tokenizer_decode(r->tokenizer, r->scratch.ids, r->scratch.n, false, &target, r->err);
     if (status == TT_OK) {
         copy_sample(r->audit->sample_prompt, prompt.bytes, prompt.n, true);
         copy_sample(r->audit->sample_target, target.bytes, target.n, false);
@@ -136,51 +159,61 @@ static tt_status take_sample(reading *r, size_t n_prompt) {
     return status;
 }
 
-static tt_status keep(reading *r, size_t n_prompt, bool border, const char *label) {
+tt_status tt_reading_keep(tt_reading *r, size_t n_prompt, const char *label) {
     tt_audit *audit = r->audit;
     int n = (int)r->ids.n;
-    if (audit->n_examples == 0) TT_TRY(take_sample(r, n_prompt));
     tt_gathered_row row = {.ids = &r->ids,
                            .prompt_ids = &r->prompt,
                            .n_prompt = (int32_t)n_prompt,
+                           .spans = r->spans.ids,
+                           .n_spans = r->spans.n / 2,
                            .line = r->line,
                            .label = label};
+    TT_TRY(gather_targets(r, &row));
+    if (r->scratch.n == 0) {
+        if (audit->n_unsupervised++ == 0) r->first_unsupervised = r->line;
+        return TT_OK;
+    }
+    if (audit->n_examples == 0) TT_TRY(take_sample(r, &row));
     TT_TRY(tt_gathered_add(&r->gathered, &row, r->err));
     audit->shortest = audit->n_examples == 0 || n < audit->shortest ? n : audit->shortest;
     audit->longest = n > audit->longest ? n : audit->longest;
     audit->n_examples++;
     audit->n_tokens += n;
-    audit->n_supervised += n - (int)(n_prompt > 1 ? n_prompt : 1);
-    audit->n_border += border;
+    audit->n_supervised += (int64_t)r->scratch.n;
+    audit->n_border += r->crosses;
     return TT_OK;
 }
 
-static tt_status add_example(reading *r, const tt_example *example) {
+static tt_status add_example(tt_reading *r, const tt_example *example) {
+    if (example->system)
+        return tt_fail(r->err, TT_ERR_CONFIG,
+                       "the task has a system text, but there is no chat template to put it into "
+                       "(task.chat)");
     TT_TRY(encode(r, example));
-    bool border = crosses_border(r);
+    r->crosses = crosses_border(r);
     size_t n_prompt = r->prompt.n;
     size_t n_text = r->ids.n - r->options->settings.append_eos;
     if (n_prompt > n_text) n_prompt = n_text;
     TT_TRY(truncate_ids(r, &n_prompt));
-    if (r->ids.n > (n_prompt > 1 ? n_prompt : 1)) return keep(r, n_prompt, border, example->label);
-    if (r->audit->n_unsupervised++ == 0) r->first_unsupervised = r->line;
-    return TT_OK;
+    return tt_reading_keep(r, n_prompt, example->label);
 }
 
-static tt_status add_record(reading *r, const char *json, size_t n) {
+static tt_status add_record(tt_reading *r, const char *json, size_t n) {
     if (n > MAX_LINE_BYTES)
         return tt_fail(r->err, TT_ERR_FORMAT, "found a line of %zu bytes, allowed: at most %d", n,
                        MAX_LINE_BYTES);
     if (memchr(json, 0, n)) return tt_fail(r->err, TT_ERR_FORMAT, "found a NUL byte");
     tt_example example;
     TT_TRY(tt_task_render(r->task, json, n, &example, r->err));
-    tt_status status = add_example(r, &example);
+    tt_status status =
+        r->options->chat ? tt_reading_add_chat(r, &example) : add_example(r, &example);
     tt_example_free(&example);
     return status;
 }
 
 /* A record that does not fit (ERR_FORMAT) is skipped when allowed; other errors end the reading. */
-static tt_status read_record(reading *r, const char *json, size_t n) {
+static tt_status read_record(tt_reading *r, const char *json, size_t n) {
     tt_error why = {0};
     tt_error *outer = r->err;
     r->err = &why;
@@ -201,7 +234,7 @@ static bool is_blank(const char *text, size_t n) {
     return true;
 }
 
-static tt_status read_lines(reading *r, const char *text, size_t n) {
+static tt_status read_lines(tt_reading *r, const char *text, size_t n) {
     if (n >= 3 && memcmp(text, "\xEF\xBB\xBF", 3) == 0) text += 3, n -= 3;
     while (n > 0) {
         const char *newline = memchr(text, '\n', n);
@@ -218,7 +251,7 @@ static tt_status read_lines(reading *r, const char *text, size_t n) {
     return TT_OK;
 }
 
-static tt_status check_result(reading *r) {
+static tt_status check_result(tt_reading *r) {
     const tt_audit *audit = r->audit;
     if (audit->n_unsupervised > 0 && !r->options->allow_unsupervised)
         return tt_fail(r->err, TT_ERR_FORMAT,
@@ -235,7 +268,7 @@ static tt_status check_result(reading *r) {
     return TT_OK;
 }
 
-static tt_status read_file(reading *r, tt_dataset **out) {
+static tt_status read_file(tt_reading *r, tt_dataset **out) {
     tt_file_map map;
     TT_TRY(tt_gathered_init(&r->gathered, r->err));
     TT_TRY(find_prefix(r));
@@ -253,17 +286,20 @@ tt_status tt_dataset_build(const char *path, const tt_task *task, const tt_token
                            tt_error *err) {
     *out = NULL;
     *audit = (tt_audit){0};
-    reading r = {.path = path,
-                 .task = task,
-                 .tokenizer = tokenizer,
-                 .options = options,
-                 .audit = audit,
-                 .err = err};
+    tt_reading r = {.path = path,
+                    .task = task,
+                    .tokenizer = tokenizer,
+                    .options = options,
+                    .audit = audit,
+                    .err = err};
     tt_status status = read_file(&r, out);
     tt_gathered_free(&r.gathered);
     tt_ids_free(&r.prefix);
     tt_ids_free(&r.ids);
     tt_ids_free(&r.prompt);
+    tt_ids_free(&r.scratch);
+    tt_ids_free(&r.spans);
     tt_text_free(&r.text);
+    tt_chat_text_free(&r.chat_text);
     return status;
 }

@@ -1,4 +1,4 @@
-/* dataset: lists that grow while a file is read, and the block they end up in. */
+/* dataset: a file being read, lists that grow meanwhile, and the block they end up in. */
 #ifndef TRIMTAB_DATASET_PRIVATE_H
 #define TRIMTAB_DATASET_PRIVATE_H
 
@@ -36,5 +36,32 @@ tt_status tt_gathered_add(tt_gathered *g, const tt_gathered_row *row, tt_error *
 
 /* Copies everything into a dataset's block. */
 tt_status tt_gathered_finish(const tt_gathered *g, tt_dataset **out, tt_error *err) TT_MUST_CHECK;
+
+/* One file being read; the lists of ids are reused from record to record. */
+typedef struct tt_reading {
+    const char *path;
+    const tt_task *task;
+    const tt_tokenizer *tokenizer;
+    const tt_dataset_options *options;
+    tt_audit *audit;
+    tt_gathered gathered;
+    tt_ids prefix;  /* what the post-processor puts in front: BOS, or nothing */
+    tt_ids ids;     /* the example: prefix + prompt + completion (+ EOS) */
+    tt_ids prompt;  /* prefix + prompt alone */
+    tt_ids scratch; /* of a part of the text */
+    tt_ids spans;   /* chat: begin and end of the supervised parts, in tokens */
+    tt_text text;   /* prompt + completion */
+    tt_chat_text chat_text;
+    bool crosses; /* a token crosses a border of a supervised part */
+    int64_t line, first_unsupervised;
+    tt_error *err;
+} tt_reading;
+
+/* Keeps r->ids with r->prompt: supervised are r->spans, or, when there are none, the tokens from
+ * n_prompt on. Drops and counts an example without a target. */
+tt_status tt_reading_keep(tt_reading *r, size_t n_prompt, const char *label) TT_MUST_CHECK;
+
+/* Adds an example through the chat template. */
+tt_status tt_reading_add_chat(tt_reading *r, tt_example *example) TT_MUST_CHECK;
 
 #endif

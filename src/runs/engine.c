@@ -1,6 +1,7 @@
 #include "trimtab/engine.h"
 
 #include <limits.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <xxhash.h>
@@ -18,6 +19,9 @@ typedef struct engine_facts {
     uint64_t model_fingerprint;
     tt_audit train_audit, eval_audit;
     bool is_scored, has_train, has_eval;
+    char chat_name[TT_CHAT_NAME_BYTES];
+    int32_t stop_ids[TT_ENGINE_MAX_STOPS];
+    int n_stop;
 } engine_facts;
 
 /* --- Rank 0: read everything that is not weights -----------------------------------------------
@@ -83,6 +87,42 @@ static tt_status check_ids(const tt_spec *spec, const char *path, const tt_datas
     return TT_OK;
 }
 
+tt_status tt_engine_choose_chat(const tt_job *job, const tt_task *task, const char *model_type,
+                                const tt_tokenizer *tokenizer, tt_chat **out, tt_error *err) {
+    char beside[TT_PATH_BYTES + 16];
+    const char *slash = strrchr(job->task.file, '/');
+    int n = slash ? (int)(slash - job->task.file) : 0;
+    snprintf(beside, sizeof beside, "%.*s/../chat", n, job->task.file);
+    tt_chat_wanted wanted = {.word = job->task.chat,
+                             .dirs = {n > 0 ? beside : NULL, "configs/chat"},
+                             .model_type = model_type,
+                             .date = job->task.chat_date};
+    *out = NULL;
+    if (strcmp(wanted.word, "task") == 0)
+        wanted.word = task ? tt_task_settings_of(task)->chat : "none";
+    if (strcmp(wanted.word, "none") == 0) return TT_OK;
+    return tt_chat_choose(&wanted, tokenizer, out, err);
+}
+
+static void add_stop(engine_facts *facts, int32_t id) {
+    for (int i = 0; i < facts->n_stop; i++)
+        if (facts->stop_ids[i] == id) return;
+    facts->stop_ids[facts->n_stop++] = id;
+}
+
+static tt_status choose_template(tt_engine *engine, engine_facts *facts, tt_error *err) {
+    const tt_spec *spec = &engine->spec;
+    TT_TRY(tt_engine_choose_chat(engine->job, engine->task, spec->model_type, engine->tokenizer,
+                                 &engine->chat, err));
+    for (int i = 0; i < spec->n_eos; i++) add_stop(facts, spec->eos_ids[i]);
+    if (!engine->chat) return TT_OK;
+    int32_t stops[TT_CHAT_MAX_STOPS];
+    int n = tt_chat_stops(engine->chat, engine->tokenizer, stops);
+    for (int i = 0; i < n; i++) add_stop(facts, stops[i]);
+    snprintf(facts->chat_name, sizeof facts->chat_name, "%s", tt_chat_name(engine->chat));
+    return TT_OK;
+}
+
 static tt_status build_data(tt_engine *engine, const char *path, int64_t limit, tt_dataset **out,
                             tt_audit *audit, tt_error *err) {
     const tt_job *job = engine->job;
@@ -90,7 +130,10 @@ static tt_status build_data(tt_engine *engine, const char *path, int64_t limit, 
                                   .eos_id = engine->spec.n_eos ? engine->spec.eos_ids[0] : -1,
                                   .skip_bad = job->task.on_bad_record == TT_BAD_SKIP,
                                   .allow_unsupervised = job->task.allow_unsupervised,
-                                  .limit = limit};
+                                  .limit = limit,
+                                  .chat = engine->chat,
+                                  .system = job->task.system,
+                                  .refuse_special = job->task.special == TT_SPECIAL_REFUSE};
     TT_TRY(tt_dataset_build(path, engine->task, engine->tokenizer, &options, out, audit, err));
     return check_ids(&engine->spec, path, *out, err);
 }
@@ -101,16 +144,14 @@ static tt_status read_on_rank_0(tt_engine *engine, engine_facts *facts, tt_error
     facts->spec = engine->spec;
     TT_TRY(look_at_weights(job, facts, err));
     TT_TRY(tt_tokenizer_open(job->model.path, &engine->tokenizer, err));
-    if (engine->purpose == TT_PURPOSE_GENERATE) {
-        override_settings(job, &engine->settings);
-        facts->settings = engine->settings;
-        return TT_OK;
-    }
-    TT_TRY(tt_task_open(job->task.file, &engine->task, err));
-    facts->is_scored = tt_task_is_scored(engine->task);
-    engine->settings = *tt_task_settings_of(engine->task);
+    bool generates = engine->purpose == TT_PURPOSE_GENERATE;
+    if (!generates || job->task.file[0]) TT_TRY(tt_task_open(job->task.file, &engine->task, err));
+    if (!generates) engine->settings = *tt_task_settings_of(engine->task);
     override_settings(job, &engine->settings);
     facts->settings = engine->settings;
+    TT_TRY(choose_template(engine, facts, err));
+    if (generates) return TT_OK;
+    facts->is_scored = tt_task_is_scored(engine->task);
     if (engine->purpose == TT_PURPOSE_TRAIN) {
         if (!job->task.train[0])
             return tt_fail(err, TT_ERR_CONFIG, "task.train: empty, expected a JSONL file");
@@ -158,6 +199,9 @@ static tt_status share(tt_engine *engine, engine_facts *facts, tt_error *err) {
     engine->spec = facts->spec;
     engine->settings = facts->settings;
     engine->is_scored = facts->is_scored;
+    memcpy(engine->chat_name, facts->chat_name, sizeof engine->chat_name);
+    memcpy(engine->stop_ids, facts->stop_ids, sizeof engine->stop_ids);
+    engine->n_stop = facts->n_stop;
     engine->storage = facts->storage;
     engine->model_fingerprint = facts->model_fingerprint;
     engine->train_audit = facts->train_audit;
@@ -290,6 +334,7 @@ void tt_engine_close(tt_engine *engine) {
     tt_plan_destroy(engine->plan);
     tt_dataset_destroy(engine->eval);
     tt_dataset_destroy(engine->train);
+    tt_chat_close(engine->chat);
     tt_task_close(engine->task);
     tt_tokenizer_close(engine->tokenizer);
     *engine = (tt_engine){0};

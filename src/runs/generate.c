@@ -27,9 +27,9 @@ typedef struct decoder {
     bool stopped;
 } decoder;
 
-static bool is_eos(const tt_spec *spec, int32_t id) {
-    for (int i = 0; i < spec->n_eos; i++)
-        if (spec->eos_ids[i] == id) return true;
+static bool is_stop(const tt_engine *engine, int32_t id) {
+    for (int i = 0; i < engine->n_stop; i++)
+        if (engine->stop_ids[i] == id) return true;
     return false;
 }
 
@@ -72,7 +72,7 @@ static void take_tokens(decoder *d, const tt_extend *extend) {
         int32_t *out = d->out + (size_t)extend->slot[i] * (size_t)d->max_new;
         bool bad = d->next[i] < 0;
         if (bad && d->bad_prompt < 0) d->bad_prompt = a->prompt;
-        bool ended = bad || is_eos(&d->engine->spec, d->next[i]);
+        bool ended = bad || is_stop(d->engine, d->next[i]);
         if (!ended) {
             out[a->n_new++] = a->last = d->next[i];
             ended = a->n_new == d->max_new;
