@@ -6,343 +6,198 @@
 #include <string.h>
 
 #include "json_private.h"
+#include "spec_private.h"
 #include "trimtab/file.h"
 
-/* Products of two of these, times layers and element bytes, stay far inside 63 bits. */
-enum {
-    MAX_CONFIG_BYTES = 1 << 20,
-    MAX_HIDDEN = 1 << 20,
-    MAX_INTERMEDIATE = 1 << 22,
-    MAX_VOCAB = 1 << 24,
-    MAX_HEADS = 1 << 14,
-    MAX_HEAD_DIM = 1 << 12,
-    MAX_POSITIONS = 1 << 30,
-    DEFAULT_POSITIONS = 2048,
-    REQUIRED = -1
-};
-
-static const double default_theta = 10000, default_norm_eps = 1e-6;
-
-/* One JSON object of one file. prefix goes before a key in messages: "" or "rope_scaling.". */
-typedef struct keys {
-    const char *path, *prefix;
-    json_t *object;
-} keys;
-
-/* NULL when missing or null: transformers takes both as "use the default". */
-static json_t *find_value(const keys *from, const char *key) {
-    json_t *value = json_object_get(from->object, key);
-    return json_is_null(value) ? NULL : value;
-}
-
-static tt_status fail_value(const keys *from, const char *key, const char *expected,
-                            tt_error *err) {
-    char shown[TT_JSON_SHOWN_BYTES];
-    return tt_fail(err, TT_ERR_FORMAT, "%s: %s%s: found %s, expected %s", from->path, from->prefix,
-                   key, tt_json_shown_value(json_object_get(from->object, key), shown), expected);
-}
-
-/* A whole number of [1, max]; fallback when missing, unless REQUIRED. */
-static tt_status read_count(const keys *from, const char *key, int max, int fallback, int *out,
-                            tt_error *err) {
-    const json_t *value = find_value(from, key);
-    if (!value && fallback != REQUIRED) {
-        *out = fallback;
-        return TT_OK;
-    }
-    if (!json_is_integer(value) || json_integer_value(value) < 1 ||
-        json_integer_value(value) > max) {
-        char expected[64];
-        snprintf(expected, sizeof expected, "a whole number from 1 to %d", max);
-        return fail_value(from, key, expected, err);
-    }
-    *out = (int)json_integer_value(value);
-    return TT_OK;
-}
-
-/* A number of [min, max]; *out keeps its value when the key is missing, unless required. */
-static tt_status read_number(const keys *from, const char *key, bool required, double min,
-                             double max, double *out, tt_error *err) {
-    const json_t *value = find_value(from, key);
-    if (!value && !required) return TT_OK;
-    double number = json_number_value(value);
-    if (!json_is_number(value) || !(number >= min && number <= max)) {
-        char expected[64];
-        snprintf(expected, sizeof expected, "a number from %g to %g", min, max);
-        return fail_value(from, key, expected, err);
-    }
-    *out = number;
-    return TT_OK;
-}
-
-static tt_status read_bool(const keys *from, const char *key, bool *out, tt_error *err) {
-    const json_t *value = find_value(from, key);
-    if (value && !json_is_boolean(value)) return fail_value(from, key, "true or false", err);
-    *out = json_is_true(value);
-    return TT_OK;
-}
-
-/* --- What the model is ------------------------------------------------------------------------ */
-
-static tt_status read_names(const keys *config, tt_spec *spec, tt_error *err) {
-    const char *model_type = json_string_value(find_value(config, "model_type"));
-    if (!model_type || strcmp(model_type, "llama") != 0)
-        return fail_value(config, "model_type", "\"llama\" (no other is supported yet)", err);
-    const json_t *architectures = find_value(config, "architectures");
-    const char *architecture = json_string_value(json_array_get(architectures, 0));
-    if (architectures && (json_array_size(architectures) != 1 || !architecture ||
-                          strcmp(architecture, "LlamaForCausalLM") != 0))
-        return fail_value(config, "architectures", "[\"LlamaForCausalLM\"]", err);
-    strcpy(spec->model_type, "llama");
-    strcpy(spec->architecture, "LlamaForCausalLM");
-    return TT_OK;
-}
-
-/* Settings that change the mathematics of relatives of Llama, or of Llama in ways not supported.
- * Harmless when missing, null, false, empty, or the neutral number. */
-typedef struct unsupported_key {
-    const char *key;
-    double neutral; /* NAN: none */
-} unsupported_key;
-
-static const unsupported_key unsupported_keys[] = {
-    {"quantization_config", NAN},
-    {"auto_map", NAN}, /* code of its own beside the weights */
-    {"sliding_window", NAN},
-    {"use_sliding_window", NAN},
-    {"partial_rotary_factor", 1},
-    {"original_max_position_embeddings",
-     NAN}, /* at top level it overrules the one in RoPE's keys */
-    {"no_rope_layers", NAN},
-    {"attention_dropout", 0},
-    {"hidden_dropout", 0},
-    {"resid_pdrop", 0},
-    {"embd_pdrop", 0},
-    {"attn_logit_softcapping", NAN},
-    {"final_logit_softcapping", NAN},
-    {"query_pre_attn_scalar", NAN},
-    {"use_qk_norm", NAN},
-    {"qk_layernorm", NAN},
-    {"clip_qkv", NAN},
-    {"alibi", NAN},
-    {"attention_multiplier", NAN},
-    {"embedding_multiplier", 1},
-    {"residual_multiplier", 1},
-    {"logits_scaling", 1},
-    {"logit_scale", 1},
-    {"num_local_experts", 0},
-    {"num_experts", 0},
-};
-
-static bool is_harmless(const json_t *value, double neutral) {
-    if (!value || json_is_false(value)) return true;
-    if (json_is_number(value)) return json_number_value(value) == neutral;
-    return (json_is_object(value) && json_object_size(value) == 0) ||
-           (json_is_array(value) && json_array_size(value) == 0);
-}
-
-static tt_status refuse_unsupported(const keys *config, tt_error *err) {
-    for (size_t i = 0; i < sizeof unsupported_keys / sizeof *unsupported_keys; i++) {
-        const unsupported_key *row = &unsupported_keys[i];
-        if (is_harmless(find_value(config, row->key), row->neutral)) continue;
-        char expected[64] = "none: not supported";
-        if (!isnan(row->neutral))
-            snprintf(expected, sizeof expected, "%g: others are not supported", row->neutral);
-        return fail_value(config, row->key, expected, err);
-    }
-    size_t i;
-    json_t *type, *types = find_value(config, "layer_types");
-    if (types && !json_is_array(types)) return fail_value(config, "layer_types", "a list", err);
-    json_array_foreach(types, i, type) {
-        const char *name = json_string_value(type);
-        if (!name || strcmp(name, "full_attention") != 0)
-            return fail_value(config, "layer_types", "\"full_attention\" for every layer", err);
-    }
-    const json_t *act = find_value(config, "hidden_act");
-    const char *name = json_string_value(act);
-    if (act && (!name || (strcmp(name, "silu") != 0 && strcmp(name, "swish") != 0)))
-        return fail_value(config, "hidden_act", "\"silu\"", err);
-    return TT_OK;
-}
+enum { MAX_CONFIG_BYTES = 1 << 20 };
 
 /* --- Sizes ------------------------------------------------------------------------------------ */
 
-static tt_status read_heads(const keys *config, tt_spec *spec, tt_error *err) {
-    TT_TRY(read_count(config, "num_attention_heads", MAX_HEADS, REQUIRED, &spec->n_heads, err));
-    TT_TRY(read_count(config, "num_key_value_heads", MAX_HEADS, spec->n_heads, &spec->n_kv_heads,
-                      err));
-    TT_TRY(read_count(config, "head_dim", MAX_HEAD_DIM, spec->hidden / spec->n_heads,
-                      &spec->head_dim, err));
-    if (spec->n_heads % spec->n_kv_heads)
+static int or_required(int fallback) {
+    return fallback ? fallback : TT_SPEC_REQUIRED;
+}
+
+static tt_status read_head_counts(const tt_spec_keys *config, const tt_spec_family *family,
+                                  tt_spec *spec, tt_error *err) {
+    TT_TRY(tt_spec_read_count(config, "num_attention_heads", TT_SPEC_MAX_HEADS,
+                              or_required(family->n_heads), &spec->n_heads, err));
+    /* An explicit null is as many as heads in every class. */
+    int n_kv_heads = spec->n_heads;
+    if (family->n_kv_heads && !json_object_get(config->object, "num_key_value_heads"))
+        n_kv_heads = family->n_kv_heads;
+    TT_TRY(tt_spec_read_count(config, "num_key_value_heads", TT_SPEC_MAX_HEADS, n_kv_heads,
+                              &spec->n_kv_heads, err));
+    int head_dim = family->head_dim ? family->head_dim : spec->hidden / spec->n_heads;
+    TT_TRY(tt_spec_read_count(config, "head_dim", TT_SPEC_MAX_HEAD_DIM, head_dim, &spec->head_dim,
+                              err));
+    if (!tt_spec_find(config, "head_dim") && !family->head_dim && spec->hidden % spec->n_heads)
         return tt_fail(err, TT_ERR_FORMAT,
-                       "%s: num_key_value_heads: found %d, expected a divisor of the %d heads",
-                       config->path, spec->n_kv_heads, spec->n_heads);
-    if (!find_value(config, "head_dim") && spec->hidden % spec->n_heads)
-        return tt_fail(err, TT_ERR_FORMAT,
-                       "%s: hidden_size: found %d, expected a multiple of the %d heads, since "
+                       "%s: %shidden_size: found %d, expected a multiple of the %d heads, since "
                        "head_dim is not given",
-                       config->path, spec->hidden, spec->n_heads);
-    if (spec->head_dim % 2 || spec->head_dim < 2)
-        return tt_fail(err, TT_ERR_FORMAT,
-                       "%s: head_dim: found %d, expected an even number (RoPE turns pairs)",
-                       config->path, spec->head_dim);
-    if (spec->n_heads * spec->head_dim > MAX_HIDDEN)
-        return tt_fail(err, TT_ERR_FORMAT,
-                       "%s: num_attention_heads x head_dim: found %d x %d, expected at most %d",
-                       config->path, spec->n_heads, spec->head_dim, MAX_HIDDEN);
+                       config->path, config->prefix, spec->hidden, spec->n_heads);
     return TT_OK;
 }
 
-static tt_status read_sizes(const keys *config, tt_spec *spec, tt_error *err) {
-    TT_TRY(read_count(config, "num_hidden_layers", TT_MAX_LAYERS, REQUIRED, &spec->n_layers, err));
-    TT_TRY(read_count(config, "hidden_size", MAX_HIDDEN, REQUIRED, &spec->hidden, err));
-    TT_TRY(read_count(config, "intermediate_size", MAX_INTERMEDIATE, REQUIRED, &spec->intermediate,
-                      err));
-    TT_TRY(read_count(config, "vocab_size", MAX_VOCAB, REQUIRED, &spec->vocab, err));
-    TT_TRY(read_count(config, "max_position_embeddings", MAX_POSITIONS, DEFAULT_POSITIONS,
-                      &spec->max_positions, err));
-    /* Slices of one product, summed: the same mathematics at any value. */
-    int pretraining_tp;
-    TT_TRY(read_count(config, "pretraining_tp", MAX_HEADS, 1, &pretraining_tp, err));
-    TT_TRY(read_heads(config, spec, err));
-    spec->norm_eps = default_norm_eps;
-    TT_TRY(read_number(config, "rms_norm_eps", false, 1e-30, 0.1, &spec->norm_eps, err));
-    TT_TRY(read_bool(config, "tie_word_embeddings", &spec->tied_head, err));
-    TT_TRY(read_bool(config, "attention_bias", &spec->qkv_bias, err));
-    spec->o_bias = spec->qkv_bias;
-    return read_bool(config, "mlp_bias", &spec->mlp_bias, err);
+static tt_status read_heads(const tt_spec_keys *config, const tt_spec_family *family, tt_spec *spec,
+                            tt_error *err) {
+    TT_TRY(read_head_counts(config, family, spec, err));
+    if (spec->n_heads % spec->n_kv_heads)
+        return tt_fail(err, TT_ERR_FORMAT,
+                       "%s: %snum_key_value_heads: found %d%s, expected a divisor of the %d heads",
+                       config->path, config->prefix, spec->n_kv_heads,
+                       tt_spec_find(config, "num_key_value_heads") ? "" : " (the default)",
+                       spec->n_heads);
+    if (spec->head_dim % 2 || spec->head_dim < 2)
+        return tt_fail(err, TT_ERR_FORMAT,
+                       "%s: %shead_dim: found %d, expected an even number (RoPE turns pairs)",
+                       config->path, config->prefix, spec->head_dim);
+    if (spec->n_heads * spec->head_dim > TT_SPEC_MAX_HIDDEN)
+        return tt_fail(err, TT_ERR_FORMAT,
+                       "%s: %snum_attention_heads x head_dim: found %d x %d, expected at most %d",
+                       config->path, config->prefix, spec->n_heads, spec->head_dim,
+                       TT_SPEC_MAX_HIDDEN);
+    return TT_OK;
 }
 
-/* What a model that is trained from random numbers starts as. */
-static tt_status read_beginning(const keys *config, tt_spec *spec, tt_error *err) {
+static tt_status read_sizes(const tt_spec_keys *config, const tt_spec_family *family, tt_spec *spec,
+                            tt_error *err) {
+    const struct {
+        const char *key;
+        int max, fallback, *out;
+    } sizes[] = {
+        {"num_hidden_layers", TT_MAX_LAYERS, family->n_layers, &spec->n_layers},
+        {"hidden_size", TT_SPEC_MAX_HIDDEN, family->hidden, &spec->hidden},
+        {"intermediate_size", TT_SPEC_MAX_INTERMEDIATE, family->intermediate, &spec->intermediate},
+        {"vocab_size", TT_SPEC_MAX_VOCAB, family->vocab, &spec->vocab},
+        {"max_position_embeddings", TT_SPEC_MAX_POSITIONS, family->max_positions,
+         &spec->max_positions},
+    };
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
+        TT_TRY(tt_spec_read_count(config, sizes[i].key, sizes[i].max,
+                                  or_required(sizes[i].fallback), sizes[i].out, err));
+    /* Slices of one product, summed: the same mathematics at any value. */
+    int pretraining_tp;
+    TT_TRY(
+        tt_spec_read_count(config, "pretraining_tp", TT_SPEC_MAX_HEADS, 1, &pretraining_tp, err));
+    return read_heads(config, family, spec, err);
+}
+
+/* --- What blocks are made of ------------------------------------------------------------------ */
+
+/* A missing key is the class's cap, an explicit null none. */
+static tt_status read_cap(const tt_spec_keys *config, const char *key, double fallback, double *cap,
+                          tt_error *err) {
+    *cap = json_object_get(config->object, key) ? 0 : fallback;
+    return tt_spec_read_number(config, key, false, 1e-3, 1e9, cap, err);
+}
+
+static tt_status read_caps(const tt_spec_keys *config, const tt_spec_family *family, tt_spec *spec,
+                           tt_error *err) {
+    double scalar = 256;
+    TT_TRY(read_cap(config, "attn_logit_softcapping", family->attention_cap, &spec->attention_cap,
+                    err));
+    TT_TRY(read_cap(config, "final_logit_softcapping", family->logit_cap, &spec->logit_cap, err));
+    TT_TRY(tt_spec_read_number(config, "query_pre_attn_scalar", false, 1e-3, 1e9, &scalar, err));
+    spec->attention_scale = 1 / sqrt(scalar);
+    return TT_OK;
+}
+
+static tt_status read_multipliers(const tt_spec_keys *config, tt_spec *spec, tt_error *err) {
+    double attention = 1, embedding = 1, residual = 1, logits = 1;
+    TT_TRY(tt_spec_read_number(config, "attention_multiplier", false, 1e-6, 1e6, &attention, err));
+    TT_TRY(tt_spec_read_number(config, "embedding_multiplier", false, 1e-6, 1e6, &embedding, err));
+    TT_TRY(tt_spec_read_number(config, "residual_multiplier", false, 1e-6, 1e6, &residual, err));
+    TT_TRY(tt_spec_read_number(config, "logits_scaling", false, 1e-6, 1e6, &logits, err));
+    spec->attention_scale = attention;
+    spec->embed_scale = embedding;
+    spec->residual_scale = residual;
+    spec->logit_scale = 1 / logits;
+    return TT_OK;
+}
+
+static tt_status read_block(const tt_spec_keys *config, const tt_spec_family *family, tt_spec *spec,
+                            tt_error *err) {
+    spec->norms = family->norms;
+    spec->head_norm = family->head_norm;
+    spec->gate = family->gate;
+    spec->norm_offset = family->norm_offset;
+    spec->qkv_bias = family->qkv_bias;
+    spec->fused_qkv = spec->fused_gate_up = family->fused;
+    if (family->scales_embedding) spec->embed_scale = sqrt(spec->hidden);
+    spec->norm_eps = family->norm_eps;
+    TT_TRY(tt_spec_read_number(config, "rms_norm_eps", false, 1e-30, 0.1, &spec->norm_eps, err));
+    if (family->reads & TT_READS_ATTENTION_BIAS) {
+        TT_TRY(tt_spec_read_bool(config, "attention_bias", &spec->qkv_bias, err));
+        spec->o_bias = spec->qkv_bias;
+    }
+    if (family->reads & TT_READS_MLP_BIAS)
+        TT_TRY(tt_spec_read_bool(config, "mlp_bias", &spec->mlp_bias, err));
+    if (family->reads & TT_READS_CAPS) TT_TRY(read_caps(config, family, spec, err));
+    if (family->reads & TT_READS_MULTIPLIERS) TT_TRY(read_multipliers(config, spec, err));
+    TT_TRY(tt_spec_read_layers(config, family, spec, err));
+    TT_TRY(tt_spec_read_experts(config, family, spec, err));
+    return tt_spec_read_ropes(config, family, spec, err);
+}
+
+/* --- The head, and what a model that is trained from random numbers starts as ----------------- */
+
+/* Of a file with a text_config the whole's word counts; the part's must be the same. */
+static tt_status read_tied(const tt_spec_keys *whole, const tt_spec_keys *text,
+                           const tt_spec_family *family, tt_spec *spec, tt_error *err) {
+    spec->tied_head = family->tied_head;
+    TT_TRY(tt_spec_read_bool(whole, "tie_word_embeddings", &spec->tied_head, err));
+    bool tied = spec->tied_head;
+    TT_TRY(tt_spec_read_bool(text, "tie_word_embeddings", &tied, err));
+    if (tied == spec->tied_head) return TT_OK;
+    return tt_spec_fail(
+        text, "tie_word_embeddings",
+        spec->tied_head ? "true, as for the whole model" : "false, as for the whole model", err);
+}
+
+static tt_status read_dtype(const tt_spec_keys *from, tt_dtype *out, tt_error *err) {
     static const struct {
         const char *name;
         tt_dtype dtype;
     } dtypes[] = {
         {"float32", TT_DTYPE_F32}, {"bfloat16", TT_DTYPE_BF16}, {"float16", TT_DTYPE_F16}};
-    const char *key = find_value(config, "dtype") ? "dtype" : "torch_dtype";
-    const json_t *value = find_value(config, key);
+    const char *key = tt_spec_find(from, "dtype") ? "dtype" : "torch_dtype";
+    const json_t *value = tt_spec_find(from, key);
     const char *name = json_string_value(value);
-    spec->dtype = TT_DTYPE_F32;
     bool is_known = !value;
     for (size_t i = 0; name && i < sizeof dtypes / sizeof *dtypes; i++) {
         if (strcmp(name, dtypes[i].name) != 0) continue;
-        spec->dtype = dtypes[i].dtype;
+        *out = dtypes[i].dtype;
         is_known = true;
     }
-    if (!is_known) return fail_value(config, key, "\"float32\", \"bfloat16\" or \"float16\"", err);
+    if (is_known) return TT_OK;
+    return tt_spec_fail(from, key, "\"float32\", \"bfloat16\" or \"float16\"", err);
+}
+
+static tt_status read_beginning(const tt_spec_keys *whole, const tt_spec_keys *text, tt_spec *spec,
+                                tt_error *err) {
+    spec->dtype = TT_DTYPE_F32;
+    TT_TRY(read_dtype(text, &spec->dtype, err));
+    TT_TRY(read_dtype(whole, &spec->dtype, err));
     spec->init_range = 0.02;
-    return read_number(config, "initializer_range", false, 0, 100, &spec->init_range, err);
-}
-
-/* --- RoPE ------------------------------------------------------------------------------------- */
-
-static const char *const rope_names[] = {
-    [TT_ROPE_DEFAULT] = "default", [TT_ROPE_LINEAR] = "linear", [TT_ROPE_LLAMA3] = "llama3"};
-
-/* The object that holds RoPE's settings in either spelling; *from names it. */
-static tt_status find_rope(const keys *config, keys *from, tt_error *err) {
-    static const char *const names[] = {"rope_scaling", "rope_parameters"};
-    json_t *found[2];
-    for (int i = 0; i < 2; i++) {
-        found[i] = find_value(config, names[i]);
-        if (found[i] && !json_is_object(found[i]))
-            return fail_value(config, names[i], "an object or null", err);
-        if (json_object_size(found[i]) == 0) found[i] = NULL;
-    }
-    if (found[0] && found[1] && !json_equal(found[0], found[1]))
-        return tt_fail(err, TT_ERR_FORMAT,
-                       "%s: rope_scaling and rope_parameters: found both, with different contents",
-                       config->path);
-    *from = (keys){config->path, found[0] ? "rope_scaling." : "rope_parameters.",
-                   found[0] ? found[0] : found[1]};
-    return TT_OK;
-}
-
-static tt_status read_rope_kind(const keys *from, tt_rope *rope, tt_error *err) {
-    static const char *const spellings[] = {"rope_type", "type"};
-    int kind = -1;
-    for (int i = 0; i < 2; i++) {
-        const json_t *value = find_value(from, spellings[i]);
-        if (!value) continue;
-        int this_kind = -1;
-        for (int k = TT_ROPE_DEFAULT; k <= TT_ROPE_LLAMA3; k++)
-            if (json_is_string(value) && strcmp(json_string_value(value), rope_names[k]) == 0)
-                this_kind = k;
-        if (this_kind < 0)
-            return fail_value(from, spellings[i], "\"default\", \"linear\" or \"llama3\"", err);
-        if (kind >= 0 && kind != this_kind)
-            return fail_value(from, spellings[i], "the same as rope_type", err);
-        kind = this_kind;
-    }
-    rope->kind = kind < 0 ? TT_ROPE_DEFAULT : (tt_rope_kind)kind;
-    return TT_OK;
-}
-
-/* A key that this kind of RoPE does not use would be ignored silently: refuse it. */
-static tt_status check_rope_keys(const keys *from, tt_rope_kind kind, tt_error *err) {
-    static const char *const known[] = {"rope_type",        "type",
-                                        "rope_theta",       "partial_rotary_factor",
-                                        "factor",           "low_freq_factor",
-                                        "high_freq_factor", "original_max_position_embeddings"};
-    static const size_t n_used[] = {
-        [TT_ROPE_DEFAULT] = 4, [TT_ROPE_LINEAR] = 5, [TT_ROPE_LLAMA3] = 8};
-    const char *key;
-    json_t *value;
-    json_object_foreach(from->object, key, value) {
-        if (json_is_null(value)) continue;
-        size_t i = 0;
-        while (i < n_used[kind] && strcmp(key, known[i]) != 0) i++;
-        if (i == n_used[kind]) {
-            char expected[64], shown[TT_JSON_SHOWN_BYTES];
-            snprintf(expected, sizeof expected, "no such key for rope_type \"%s\"",
-                     rope_names[kind]);
-            return tt_fail(err, TT_ERR_FORMAT, "%s: %s%s: found %s", from->path, from->prefix,
-                           tt_json_shown(key, shown), expected);
-        }
-    }
-    if (!is_harmless(find_value(from, "partial_rotary_factor"), 1))
-        return fail_value(from, "partial_rotary_factor", "1: others are not supported", err);
-    return TT_OK;
-}
-
-static tt_status read_rope(const keys *config, tt_rope *rope, tt_error *err) {
-    keys from;
-    TT_TRY(find_rope(config, &from, err));
-    rope->theta = default_theta;
-    TT_TRY(read_number(config, "rope_theta", false, 1, 1e15, &rope->theta, err));
-    if (!from.object) return TT_OK;
-    TT_TRY(read_rope_kind(&from, rope, err));
-    TT_TRY(check_rope_keys(&from, rope->kind, err));
-    TT_TRY(read_number(&from, "rope_theta", false, 1, 1e15, &rope->theta, err));
-    if (rope->kind == TT_ROPE_DEFAULT) return TT_OK;
-    TT_TRY(read_number(&from, "factor", true, 1, 1e9, &rope->factor, err));
-    if (rope->kind == TT_ROPE_LINEAR) return TT_OK;
-    TT_TRY(read_number(&from, "low_freq_factor", true, 1e-6, 1e9, &rope->low_freq_factor, err));
-    TT_TRY(read_number(&from, "high_freq_factor", true, 1e-6, 1e9, &rope->high_freq_factor, err));
-    TT_TRY(read_number(&from, "original_max_position_embeddings", true, 1, MAX_POSITIONS,
-                       &rope->original_max_positions, err));
-    if (rope->high_freq_factor <= rope->low_freq_factor)
-        return fail_value(&from, "high_freq_factor", "more than low_freq_factor", err);
-    return TT_OK;
+    return tt_spec_read_number(text, "initializer_range", false, 0, 100, &spec->init_range, err);
 }
 
 /* --- Special tokens --------------------------------------------------------------------------- */
 
-static tt_status read_id(const keys *from, const char *key, const json_t *value, int vocab,
+static tt_status read_id(const tt_spec_keys *from, const char *key, const json_t *value, int vocab,
                          int *out, tt_error *err) {
     if (!json_is_integer(value) || json_integer_value(value) < 0 ||
         json_integer_value(value) >= vocab) {
         char expected[64];
         snprintf(expected, sizeof expected, "a token id from 0 to %d", vocab - 1);
-        return fail_value(from, key, expected, err);
+        return tt_spec_fail(from, key, expected, err);
     }
     *out = (int)json_integer_value(value);
     return TT_OK;
 }
 
 /* Takes what this file says, if it says anything (null is an answer: none). */
-static tt_status read_special(const keys *from, tt_spec *spec, tt_error *err) {
+static tt_status read_special(const tt_spec_keys *from, tt_spec *spec, tt_error *err) {
     const json_t *bos = json_object_get(from->object, "bos_token_id");
     if (bos) spec->bos_id = -1;
     if (bos && !json_is_null(bos))
@@ -355,7 +210,7 @@ static tt_status read_special(const keys *from, tt_spec *spec, tt_error *err) {
     if (n > TT_MAX_EOS) {
         char expected[32];
         snprintf(expected, sizeof expected, "at most %d", TT_MAX_EOS);
-        return fail_value(from, "eos_token_id", expected, err);
+        return tt_spec_fail(from, "eos_token_id", expected, err);
     }
     for (size_t i = 0; i < n; i++)
         TT_TRY(read_id(from, "eos_token_id", json_is_array(eos) ? json_array_get(eos, i) : eos,
@@ -364,33 +219,64 @@ static tt_status read_special(const keys *from, tt_spec *spec, tt_error *err) {
     return TT_OK;
 }
 
-/* LlamaConfig's class defaults, for files that say nothing. */
-static void default_special(tt_spec *spec) {
-    spec->bos_id = spec->vocab > 1 ? 1 : -1;
-    spec->eos_ids[0] = 2;
-    spec->n_eos = spec->vocab > 2;
+/* The class's defaults, for files that say nothing; ids outside of small vocabularies are none. */
+static void default_special(const tt_spec_family *family, tt_spec *spec) {
+    spec->bos_id = family->bos_id < spec->vocab ? family->bos_id : -1;
+    spec->n_eos = family->eos_id >= 0 && family->eos_id < spec->vocab;
+    spec->eos_ids[0] = spec->n_eos ? family->eos_id : 0;
 }
 
 /* --- The files -------------------------------------------------------------------------------- */
 
+/* Where the network's settings stand: at top level, or in text_config. */
+static tt_status find_text(const tt_spec_keys *whole, const tt_spec_family *family,
+                           tt_spec_keys *text, tt_error *err) {
+    *text = *whole;
+    if (!(family->reads & TT_READS_TEXT_CONFIG)) return TT_OK;
+    json_t *object = tt_spec_find(whole, "text_config");
+    if (!json_is_object(object)) return tt_spec_fail(whole, "text_config", "an object", err);
+    *text = (tt_spec_keys){whole->path, "text_config.", object};
+    const json_t *type = tt_spec_find(text, "model_type");
+    const char *name = json_string_value(type);
+    char expected[64];
+    snprintf(expected, sizeof expected, "%s_text", family->model_type);
+    if (type && (!name || strcmp(name, expected) != 0))
+        return tt_spec_fail(text, "model_type", expected, err);
+    return tt_spec_refuse_unread(whole, family, TT_READS_TEXT_CONFIG, err);
+}
+
+static tt_status read_whole(const tt_spec_keys *whole, tt_spec *spec, tt_error *err) {
+    const tt_spec_family *family;
+    tt_spec_keys text;
+    TT_TRY(tt_spec_find_family(whole, &family, err));
+    snprintf(spec->model_type, sizeof spec->model_type, "%s", family->model_type);
+    snprintf(spec->architecture, sizeof spec->architecture, "%s", family->architecture);
+    TT_TRY(find_text(whole, family, &text, err));
+    bool is_nested = text.object != whole->object;
+    TT_TRY(tt_spec_refuse_unread(
+        &text, family, is_nested ? family->reads & ~(unsigned)TT_READS_TEXT_CONFIG : family->reads,
+        err));
+    TT_TRY(read_sizes(&text, family, spec, err));
+    TT_TRY(read_block(&text, family, spec, err));
+    TT_TRY(read_tied(whole, &text, family, spec, err));
+    TT_TRY(read_beginning(whole, &text, spec, err));
+    tt_spec_complete(spec);
+    default_special(family, spec);
+    TT_TRY(read_special(&text, spec, err));
+    return is_nested ? read_special(whole, spec, err) : TT_OK;
+}
+
 static tt_status read_config(const char *path, tt_spec *spec, tt_error *err) {
-    keys config = {path, "", NULL};
+    tt_spec_keys config = {path, "", NULL};
     TT_TRY(tt_json_read_object(path, MAX_CONFIG_BYTES, &config.object, err));
-    tt_status status = read_names(&config, spec, err);
-    if (status == TT_OK) status = refuse_unsupported(&config, err);
-    if (status == TT_OK) status = read_sizes(&config, spec, err);
-    if (status == TT_OK) status = read_beginning(&config, spec, err);
-    if (status == TT_OK) status = read_rope(&config, &spec->rope, err);
-    if (status == TT_OK) tt_spec_complete(spec);
-    if (status == TT_OK) default_special(spec);
-    if (status == TT_OK) status = read_special(&config, spec, err);
+    tt_status status = read_whole(&config, spec, err);
     json_decref(config.object);
     return status;
 }
 
 static tt_status read_generation_config(const char *path, tt_spec *spec, tt_error *err) {
     if (!tt_file_exists(path)) return TT_OK;
-    keys config = {path, "", NULL};
+    tt_spec_keys config = {path, "", NULL};
     TT_TRY(tt_json_read_object(path, MAX_CONFIG_BYTES, &config.object, err));
     tt_status status = read_special(&config, spec, err);
     json_decref(config.object);
