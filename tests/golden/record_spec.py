@@ -3,11 +3,10 @@
 Run by hand:  python tests/golden/record_spec.py > tests/golden/spec_families.jsonl
 Pinned: torch 2.13.0, transformers 5.23.0 (any CPU build). One JSON object a line: the config.json
 (draws of settings that transformers accepts, keys left out at random), and what its classes make
-of them: shapes and names of all tensors of a checkpoint, the window and the rotation of each layer,
+of them: parameters (of one configuration a family, names and shapes of all tensors), the window and the rotation of each layer,
 scales, caps, biases, experts.
 """
 
-import inspect
 import json
 import math
 import os
@@ -15,13 +14,13 @@ import random
 import sys
 import tempfile
 
-import torch
 import transformers
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
 
 assert transformers.__version__ == "5.23.0"
 transformers.logging.set_verbosity_error()
-N_EACH = 12
+N_EACH = 10
+BIG_HEADS = ("qwen3", "gemma", "gemma2", "gemma3", "gemma3_text")  # unless it is given
 
 
 def maybe(config, rng, key, *values):
@@ -34,6 +33,8 @@ def draw_rope(family, rng, config, dim):
     kind = rng.choice(["none", "default", "linear", "llama3", "yarn", "longrope"])
     if family == "phi3":
         kind = rng.choice(["none", "longrope", "longrope"])
+    if family == "mixtral" and "head_dim" not in config:
+        kind = rng.choice(["none", "default"])  # transformers divides nothing by nothing
     theta = rng.choice([10000.0, 500000.0, 1e6])
     rope = {}
     if kind != "none":
@@ -88,7 +89,7 @@ def draw(family, rng):
     config = {"hidden_size": heads * 8, "intermediate_size": 48, "num_hidden_layers": n_layers,
               "num_attention_heads": heads, "vocab_size": 96, "pad_token_id": 0}
     config["num_key_value_heads"] = rng.choice([1, 2, 4])
-    if family not in ("olmo2",) and rng.random() < 0.7:
+    if family in BIG_HEADS or (family != "phi3" and rng.random() < 0.7):
         config["head_dim"] = rng.choice([8, 16])
     maybe(config, rng, "max_position_embeddings", 256, 4096)
     if family == "phi3":
@@ -141,8 +142,7 @@ def draw(family, rng):
         maybe(config, rng, "norm_topk_prob", True, False)
         maybe(config, rng, "decoder_sparse_step", 1, 2)
         maybe(config, rng, "mlp_only_layers", [], [1], [0, 2])
-    defaults = {"qwen3": 128, "gemma": 256, "gemma2": 256, "gemma3": 256, "gemma3_text": 256}
-    dim = config.get("head_dim", defaults.get(family, config["hidden_size"] // heads))
+    dim = config.get("head_dim", config["hidden_size"] // heads)
     if family == "phi3" and rng.random() < 0.5:
         config["partial_rotary_factor"] = 0.5
         dim //= 2
@@ -151,6 +151,8 @@ def draw(family, rng):
 
 
 def frequencies(rotary, prefix, config):
+    if not hasattr(rotary, prefix + "inv_freq"):
+        return None  # no layer of the kind
     inv_freq = getattr(rotary, prefix + "inv_freq").tolist()
     scaling = float(getattr(rotary, prefix + "attention_scaling"))
     rope = config.rope_parameters
@@ -193,12 +195,12 @@ def interpret(family, config):
     layers = []
     for i, layer in enumerate(body.layers):
         attention = layer.self_attn
-        layers.append({"window": window_of(i, attention, family, text),
-                       "rope": bool(getattr(attention, "use_rope", True)),
-                       "experts": hasattr(layer.mlp, "experts")})
+        layers.append([window_of(i, attention, family, text),
+                       int(bool(getattr(attention, "use_rope", True))),
+                       int(hasattr(layer.mlp, "experts"))])
     first = body.layers[0].self_attn
     rotary = body.rotary_emb
-    local = hasattr(rotary, "full_attention_inv_freq")
+    local = family in ("gemma3", "gemma3_text")
     eos = text.eos_token_id if text.eos_token_id is not None else []
     out = {
         "n_layers": text.num_hidden_layers, "max_positions": text.max_position_embeddings,
@@ -219,9 +221,10 @@ def interpret(family, config):
         "eos": eos if isinstance(eos, list) else [eos],
         "rope": frequencies(rotary, "full_attention_" if local else "", text),
         "rope_local": frequencies(rotary, "sliding_attention_", text) if local else None,
-        "layers": layers, "tensors": tensors,
+        "layers": layers,  # window, rotates, has experts
+        "n_params": sum(math.prod(shape) for shape in tensors.values()),
     }
-    return out
+    return out, tensors
 
 
 def rounded(value):
@@ -242,7 +245,7 @@ TINY_VISION = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 
 if __name__ == "__main__":
     for family in sys.argv[1:] or FAMILIES:
         rng = random.Random(family)
-        for _ in range(N_EACH):
+        for i in range(N_EACH):
             config = draw(family, rng)
             if family == "gemma3":
                 tie = config.pop("tie_word_embeddings", True)
@@ -251,5 +254,8 @@ if __name__ == "__main__":
                 config["text_config"]["tie_word_embeddings"] = tie
             else:
                 config = {"model_type": family, **config}
-            print(json.dumps({"config": config, "spec": rounded(interpret(family, config))},
-                             separators=(",", ":")))
+            spec, tensors = interpret(family, config)
+            line = {"config": config, "spec": rounded(spec)}
+            if i == 0:
+                line["tensors"] = tensors
+            print(json.dumps(line, separators=(",", ":")))
