@@ -186,12 +186,15 @@ void tt_spec_expert_tensor(const tt_spec *spec, tt_role role, int layer, int exp
 bool tt_spec_spelling(const tt_spec *spec, int i, const char *name,
                       char spelling[TT_TENSOR_NAME_BYTES]) {
     /* The text part of a multimodal checkpoint, as older and newer files have it. */
-    static const char *const prefixes[] = {"model.", "language_model.model.",
-                                           "model.language_model."};
+    static const char *const layer_prefixes[] = {"model.", "language_model.model.",
+                                                 "model.language_model."};
+    static const char *const head_prefixes[] = {"lm_head.", "language_model.lm_head."};
+    bool is_head = strncmp(name, head_prefixes[0], strlen(head_prefixes[0])) == 0;
+    const char *const *prefixes = is_head ? head_prefixes : layer_prefixes;
     const size_t n_prefix = strlen(prefixes[0]);
     bool has_more =
         strcmp(spec->model_type, "gemma3") == 0 && strncmp(name, prefixes[0], n_prefix) == 0;
-    if (i > (has_more ? 2 : 0)) return false;
+    if (i >= (has_more ? (is_head ? 2 : 3) : 1)) return false;
     if (has_more)
         snprintf(spelling, TT_TENSOR_NAME_BYTES, "%s%s", prefixes[i], name + n_prefix);
     else
