@@ -31,6 +31,15 @@
 
 typedef struct tt_tokenizer tt_tokenizer;
 
+/* The special tokens that a tokenizer_config.json names. */
+typedef enum tt_special {
+    TT_SPECIAL_BOS,
+    TT_SPECIAL_EOS,
+    TT_SPECIAL_UNK,
+    TT_SPECIAL_PAD,
+    TT_N_SPECIALS
+} tt_special;
+
 /* A growable list of token ids. Zero-initialise; freed by tt_ids_free. */
 typedef struct tt_ids {
     int32_t *ids;
@@ -48,7 +57,8 @@ tt_status tt_ids_push(tt_ids *ids, int32_t id, tt_error *err) TT_MUST_CHECK;
 void tt_text_free(tt_text *text);
 tt_status tt_text_append(tt_text *text, const char *bytes, size_t n, tt_error *err) TT_MUST_CHECK;
 
-/* path: a tokenizer.json, or a directory that holds one. Closed by tt_tokenizer_close.
+/* path: a tokenizer.json, or a directory that holds one; there tokenizer_config.json and
+ * special_tokens_map.json are read as well, if they exist. Closed by tt_tokenizer_close.
  * Errors: ERR_MISSING, ERR_FORMAT (path, key, found, expected), ERR_MEMORY. */
 tt_status tt_tokenizer_open(const char *path, tt_tokenizer **out, tt_error *err) TT_MUST_CHECK;
 void tt_tokenizer_close(tt_tokenizer *tokenizer);
@@ -70,5 +80,9 @@ tt_status tt_tokenizer_decode(const tt_tokenizer *tokenizer, const int32_t *ids,
 /* Largest id + 1, and the id of a token's exact text (-1: none). */
 int32_t tt_tokenizer_n_ids(const tt_tokenizer *tokenizer);
 int32_t tt_tokenizer_find(const tt_tokenizer *tokenizer, const char *token);
+
+/* Id of bos_token, eos_token, unk_token or pad_token of tokenizer_config.json (older directories:
+ * special_tokens_map.json); -1: not named. Opened by file, not directory: always -1. */
+int32_t tt_tokenizer_special(const tt_tokenizer *tokenizer, tt_special which);
 
 #endif

@@ -90,16 +90,35 @@ static tt_status read_file(const char *path, tt_tokenizer *t, tt_error *err) {
     return status;
 }
 
-tt_status tt_tokenizer_open(const char *path, tt_tokenizer **out, tt_error *err) {
-    char file[PATH_MAX];
-    *out = NULL;
-    if (tt_file_is_dir(path)) {
-        TT_TRY(tt_file_join(file, sizeof file, path, "tokenizer.json", err));
-        path = file;
+static tt_status find_specials(const char *dir, const tt_tok_config *config, tt_tokenizer *t,
+                               tt_error *err) {
+    for (int i = 0; i < TT_N_SPECIALS; i++) {
+        if (!config->specials[i]) continue;
+        t->specials[i] = tt_tokenizer_find(t, config->specials[i]);
+        if (t->specials[i] < 0)
+            return tt_fail(err, TT_ERR_FORMAT, "%s: special token \"%s\" is not in tokenizer.json",
+                           dir, config->specials[i]);
     }
+    return TT_OK;
+}
+
+static tt_status read_dir(const char *dir, tt_tokenizer *t, tt_error *err) {
+    char file[PATH_MAX];
+    tt_tok_config config = {0};
+    TT_TRY(tt_file_join(file, sizeof file, dir, "tokenizer.json", err));
+    TT_TRY(read_file(file, t, err));
+    tt_status status = tt_tok_config_read(dir, &config, err);
+    if (status == TT_OK) status = find_specials(dir, &config, t, err);
+    tt_tok_config_free(&config);
+    return status;
+}
+
+tt_status tt_tokenizer_open(const char *path, tt_tokenizer **out, tt_error *err) {
+    *out = NULL;
     tt_tokenizer *t = calloc(1, sizeof *t);
     if (!t) return tt_fail(err, TT_ERR_MEMORY, "%s: no memory for a tokenizer", path);
-    tt_status status = read_file(path, t, err);
+    for (int i = 0; i < TT_N_SPECIALS; i++) t->specials[i] = -1;
+    tt_status status = tt_file_is_dir(path) ? read_dir(path, t, err) : read_file(path, t, err);
     if (status != TT_OK) {
         tt_tokenizer_close(t);
         return status;
@@ -216,4 +235,8 @@ int32_t tt_tokenizer_find(const tt_tokenizer *tokenizer, const char *token) {
             !memcmp(tokenizer->added.v[i].content.bytes, token, n))
             return tokenizer->added.v[i].id;
     return tt_tok_words_find(&tokenizer->model.words, token, n);
+}
+
+int32_t tt_tokenizer_special(const tt_tokenizer *tokenizer, tt_special which) {
+    return tokenizer->specials[which];
 }

@@ -314,13 +314,23 @@ typedef struct tt_tok_entry {
     bool special; /* left out by skip_special */
 } tt_tok_entry;
 
+/* What stands beside a tokenizer.json (tokenizer_config.c). */
+typedef struct tt_tok_config {
+    char *specials[TT_N_SPECIALS]; /* texts, owned; NULL: not named */
+} tt_tok_config;
+
+/* Reads dir's tokenizer_config.json and special_tokens_map.json, if they exist. */
+tt_status tt_tok_config_read(const char *dir, tt_tok_config *out, tt_error *err) TT_MUST_CHECK;
+void tt_tok_config_free(tt_tok_config *config);
+
 struct tt_tokenizer {
     tt_tok_model model;
     tt_tok_added_list added;
     tt_tok_steps normalizers, pre_tokenizers, decoders;
     bool has_decoder; /* else decode joins tokens by spaces */
     tt_tok_template post;
-    tt_tok_entry *entries; /* [n_ids] texts to decode */
+    int32_t specials[TT_N_SPECIALS]; /* ids or -1 */
+    tt_tok_entry *entries;           /* [n_ids] texts to decode */
     int32_t n_ids;
 };
 

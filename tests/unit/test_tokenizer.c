@@ -108,6 +108,43 @@ static void encodes_decodes_and_finds(void **state) {
     tt_text_free(&text);
 }
 
+static void write_beside(const char *name, const char *text) {
+    char file[192];
+    snprintf(file, sizeof file, "%s/%s", dir, name);
+    unlink(file);
+    if (!text) return;
+    FILE *opened = fopen(file, "wb");
+    assert_non_null(opened);
+    assert_int_equal(fwrite(text, 1, strlen(text), opened), strlen(text));
+    assert_int_equal(fclose(opened), 0);
+}
+
+static void special_tokens_are_named_beside_the_file(void **state) {
+    (void)state;
+    tt_tokenizer *t = open_valid();
+    assert_int_equal(tt_tokenizer_special(t, TT_SPECIAL_BOS), -1);
+    tt_tokenizer_close(t);
+    write_beside("tokenizer_config.json",
+                 "{\"bos_token\":\"<s>\",\"unk_token\":{\"__type\":\"AddedToken\","
+                 "\"content\":\"<unk>\"," FLAGS "},\"pad_token\":null}");
+    assert_int_equal(tt_tokenizer_open(dir, &t, NULL), TT_OK);
+    assert_int_equal(tt_tokenizer_special(t, TT_SPECIAL_BOS), 5);
+    assert_int_equal(tt_tokenizer_special(t, TT_SPECIAL_UNK), 0);
+    assert_int_equal(tt_tokenizer_special(t, TT_SPECIAL_EOS), -1);
+    assert_int_equal(tt_tokenizer_special(t, TT_SPECIAL_PAD), -1);
+    tt_tokenizer_close(t);
+    write_beside("special_tokens_map.json", "{\"eos_token\":\"<s>\"}");
+    assert_int_equal(tt_tokenizer_open(dir, &t, NULL), TT_OK);
+    assert_int_equal(tt_tokenizer_special(t, TT_SPECIAL_EOS), 5);
+    tt_tokenizer_close(t);
+    write_beside("tokenizer_config.json", "{\"added_tokens_decoder\":{}}");
+    assert_int_equal(tt_tokenizer_open(dir, &t, NULL), TT_OK);
+    assert_int_equal(tt_tokenizer_special(t, TT_SPECIAL_EOS), -1);
+    tt_tokenizer_close(t);
+    write_beside("tokenizer_config.json", NULL);
+    write_beside("special_tokens_map.json", NULL);
+}
+
 static void bad_text_and_ids_are_refused(void **state) {
     (void)state;
     tt_tokenizer *t = open_valid();
@@ -388,6 +425,7 @@ static void unknown_token_missing_is_said_when_needed(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(encodes_decodes_and_finds),
+        cmocka_unit_test(special_tokens_are_named_beside_the_file),
         cmocka_unit_test(bad_text_and_ids_are_refused),
         cmocka_unit_test(invalid_utf8_is_replaced_by_maximal_subparts),
         cmocka_unit_test(malformed_sections_are_refused_by_name),
