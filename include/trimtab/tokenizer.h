@@ -1,15 +1,21 @@
 /* tokenizer: a Hugging Face tokenizer.json, encode and decode, token for token as HF tokenizers.
  *
  * Pipeline: added tokens are cut out (special and plain, lstrip/rstrip/single_word/normalized) ->
- * normalizer -> pre-tokenizer -> BPE (byte-level, or metaspace with byte fallback) ->
- * post-processor (BOS/EOS). Anything in the file that would change the result and is not supported
- * is refused by name at open:
+ * normalizer -> pre-tokenizer -> model (BPE: byte-level, or metaspace with byte fallback; or
+ * Unigram) -> post-processor (BOS/EOS). Anything in the file that would change the result and is
+ * not supported is refused by name at open:
  *     normalizer      Sequence Prepend Replace NFC NFD NFKC NFKD Lowercase Strip StripAccents
+ *                     Precompiled
  *     pre_tokenizer   Sequence ByteLevel Split Metaspace Digits Whitespace WhitespaceSplit
  *                     Punctuation
- *     model           BPE without dropout and affixes
+ *     model           BPE without dropout and affixes, Unigram
  *     post_processor  Sequence ByteLevel TemplateProcessing (of one sequence)
  *     decoder         Sequence ByteLevel Replace ByteFallback Fuse Strip Metaspace
+ *
+ * Opened by file, the result is that of HF tokenizers' Tokenizer.from_file; opened by directory,
+ * that of transformers 5.23's AutoTokenizer.from_pretrained, which reads more files and lets some
+ * classes build the pipeline themselves (docs/formats.md, "Tokenizers").
+ *
  * Regular expressions are Oniguruma's, translated for PCRE2 where the two differ, refused where
  * that is not possible (src/format/tokenizer_onig.h). Characters newer than the Unicode version of
  * the machine's PCRE2 and ICU are treated as HF 0.23 treats them.
@@ -58,7 +64,8 @@ void tt_text_free(tt_text *text);
 tt_status tt_text_append(tt_text *text, const char *bytes, size_t n, tt_error *err) TT_MUST_CHECK;
 
 /* path: a tokenizer.json, or a directory that holds one; there tokenizer_config.json and
- * special_tokens_map.json are read as well, if they exist. Closed by tt_tokenizer_close.
+ * config.json (model_type) are read as well, in older directories special_tokens_map.json and
+ * added_tokens.json, each if it exists. Closed by tt_tokenizer_close.
  * Errors: ERR_MISSING, ERR_FORMAT (path, key, found, expected), ERR_MEMORY. */
 tt_status tt_tokenizer_open(const char *path, tt_tokenizer **out, tt_error *err) TT_MUST_CHECK;
 void tt_tokenizer_close(tt_tokenizer *tokenizer);
@@ -72,7 +79,8 @@ tt_status tt_tokenizer_encode(const tt_tokenizer *tokenizer, const char *text, s
 tt_status tt_text_append_utf8(tt_text *out, const char *bytes, size_t n,
                               tt_error *err) TT_MUST_CHECK;
 
-/* Appends the text of ids to out, as HF decode (clean_up_tokenization_spaces = false).
+/* Appends the text of ids to out, as HF decode; clean_up_tokenization_spaces as the
+ * directory says (transformers heeds it for Unigram only).
  * Errors: ERR_FORMAT (id outside the vocabulary), ERR_MEMORY. */
 tt_status tt_tokenizer_decode(const tt_tokenizer *tokenizer, const int32_t *ids, size_t n,
                               bool skip_special, tt_text *out, tt_error *err) TT_MUST_CHECK;
@@ -82,7 +90,8 @@ int32_t tt_tokenizer_n_ids(const tt_tokenizer *tokenizer);
 int32_t tt_tokenizer_find(const tt_tokenizer *tokenizer, const char *token);
 
 /* Id of bos_token, eos_token, unk_token or pad_token of tokenizer_config.json (older directories:
- * special_tokens_map.json); -1: not named. Opened by file, not directory: always -1. */
+ * special_tokens_map.json) or of the class's own; -1: none. Opened by file, not directory: always
+ * -1. */
 int32_t tt_tokenizer_special(const tt_tokenizer *tokenizer, tt_special which);
 
 #endif

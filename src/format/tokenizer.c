@@ -31,11 +31,8 @@ static tt_status check_head(const json_t *root, tt_error *err) {
 
 /* As HF: a token is left out by skip_special when its text, as decoded, is a special token's. */
 static bool is_special_text(const tt_tok_added_list *added, const tt_text *text) {
-    for (size_t i = 0; i < added->n; i++)
-        if (added->v[i].special && added->v[i].content.n == text->n &&
-            !memcmp(added->v[i].content.bytes, text->bytes, text->n))
-            return true;
-    return false;
+    const tt_tok_added *found = tt_tok_added_find(added, text->bytes, text->n);
+    return found && found->was_special;
 }
 
 static tt_status build_entries(tt_tokenizer *t, tt_error *err) {
@@ -44,72 +41,118 @@ static tt_status build_entries(tt_tokenizer *t, tt_error *err) {
     for (size_t i = 0; i < t->added.n; i++)
         if (t->added.v[i].id >= t->n_ids) t->n_ids = t->added.v[i].id + 1;
     t->entries = calloc((size_t)t->n_ids + 1, sizeof *t->entries);
-    bool *taken = calloc((size_t)t->n_ids + 1, sizeof *taken);
-    tt_status status = TT_OK;
-    if (!t->entries || !taken)
-        status = tt_fail(err, TT_ERR_MEMORY, "no memory for %d tokens", (int)t->n_ids);
-    for (int32_t id = 0; status == TT_OK && id < words->n_ids; id++)
+    if (!t->entries) return tt_fail(err, TT_ERR_MEMORY, "no memory for %d tokens", (int)t->n_ids);
+    for (int32_t id = 0; id < words->n_ids; id++)
         if (words->start[id] != SIZE_MAX)
             t->entries[id] =
                 (tt_tok_entry){words->texts.bytes + words->start[id], words->length[id], false};
-    for (size_t i = 0; status == TT_OK && i < t->added.n; i++) {
+    for (size_t i = 0; i < t->added.n; i++) {
         const tt_tok_added *token = &t->added.v[i];
-        if (taken[token->id])
-            status = tt_fail(err, TT_ERR_FORMAT, "added_tokens: id %d is given twice", token->id);
-        taken[token->id] = true;
-        t->entries[token->id] = (tt_tok_entry){token->matched.bytes, token->matched.n,
-                                               (token->special && !token->normalized) ||
-                                                   is_special_text(&t->added, &token->matched)};
+        const tt_text *text = &token->changed;
+        t->entries[token->id] =
+            (tt_tok_entry){text->bytes, text->n, is_special_text(&t->added, text)};
     }
-    free(taken);
+    return TT_OK;
+}
+
+/* T5Tokenizer's own: the text and </s>, by the id of eos_token, whatever that is. */
+static tt_status read_t5_post(tt_tokenizer *t, tt_error *err) {
+    int32_t eos = t->specials[TT_SPECIAL_EOS];
+    if (eos < 0) return tt_fail(err, TT_ERR_FORMAT, "T5Tokenizer: no eos_token");
+    json_t *post = json_pack("{s:s, s:[{s:{s:s}}, {s:{s:s}}], s:{s:{s:[i]}}}", "type",
+                             "TemplateProcessing", "single", "Sequence", "id", "A", "SpecialToken",
+                             "id", "</s>", "special_tokens", "</s>", "ids", (int)eos);
+    if (!post) return tt_fail(err, TT_ERR_MEMORY, "post_processor: no memory");
+    tt_status status = tt_tok_template_read(post, t->n_ids, &t->post, err);
+    json_decref(post);
     return status;
 }
 
-static tt_status read_root(const json_t *root, tt_tokenizer *t, tt_error *err) {
+static tt_status add_wishes(tt_tok_config *config, tt_tokenizer *t, tt_error *err) {
+    size_t n_listed = 0; /* those that "new" is compared with */
+    for (size_t i = 0; i < config->n_wishes; i++) {
+        tt_tok_wish *wish = &config->wishes[i];
+        if (!wish->if_new && wish->id >= 0) n_listed = i + 1;
+    }
+    size_t n_known = SIZE_MAX;
+    for (size_t i = 0; i < config->n_wishes; i++) {
+        tt_tok_wish *wish = &config->wishes[i];
+        const tt_text *text = &wish->token.content;
+        if (i == n_listed) n_known = t->added.n;
+        const tt_tok_added *known =
+            wish->if_new ? tt_tok_added_find(&t->added, text->bytes, text->n) : NULL;
+        if (known && (size_t)(known - t->added.v) < n_known) continue;
+        TT_TRY(tt_tok_added_push(&t->added, &t->model, &wish->token, wish->id,
+                                 "tokenizer_config.json: added_tokens_decoder", err));
+    }
+    return TT_OK;
+}
+
+static tt_status find_specials(const tt_tok_config *config, tt_tokenizer *t, tt_error *err) {
+    for (int i = 0; i < TT_N_SPECIALS; i++) {
+        const char *text = config->specials[i];
+        if (!text) continue;
+        t->specials[i] = tt_tokenizer_find(t, text);
+        if (t->specials[i] < 0)
+            return tt_fail(err, TT_ERR_FORMAT, "special token \"%s\" is no token", text);
+    }
+    return TT_OK;
+}
+
+static tt_status read_root(const json_t *root, tt_tok_config *config, tt_tokenizer *t,
+                           tt_error *err) {
     const json_t *decoder = json_object_get(root, "decoder");
+    bool is_t5 = config && config->class == TT_TOK_T5;
     TT_TRY(check_head(root, err));
-    TT_TRY(tt_tok_model_read(json_object_get(root, "model"), &t->model, err));
+    TT_TRY(tt_tok_model_read(json_object_get(root, "model"), is_t5, &t->model, err));
     TT_TRY(tt_tok_read_normalizers(json_object_get(root, "normalizer"), "normalizer",
                                    &t->normalizers, err));
     TT_TRY(tt_tok_read_pre_tokenizers(json_object_get(root, "pre_tokenizer"), "pre_tokenizer",
                                       &t->pre_tokenizers, err));
     TT_TRY(tt_tok_read_decoders(decoder, "decoder", &t->decoders, err));
     t->has_decoder = decoder && !json_is_null(decoder);
-    TT_TRY(tt_tok_added_read(json_object_get(root, "added_tokens"), &t->model, &t->normalizers,
-                             &t->added, err));
+    TT_TRY(tt_tok_added_read(json_object_get(root, "added_tokens"), &t->model, &t->added, err));
+    if (config) TT_TRY(add_wishes(config, t, err));
+    TT_TRY(tt_tok_added_finish(&t->added, &t->normalizers, err));
     TT_TRY(build_entries(t, err));
+    if (config) {
+        TT_TRY(find_specials(config, t, err));
+        t->clean_up = t->model.unigram ? config->clean_up : config->clean_up_bpe;
+    }
+    if (is_t5) return read_t5_post(t, err);
     return tt_tok_template_read(json_object_get(root, "post_processor"), t->n_ids, &t->post, err);
 }
 
-static tt_status read_file(const char *path, tt_tokenizer *t, tt_error *err) {
+/* dir: NULL when the file was named itself. */
+static tt_status read_text(const char *path, const char *dir, const char *text, size_t n,
+                           tt_tokenizer *t, tt_error *err) {
     json_t *root;
-    TT_TRY(tt_json_read_object(path, MAX_FILE_BYTES, &root, err));
-    tt_status status = read_root(root, t, err);
+    tt_tok_config config = {0};
+    TT_TRY(tt_json_parse_object(path, text, n, &root, err));
+    tt_status status = TT_OK;
+    if (dir)
+        status = tt_tok_config_read(dir, root, strstr(text, "\"ByteLevel\"") != NULL, &config, err);
+    if (status == TT_OK) {
+        if (dir) status = tt_tok_class_apply(&config, root, err);
+        if (status == TT_OK) status = read_root(root, dir ? &config : NULL, t, err);
+        if (status != TT_OK) (void)tt_error_prefix(err, "%s", path);
+    }
+    tt_tok_config_free(&config);
     json_decref(root);
-    if (status != TT_OK) (void)tt_error_prefix(err, "%s", path);
     return status;
 }
 
-static tt_status find_specials(const char *dir, const tt_tok_config *config, tt_tokenizer *t,
-                               tt_error *err) {
-    for (int i = 0; i < TT_N_SPECIALS; i++) {
-        if (!config->specials[i]) continue;
-        t->specials[i] = tt_tokenizer_find(t, config->specials[i]);
-        if (t->specials[i] < 0)
-            return tt_fail(err, TT_ERR_FORMAT, "%s: special token \"%s\" is not in tokenizer.json",
-                           dir, config->specials[i]);
+static tt_status read_path(const char *path, tt_tokenizer *t, tt_error *err) {
+    char file[PATH_MAX], *text;
+    const char *dir = tt_file_is_dir(path) ? path : NULL;
+    size_t n;
+    if (dir) {
+        TT_TRY(tt_file_join(file, sizeof file, path, "tokenizer.json", err));
+        path = file;
     }
-    return TT_OK;
-}
-
-static tt_status read_dir(const char *dir, tt_tokenizer *t, tt_error *err) {
-    char file[PATH_MAX];
-    tt_tok_config config = {0};
-    TT_TRY(tt_file_join(file, sizeof file, dir, "tokenizer.json", err));
-    TT_TRY(read_file(file, t, err));
-    tt_status status = tt_tok_config_read(dir, &config, err);
-    if (status == TT_OK) status = find_specials(dir, &config, t, err);
-    tt_tok_config_free(&config);
+    TT_TRY(tt_file_read_all(path, MAX_FILE_BYTES, &text, &n, err));
+    tt_status status = read_text(path, dir, text, n, t, err);
+    free(text);
     return status;
 }
 
@@ -118,7 +161,7 @@ tt_status tt_tokenizer_open(const char *path, tt_tokenizer **out, tt_error *err)
     tt_tokenizer *t = calloc(1, sizeof *t);
     if (!t) return tt_fail(err, TT_ERR_MEMORY, "%s: no memory for a tokenizer", path);
     for (int i = 0; i < TT_N_SPECIALS; i++) t->specials[i] = -1;
-    tt_status status = tt_file_is_dir(path) ? read_dir(path, t, err) : read_file(path, t, err);
+    tt_status status = read_path(path, t, err);
     if (status != TT_OK) {
         tt_tokenizer_close(t);
         return status;
@@ -180,11 +223,13 @@ static tt_status encode_pieces(const tt_tokenizer *t, const char *text, size_t n
     TT_TRY(tt_tok_pre_tokenize(&t->pre_tokenizers, &e->pieces, err));
     for (size_t i = 0; i < e->pieces.n; i++) {
         const tt_tok_piece *piece = &e->pieces.v[i];
+        const char *word = e->pieces.text.bytes + piece->start;
         if (piece->id >= 0)
             TT_TRY(tt_ids_push(&e->ids, piece->id, err));
+        else if (t->model.unigram)
+            TT_TRY(tt_tok_unigram(&t->model, word, piece->n, &e->scratch, &e->ids, err));
         else
-            TT_TRY(tt_tok_bpe(&t->model, e->pieces.text.bytes + piece->start, piece->n, &e->scratch,
-                              &e->ids, err));
+            TT_TRY(tt_tok_bpe(&t->model, word, piece->n, &e->scratch, &e->ids, err));
     }
     return TT_OK;
 }
@@ -230,11 +275,8 @@ int32_t tt_tokenizer_n_ids(const tt_tokenizer *tokenizer) {
 
 int32_t tt_tokenizer_find(const tt_tokenizer *tokenizer, const char *token) {
     size_t n = strlen(token);
-    for (size_t i = 0; i < tokenizer->added.n; i++)
-        if (tokenizer->added.v[i].content.n == n &&
-            !memcmp(tokenizer->added.v[i].content.bytes, token, n))
-            return tokenizer->added.v[i].id;
-    return tt_tok_words_find(&tokenizer->model.words, token, n);
+    const tt_tok_added *added = tt_tok_added_find(&tokenizer->added, token, n);
+    return added ? added->id : tt_tok_words_find(&tokenizer->model.words, token, n);
 }
 
 int32_t tt_tokenizer_special(const tt_tokenizer *tokenizer, tt_special which) {

@@ -4,6 +4,7 @@
 #include "tokenizer_private.h"
 
 void tt_tok_scratch_free(tt_tok_scratch *scratch) {
+    free(scratch->nodes);
     free(scratch->symbols);
     free(scratch->heap);
     *scratch = (tt_tok_scratch){0};

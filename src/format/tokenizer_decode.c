@@ -210,6 +210,35 @@ static tt_status collect(const tt_tokenizer *t, const int32_t *ids, size_t n, bo
     return TT_OK;
 }
 
+static tt_status replace_text(tt_text *text, const char *from, const char *to, tt_error *err) {
+    tt_text out = {0};
+    size_t n_from = strlen(from), done = 0;
+    tt_status status = tt_text_append(&out, "", 0, err);
+    for (size_t i = 0; status == TT_OK && i + n_from <= text->n;) {
+        if (memcmp(text->bytes + i, from, n_from)) {
+            i++;
+            continue;
+        }
+        status = tt_text_append(&out, text->bytes + done, i - done, err);
+        if (status == TT_OK) status = tt_text_append(&out, to, strlen(to), err);
+        i = done = i + n_from;
+    }
+    if (status == TT_OK) status = tt_text_append(&out, text->bytes + done, text->n - done, err);
+    tt_text_free(text);
+    *text = out;
+    return status;
+}
+
+/* transformers' clean_up_tokenization, one after the other. */
+static tt_status clean_up(tt_text *text, tt_error *err) {
+    static const char *const rows[][2] = {
+        {" .", "."},     {" ?", "?"},   {" !", "!"},   {" ,", ","},     {" ' ", "'"},
+        {" n't", "n't"}, {" 'm", "'m"}, {" 's", "'s"}, {" 've", "'ve"}, {" 're", "'re"}};
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++)
+        TT_TRY(replace_text(text, rows[i][0], rows[i][1], err));
+    return TT_OK;
+}
+
 tt_status tt_tokenizer_decode(const tt_tokenizer *tokenizer, const int32_t *ids, size_t n,
                               bool skip_special, tt_text *out, tt_error *err) {
     chain now = {.err = err}, next = {.err = err};
@@ -221,6 +250,7 @@ tt_status tt_tokenizer_decode(const tt_tokenizer *tokenizer, const int32_t *ids,
         now = next;
         next = swapped;
     }
+    if (status == TT_OK && tokenizer->clean_up) status = clean_up(&now.text, err);
     if (status == TT_OK) status = tt_text_append(out, now.text.bytes, now.text.n, err);
     chain_free(&now);
     chain_free(&next);

@@ -41,7 +41,7 @@ int32_t tt_tok_words_find(const tt_tok_words *words, const char *text, size_t n)
     return -1;
 }
 
-static tt_status words_add(tt_tok_words *words, const char *text, size_t n, int32_t id,
+tt_status tt_tok_words_add(tt_tok_words *words, const char *text, size_t n, int32_t id,
                            tt_error *err) {
     if (words->start[id] != SIZE_MAX)
         return tt_fail(err, TT_ERR_FORMAT, "model.vocab: id %d names \"%.*s\" and \"%s\"", id,
@@ -51,12 +51,13 @@ static tt_status words_add(tt_tok_words *words, const char *text, size_t n, int3
     words->length[id] = n;
     TT_TRY(tt_text_append(&words->texts, text, n, err));
     size_t mask = words->n_slots - 1, slot = hash_text(text, n) & mask;
-    while (words->slots[slot] >= 0) slot = (slot + 1) & mask;
+    while (words->slots[slot] >= 0 && !word_equals(words, words->slots[slot], text, n))
+        slot = (slot + 1) & mask;
     words->slots[slot] = id;
     return TT_OK;
 }
 
-static tt_status words_create(size_t n_words, int32_t n_ids, tt_tok_words *out, tt_error *err) {
+tt_status tt_tok_words_create(size_t n_words, int32_t n_ids, tt_tok_words *out, tt_error *err) {
     out->n_words = n_words;
     out->n_ids = n_ids;
     out->n_slots = slots_for(n_words);
@@ -82,11 +83,11 @@ static tt_status read_vocab(const json_t *vocab, tt_tok_words *out, tt_error *er
                                   json_object_iter_key(at), TT_TOK_MAX_IDS - 1, &id, err));
         if (id >= n_ids) n_ids = id + 1;
     }
-    TT_TRY(words_create(json_object_size(vocab), (int32_t)n_ids, out, err));
+    TT_TRY(tt_tok_words_create(json_object_size(vocab), (int32_t)n_ids, out, err));
     for (at = json_object_iter(object); at; at = json_object_iter_next(object, at)) {
         const char *text = json_object_iter_key(at);
         id = json_integer_value(json_object_iter_value(at));
-        TT_TRY(words_add(out, text, strlen(text), (int32_t)id, err));
+        TT_TRY(tt_tok_words_add(out, text, strlen(text), (int32_t)id, err));
     }
     return TT_OK;
 }
@@ -174,14 +175,23 @@ static tt_status read_merges(const json_t *object, tt_tok_model *out, tt_error *
     return status;
 }
 
+/* BPE or Unigram. Old files give no type: there a list is Unigram's (as HF guesses). */
+static tt_status read_type(const json_t *object, bool *unigram, tt_error *err) {
+    char shown[TT_JSON_SHOWN_BYTES];
+    const json_t *type = json_object_get(object, "type");
+    const char *name = json_string_value(type);
+    *unigram =
+        type ? name && !strcmp(name, "Unigram") : json_is_array(json_object_get(object, "vocab"));
+    if (!type || *unigram || (name && !strcmp(name, "BPE"))) return TT_OK;
+    return tt_fail(err, TT_ERR_FORMAT,
+                   "model.type: %s is not supported, expected \"BPE\" or \"Unigram\"",
+                   tt_json_shown_value(type, shown));
+}
+
 /* Settings that would change the result and are not done here. */
 static tt_status refuse_others(const json_t *object, tt_error *err) {
     static const char *const affixes[] = {"continuing_subword_prefix", "end_of_word_suffix"};
     char shown[TT_JSON_SHOWN_BYTES];
-    const json_t *type = json_object_get(object, "type");
-    if (type && (!json_is_string(type) || strcmp(json_string_value(type), "BPE")))
-        return tt_fail(err, TT_ERR_FORMAT, "model.type: found %s, expected \"BPE\"",
-                       tt_json_shown_value(type, shown));
     const json_t *dropout = json_object_get(object, "dropout");
     if (dropout && !json_is_null(dropout) && json_number_value(dropout) != 0.0)
         return tt_fail(err, TT_ERR_FORMAT, "model.dropout: found %s, expected null",
@@ -219,17 +229,26 @@ static void fill_tables(tt_tok_model *model) {
     }
 }
 
-tt_status tt_tok_model_read(const json_t *object, tt_tok_model *out, tt_error *err) {
-    if (!json_is_object(object))
-        return tt_fail(err, TT_ERR_FORMAT, "model: found %s, expected an object",
-                       tt_tok_json_type(object));
+static tt_status read_bpe(const json_t *object, tt_tok_model *out, tt_error *err) {
     TT_TRY(refuse_others(object, err));
     TT_TRY(read_vocab(json_object_get(object, "vocab"), &out->words, err));
     TT_TRY(read_merges(object, out, err));
     TT_TRY(read_unk(object, out, err));
     TT_TRY(tt_tok_json_flag(object, "model", "fuse_unk", false, &out->fuse_unk, err));
+    return tt_tok_json_flag(object, "model", "ignore_merges", false, &out->ignore_merges, err);
+}
+
+tt_status tt_tok_model_read(const json_t *object, bool exact_scores, tt_tok_model *out,
+                            tt_error *err) {
+    if (!json_is_object(object))
+        return tt_fail(err, TT_ERR_FORMAT, "model: found %s, expected an object",
+                       tt_tok_json_type(object));
+    TT_TRY(read_type(object, &out->unigram, err));
+    if (out->unigram)
+        TT_TRY(tt_tok_unigram_read(object, exact_scores, out, err));
+    else
+        TT_TRY(read_bpe(object, out, err));
     TT_TRY(tt_tok_json_flag(object, "model", "byte_fallback", false, &out->byte_fallback, err));
-    TT_TRY(tt_tok_json_flag(object, "model", "ignore_merges", false, &out->ignore_merges, err));
     fill_tables(out);
     return TT_OK;
 }
@@ -241,5 +260,7 @@ void tt_tok_model_free(tt_tok_model *model) {
     free(model->words.slots);
     free(model->merges);
     free(model->unk_token);
+    free(model->scores);
+    free(model->sorted);
     *model = (tt_tok_model){0};
 }

@@ -130,6 +130,15 @@ static tt_status change_characters(const tt_tok_step *step, tt_text *text, size_
     return status;
 }
 
+static tt_status precompiled(const tt_tok_charsmap *map, tt_text *text, size_t *n_first,
+                             tt_error *err) {
+    tt_text out = {0};
+    tt_status status = tt_tok_charsmap_append(map, text->bytes, text->n, n_first, &out, err);
+    tt_text_free(text);
+    *text = out;
+    return status;
+}
+
 static tt_status prepend(const tt_text *content, tt_text *text, size_t *n_first, tt_error *err) {
     if (text->n == 0) return TT_OK;
     TT_TRY(tt_text_append(text, content->bytes, content->n, err)); /* makes room */
@@ -200,6 +209,9 @@ tt_status tt_tok_normalize(const tt_tok_steps *steps, tt_text *text, size_t *n_f
             break;
         case TT_TOK_REPLACE:
             TT_TRY(tt_tok_replace(&step->pattern, &step->content, text, n_first, err));
+            break;
+        case TT_TOK_PRECOMPILED:
+            TT_TRY(precompiled(step->charsmap, text, n_first, err));
             break;
         case TT_TOK_STRIP:
             strip(step, text, n_first);

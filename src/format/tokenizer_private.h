@@ -82,6 +82,23 @@ void tt_tok_pattern_free(tt_tok_pattern *pattern);
 tt_status tt_tok_pattern_find(const tt_tok_pattern *pattern, const char *text, size_t n,
                               tt_tok_matches *out, tt_error *err) TT_MUST_CHECK;
 
+/* --- SentencePiece's normalization rules (tokenizer_charsmap.c, tokenizer_cluster.c) ------------
+ */
+
+typedef struct tt_tok_charsmap tt_tok_charsmap;
+
+/* at: the normalizer's key, for messages. Closed by tt_tok_charsmap_close.
+ * Errors: ERR_FORMAT (not base64, lengths, texts that are not UTF-8), ERR_MEMORY. */
+tt_status tt_tok_charsmap_open(const char *base64, const char *at, tt_tok_charsmap **out,
+                               tt_error *err) TT_MUST_CHECK;
+void tt_tok_charsmap_close(tt_tok_charsmap *map);
+/* Sets out, which is empty, to bytes[0..n) (valid UTF-8) as the rules change it; n_first as in
+ * tt_tok_piece. Errors: ERR_FORMAT (a rule leads out of the table), ERR_MEMORY. */
+tt_status tt_tok_charsmap_append(const tt_tok_charsmap *map, const char *bytes, size_t n,
+                                 size_t *n_first, tt_text *out, tt_error *err) TT_MUST_CHECK;
+/* Bytes of the grapheme cluster that s[0..n) begins with, n >= 1. */
+size_t tt_tok_cluster(const char *s, size_t n);
+
 /* --- Steps ------------------------------------------------------------------------------------ */
 
 typedef enum tt_tok_kind {
@@ -95,6 +112,7 @@ typedef enum tt_tok_kind {
     TT_TOK_LOWERCASE,
     TT_TOK_STRIP,
     TT_TOK_STRIP_ACCENTS,
+    TT_TOK_PRECOMPILED,
     /* pre-tokenizers */
     TT_TOK_BYTE_LEVEL, /* also a decoder */
     TT_TOK_SPLIT,
@@ -121,16 +139,17 @@ typedef enum tt_tok_prepend { TT_TOK_ALWAYS, TT_TOK_FIRST, TT_TOK_NEVER } tt_tok
 
 typedef struct tt_tok_step {
     tt_tok_kind kind;
-    tt_tok_pattern pattern;   /* REPLACE, SPLIT, BYTE_LEVEL with use_regex */
-    tt_text content;          /* PREPEND, REPLACE; the one character of METASPACE, STRIP_CHAR */
-    tt_tok_behavior behavior; /* SPLIT, DIGITS, PUNCTUATION */
-    tt_tok_prepend prepend;   /* METASPACE */
-    bool invert;              /* SPLIT */
-    bool split;               /* METASPACE; BYTE_LEVEL: has a pattern */
-    bool prefix_space;        /* BYTE_LEVEL */
-    bool left, right;         /* STRIP */
-    int64_t start, stop;      /* STRIP_CHAR: at most so many */
-    void *normalizer;         /* NF*: UNormalizer2, owned */
+    tt_tok_pattern pattern;    /* REPLACE, SPLIT, BYTE_LEVEL with use_regex */
+    tt_text content;           /* PREPEND, REPLACE; the one character of METASPACE, STRIP_CHAR */
+    tt_tok_behavior behavior;  /* SPLIT, DIGITS, PUNCTUATION */
+    tt_tok_prepend prepend;    /* METASPACE */
+    bool invert;               /* SPLIT */
+    bool split;                /* METASPACE; BYTE_LEVEL: has a pattern */
+    bool prefix_space;         /* BYTE_LEVEL */
+    bool left, right;          /* STRIP */
+    int64_t start, stop;       /* STRIP_CHAR: at most so many */
+    void *normalizer;          /* NF*: UNormalizer2, owned */
+    tt_tok_charsmap *charsmap; /* PRECOMPILED, owned */
 } tt_tok_step;
 
 typedef struct tt_tok_steps {
@@ -163,7 +182,8 @@ tt_status tt_tok_json_array(const json_t *object, const char *at, const char *ke
 tt_status tt_tok_json_number(const json_t *value, const char *at, const char *key, int64_t most,
                              int64_t *out, tt_error *err) TT_MUST_CHECK;
 
-/* --- Model (tokenizer_model.c, tokenizer_bpe.c) ----------------------------------------------- */
+/* --- Model (tokenizer_model.c, tokenizer_bpe.c, tokenizer_unigram.c)
+ * ----------------------------------------------- */
 
 enum {
     TT_TOK_MAX_IDS = 1 << 22, /* largest id + 1; tables are as long as the largest id */
@@ -186,6 +206,7 @@ typedef struct tt_tok_merge {
 } tt_tok_merge;
 
 typedef struct tt_tok_model {
+    bool unigram; /* else BPE */
     tt_tok_words words;
     tt_tok_merge *merges; /* [n_merge_slots] open addressing over (left, right) */
     size_t n_merge_slots;
@@ -194,9 +215,24 @@ typedef struct tt_tok_model {
     char *unk_token;                 /* NULL: none */
     int32_t unk_id;                  /* -1: unk_token is not in the vocabulary */
     bool fuse_unk, byte_fallback, ignore_merges;
+
+    double *scores;       /* Unigram from here: [n_ids] */
+    double unknown_score; /* of a character that no token covers */
+    int32_t *sorted;      /* [n_sorted] ids by text */
+    size_t n_sorted;
+    size_t first[257]; /* [byte] first of sorted that begins with this byte or a larger one */
 } tt_tok_model;
 
-tt_status tt_tok_model_read(const json_t *object, tt_tok_model *out, tt_error *err) TT_MUST_CHECK;
+/* exact_scores: Unigram's as written, not as HF's reader of files rounds them. */
+tt_status tt_tok_model_read(const json_t *object, bool exact_scores, tt_tok_model *out,
+                            tt_error *err) TT_MUST_CHECK;
+tt_status tt_tok_unigram_read(const json_t *object, bool exact_scores, tt_tok_model *out,
+                              tt_error *err) TT_MUST_CHECK;
+tt_status tt_tok_words_create(size_t n_words, int32_t n_ids, tt_tok_words *out,
+                              tt_error *err) TT_MUST_CHECK;
+/* A text given twice is found by its last id. Errors: ERR_FORMAT (an id given twice). */
+tt_status tt_tok_words_add(tt_tok_words *words, const char *text, size_t n, int32_t id,
+                           tt_error *err) TT_MUST_CHECK;
 void tt_tok_model_free(tt_tok_model *model);
 int32_t tt_tok_words_find(const tt_tok_words *words, const char *text, size_t n);
 const tt_tok_merge *tt_tok_merge_find(const tt_tok_model *model, int32_t left, int32_t right);
@@ -213,7 +249,16 @@ typedef struct tt_tok_candidate {
     int32_t rank, id;
 } tt_tok_candidate;
 
+/* The best way to a place in a word: its last token, and where that starts (SIZE_MAX: none). */
+typedef struct tt_tok_node {
+    double score;
+    size_t start;
+    int32_t id;
+} tt_tok_node;
+
 typedef struct tt_tok_scratch {
+    tt_tok_node *nodes;
+    size_t nodes_capacity;
     tt_tok_symbol *symbols;
     size_t n_symbols, symbols_capacity;
     tt_tok_candidate *heap;
@@ -221,9 +266,11 @@ typedef struct tt_tok_scratch {
 } tt_tok_scratch;
 
 void tt_tok_scratch_free(tt_tok_scratch *scratch);
-/* Appends the ids of one word (valid UTF-8). O(n log n). */
+/* Append the ids of one word (valid UTF-8). BPE: O(n log n). */
 tt_status tt_tok_bpe(const tt_tok_model *model, const char *word, size_t n, tt_tok_scratch *scratch,
                      tt_ids *out, tt_error *err) TT_MUST_CHECK;
+tt_status tt_tok_unigram(const tt_tok_model *model, const char *word, size_t n,
+                         tt_tok_scratch *scratch, tt_ids *out, tt_error *err) TT_MUST_CHECK;
 
 /* --- Pieces (tokenizer_pieces.c, tokenizer_normalize.c, tokenizer_pretokenize.c) -------------- */
 
@@ -267,29 +314,94 @@ int tt_tok_char_to_byte(uint32_t code);
 typedef struct tt_tok_added {
     int32_t id;
     tt_text content;
-    tt_text matched; /* what is looked for and decoded: content, normalized if `normalized` */
+    tt_text changed; /* content, normalized */
     bool single_word, lstrip, rstrip, normalized, special;
+    bool was_special;    /* by any mention of the token: left out by skip_special */
+    bool was_normalized; /* by any mention: decoded as `changed` */
 } tt_tok_added;
 
-/* Added tokens sorted by `matched`: leftmost-longest search narrows a range byte by byte. */
+typedef struct tt_tok_match_text {
+    const tt_text *text;
+    const tt_tok_added *token;
+} tt_tok_match_text;
+
+/* Texts of added tokens, sorted: leftmost-longest search narrows a range byte by byte. */
 typedef struct tt_tok_matcher {
-    const tt_tok_added **v; /* borrows the list of added tokens */
+    tt_tok_match_text *v; /* borrows the list of added tokens */
     size_t n;
 } tt_tok_matcher;
 
 typedef struct tt_tok_added_list {
     tt_tok_added *v;
-    size_t n;
+    size_t n, capacity;
     tt_tok_matcher raw, normalized;
 } tt_tok_added_list;
 
-tt_status tt_tok_added_read(const json_t *array, const tt_tok_model *model,
-                            const tt_tok_steps *normalizers, tt_tok_added_list *out,
+void tt_tok_added_token_free(tt_tok_added *token);
+/* Reads the tokens of tokenizer.json (NULL: none). */
+tt_status tt_tok_added_read(const json_t *array, const tt_tok_model *model, tt_tok_added_list *out,
                             tt_error *err) TT_MUST_CHECK;
+/* Adds a token as HF does: numbers it if its text is new, else its flags replace the old ones.
+ * Takes token's texts in any case. expected: the id it must get, or -1; at: its key. */
+tt_status tt_tok_added_push(tt_tok_added_list *list, const tt_tok_model *model, tt_tok_added *token,
+                            int64_t expected, const char *at, tt_error *err) TT_MUST_CHECK;
+const tt_tok_added *tt_tok_added_find(const tt_tok_added_list *list, const char *text, size_t n);
+/* When all are there: builds the matchers. */
+tt_status tt_tok_added_finish(tt_tok_added_list *list, const tt_tok_steps *normalizers,
+                              tt_error *err) TT_MUST_CHECK;
 void tt_tok_added_free(tt_tok_added_list *list);
 /* Appends text[0..n) to out, cut at the matcher's tokens. */
 tt_status tt_tok_added_split(const tt_tok_matcher *matcher, const char *text, size_t n,
                              size_t n_first, tt_tok_pieces *out, tt_error *err) TT_MUST_CHECK;
+
+/* --- What stands beside tokenizer.json (tokenizer_config.c, tokenizer_class.c) -----------------
+ */
+
+/* A directory means what AutoTokenizer.from_pretrained of transformers 5.23 makes of it. There some
+ * classes take no more than vocabulary and merges from tokenizer.json and build the rest
+ * themselves: their pipelines replace the file's sections before these are read. */
+typedef enum tt_tok_class {
+    TT_TOK_FILE, /* tokenizer.json as it is */
+    TT_TOK_LLAMA,
+    TT_TOK_GEMMA,
+    TT_TOK_QWEN2,
+    TT_TOK_GPT2,
+    TT_TOK_T5,
+    TT_TOK_N_CLASSES
+} tt_tok_class;
+
+/* A token to add after those of tokenizer.json. */
+typedef struct tt_tok_wish {
+    tt_tok_added token;
+    int64_t id;  /* that it must get, or -1 */
+    bool if_new; /* only when no token before has its text */
+    bool plain;  /* given as a text, without flags */
+} tt_tok_wish;
+
+typedef struct tt_tok_config {
+    tt_tok_class class;
+    bool prefix_space, legacy;   /* add_prefix_space, legacy, as the class takes them */
+    bool clean_up, clean_up_bpe; /* clean_up_tokenization_spaces: Unigram, BPE */
+    tt_tok_wish *wishes;         /* in the order of their adding */
+    size_t n_wishes, wishes_capacity;
+    char *specials[TT_N_SPECIALS]; /* texts, owned; NULL: not named */
+} tt_tok_config;
+
+/* Reads dir's tokenizer_config.json, config.json (model_type), and in older directories
+ * special_tokens_map.json and added_tokens.json; each may be missing. file: tokenizer.json;
+ * has_byte_level: its text has the word "ByteLevel". */
+tt_status tt_tok_config_read(const char *dir, const json_t *file, bool has_byte_level,
+                             tt_tok_config *out, tt_error *err) TT_MUST_CHECK;
+void tt_tok_config_free(tt_tok_config *config);
+
+/* name: the tokenizer_class, or NULL. Errors: ERR_FORMAT (a class that is not done here). */
+tt_status tt_tok_class_find(const char *model_type, const char *name, bool has_byte_level,
+                            tt_tok_class *out, tt_error *err) TT_MUST_CHECK;
+/* Replaces the sections of file that the class sets itself. */
+tt_status tt_tok_class_apply(const tt_tok_config *config, json_t *file,
+                             tt_error *err) TT_MUST_CHECK;
+/* The class's bos_token, ... where tokenizer_config.json has no such key; NULL: none. */
+const char *tt_tok_class_default(tt_tok_class class, const char *key);
 
 /* --- The whole -------------------------------------------------------------------------------- */
 
@@ -314,20 +426,12 @@ typedef struct tt_tok_entry {
     bool special; /* left out by skip_special */
 } tt_tok_entry;
 
-/* What stands beside a tokenizer.json (tokenizer_config.c). */
-typedef struct tt_tok_config {
-    char *specials[TT_N_SPECIALS]; /* texts, owned; NULL: not named */
-} tt_tok_config;
-
-/* Reads dir's tokenizer_config.json and special_tokens_map.json, if they exist. */
-tt_status tt_tok_config_read(const char *dir, tt_tok_config *out, tt_error *err) TT_MUST_CHECK;
-void tt_tok_config_free(tt_tok_config *config);
-
 struct tt_tokenizer {
     tt_tok_model model;
     tt_tok_added_list added;
     tt_tok_steps normalizers, pre_tokenizers, decoders;
     bool has_decoder; /* else decode joins tokens by spaces */
+    bool clean_up;    /* of decoded text: no space before punctuation */
     tt_tok_template post;
     int32_t specials[TT_N_SPECIALS]; /* ids or -1 */
     tt_tok_entry *entries;           /* [n_ids] texts to decode */

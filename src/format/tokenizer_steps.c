@@ -87,6 +87,13 @@ static tt_status read_unicode_form(const json_t *object, const char *at, tt_tok_
     return tt_tok_normalizer_open(out->kind, &out->normalizer, err);
 }
 
+static tt_status read_precompiled(const json_t *object, const char *at, tt_tok_step *out,
+                                  tt_error *err) {
+    const char *base64;
+    TT_TRY(tt_tok_json_text(object, at, "precompiled_charsmap", &base64, err));
+    return tt_tok_charsmap_open(base64, at, &out->charsmap, err);
+}
+
 static tt_status read_strip(const json_t *object, const char *at, tt_tok_step *out, tt_error *err) {
     TT_TRY(tt_tok_json_flag(object, at, "strip_left", true, &out->left, err));
     return tt_tok_json_flag(object, at, "strip_right", true, &out->right, err);
@@ -182,6 +189,7 @@ static const step_type normalizer_types[] = {
     {"Lowercase", TT_TOK_LOWERCASE, read_nothing},
     {"Strip", TT_TOK_STRIP, read_strip},
     {"StripAccents", TT_TOK_STRIP_ACCENTS, read_nothing},
+    {"Precompiled", TT_TOK_PRECOMPILED, read_precompiled},
 };
 
 static const step_type pre_tokenizer_types[] = {
@@ -207,6 +215,7 @@ static void step_free(tt_tok_step *step) {
     tt_tok_pattern_free(&step->pattern);
     tt_text_free(&step->content);
     tt_tok_normalizer_close(step->normalizer);
+    tt_tok_charsmap_close(step->charsmap);
 }
 
 void tt_tok_steps_free(tt_tok_steps *steps) {

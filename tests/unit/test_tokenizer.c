@@ -196,6 +196,8 @@ typedef struct row {
 } row;
 
 #define MODEL_OF(vocab, merges) "{\"type\":\"BPE\",\"vocab\":" vocab ",\"merges\":" merges "}"
+#define UNIGRAM_OF(vocab, unk)  "{\"type\":\"Unigram\",\"vocab\":" vocab ",\"unk_id\":" unk "}"
+#define CHARSMAP_OF(base64)     "{\"type\":\"Precompiled\",\"precompiled_charsmap\":\"" base64 "\"}"
 #define SPLIT_OF(regex)                                                                            \
     "{\"type\":\"Split\",\"pattern\":{\"Regex\":\"" regex                                          \
     "\"},\"behavior\":\"Isolated\",\"invert\":false}"
@@ -204,7 +206,23 @@ typedef struct row {
 
 static const row malformed[] = {
     {MODEL, "7", "model: found an integer, expected an object"},
-    {MODEL, "{\"type\":\"Unigram\"}", "model.type: found \"Unigram\", expected \"BPE\""},
+    {MODEL, "{\"type\":\"WordPiece\"}",
+     "model.type: \"WordPiece\" is not supported, expected \"BPE\" or \"Unigram\""},
+    {MODEL, "{\"type\":\"WordLevel\"}", "model.type: \"WordLevel\" is not supported"},
+    {MODEL, "{\"type\":\"Unigram\"}", "model.vocab: found nothing, expected an array"},
+    {MODEL, UNIGRAM_OF("{}", "0"), "model.vocab: found {}, expected an array"},
+    {MODEL, UNIGRAM_OF("[[\"a\"]]", "0"), "model.vocab[0]: found [\"a\"], expected [text, score]"},
+    {MODEL, UNIGRAM_OF("[[\"a\",0],7]", "0"), "model.vocab[1]: found 7"},
+    {MODEL, UNIGRAM_OF("[[\"a\",0,1]]", "0"), "model.vocab[0]: found [\"a\",0,1]"},
+    {MODEL, UNIGRAM_OF("[[\"a\",null]]", "0"), "model.vocab[0]: found [\"a\",null]"},
+    {MODEL, UNIGRAM_OF("[[\"a\",\"0\"]]", "0"), "model.vocab[0]: found [\"a\",\"0\"]"},
+    {MODEL, UNIGRAM_OF("[[3,0]]", "0"), "model.vocab[0]: found [3,0]"},
+    {MODEL, UNIGRAM_OF("[[\"a\",NaN]]", "0"), "not valid JSON"},
+    {MODEL, UNIGRAM_OF("[[\"a\",1e999]]", "0"), "not valid JSON"},
+    {MODEL, UNIGRAM_OF("[[\"a\",0]]", "1"), "model.unk_id: found 1, expected 0 to 0"},
+    {MODEL, UNIGRAM_OF("[[\"a\",0]]", "-1"), "model.unk_id: found -1"},
+    {MODEL, UNIGRAM_OF("[[\"a\",0]]", "99999999999"), "model.unk_id: found 99999999999"},
+    {MODEL, UNIGRAM_OF("[]", "0"), "model.unk_id: found 0, expected 0 to -1"},
     {MODEL, "{\"type\":\"BPE\"}", "model.vocab: found nothing, expected an object"},
     {MODEL, MODEL_OF("[]", "[]"), "model.vocab: found an array"},
     {MODEL, MODEL_OF("{\"a\":1.5}", "[]"), "model.vocab.a: found 1.5, expected an integer"},
@@ -236,11 +254,25 @@ static const row malformed[] = {
     {ADDED, "[{\"id\":4,\"content\":\"a\"," FLAGS "}]",
      "added_tokens[0].id: 4 for \"a\", expected 1"},
     {ADDED, "[{\"id\":99999999999,\"content\":\"x\"," FLAGS "}]", "expected 0 to 4194303"},
-    {ADDED, "[{\"id\":1,\"content\":\"a\"," FLAGS "},{\"id\":1,\"content\":\"a\"," FLAGS "}]",
-     "\"a\" and \"a\" match the same text"},
+    {ADDED,
+     "[{\"id\":5,\"content\":\"\xC3\xA9\",\"single_word\":false,\"lstrip\":false,\"rstrip\":false,"
+     "\"normalized\":true,\"special\":true},{\"id\":6,\"content\":\"e\xCC\x81\",\"single_word\":"
+     "false,\"lstrip\":false,\"rstrip\":false,\"normalized\":true,\"special\":true}]",
+     "match the same text"},
     {NORMALIZER, "[]", "normalizer: found an array, expected an object"},
     {NORMALIZER, "{}", "normalizer.type: found nothing"},
-    {NORMALIZER, "{\"type\":\"Precompiled\"}", "normalizer.type: \"Precompiled\" is not supported"},
+    {NORMALIZER, "{\"type\":\"Precompiled\"}",
+     "normalizer.precompiled_charsmap: found nothing, expected a string"},
+    {NORMALIZER, CHARSMAP_OF("AA"), "normalizer.precompiled_charsmap: not valid base64"},
+    {NORMALIZER, CHARSMAP_OF("A==="), "not valid base64"},
+    {NORMALIZER, CHARSMAP_OF("AA=A"), "not valid base64"},
+    {NORMALIZER, CHARSMAP_OF("AB=="), "not valid base64"},
+    {NORMALIZER, CHARSMAP_OF(""), "0 bytes whose trie has 0, expected"},
+    {NORMALIZER, CHARSMAP_OF("AAAAAA=="), "4 bytes whose trie has 0"},
+    {NORMALIZER, CHARSMAP_OF("BAAAAA=="), "4 bytes whose trie has 4"},
+    {NORMALIZER, CHARSMAP_OF("/////wAAAAA="), "8 bytes whose trie has 4294967295"},
+    {NORMALIZER, CHARSMAP_OF("BQAAAAAAAAAA"), "9 bytes whose trie has 5"},
+    {NORMALIZER, CHARSMAP_OF("BAAAAAAAAAD/"), "precompiled_charsmap: texts: byte 0: 0xFF"},
     {NORMALIZER, "{\"type\":\"Sequence\"}", "normalizer.normalizers: found nothing"},
     {NORMALIZER, "{\"type\":\"Sequence\",\"normalizers\":[{\"type\":\"Nmt\"}]}",
      "normalizer.normalizers[0].type: \"Nmt\" is not supported, expected one of Sequence, Prepend"},
