@@ -38,13 +38,13 @@
 typedef struct tt_tokenizer tt_tokenizer;
 
 /* The special tokens that a tokenizer_config.json names. */
-typedef enum tt_special {
-    TT_SPECIAL_BOS,
-    TT_SPECIAL_EOS,
-    TT_SPECIAL_UNK,
-    TT_SPECIAL_PAD,
-    TT_N_SPECIALS
-} tt_special;
+typedef enum tt_special_token {
+    TT_SPECIAL_TOKEN_BOS,
+    TT_SPECIAL_TOKEN_EOS,
+    TT_SPECIAL_TOKEN_UNK,
+    TT_SPECIAL_TOKEN_PAD,
+    TT_N_SPECIAL_TOKENS
+} tt_special_token;
 
 /* A growable list of token ids. Zero-initialise; freed by tt_ids_free. */
 typedef struct tt_ids {
@@ -92,6 +92,6 @@ int32_t tt_tokenizer_find(const tt_tokenizer *tokenizer, const char *token);
 /* Id of bos_token, eos_token, unk_token or pad_token of tokenizer_config.json (older directories:
  * special_tokens_map.json) or of the class's own; -1: none. Opened by file, not directory: always
  * -1. */
-int32_t tt_tokenizer_special(const tt_tokenizer *tokenizer, tt_special which);
+int32_t tt_tokenizer_special(const tt_tokenizer *tokenizer, tt_special_token which);
 
 #endif

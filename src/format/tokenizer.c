@@ -57,7 +57,7 @@ static tt_status build_entries(tt_tokenizer *t, tt_error *err) {
 
 /* T5Tokenizer's own: the text and </s>, by the id of eos_token, whatever that is. */
 static tt_status read_t5_post(tt_tokenizer *t, tt_error *err) {
-    int32_t eos = t->specials[TT_SPECIAL_EOS];
+    int32_t eos = t->specials[TT_SPECIAL_TOKEN_EOS];
     if (eos < 0) return tt_fail(err, TT_ERR_FORMAT, "T5Tokenizer: no eos_token");
     json_t *post = json_pack("{s:s, s:[{s:{s:s}}, {s:{s:s}}], s:{s:{s:[i]}}}", "type",
                              "TemplateProcessing", "single", "Sequence", "id", "A", "SpecialToken",
@@ -89,7 +89,7 @@ static tt_status add_wishes(tt_tok_config *config, tt_tokenizer *t, tt_error *er
 }
 
 static tt_status find_specials(const tt_tok_config *config, tt_tokenizer *t, tt_error *err) {
-    for (int i = 0; i < TT_N_SPECIALS; i++) {
+    for (int i = 0; i < TT_N_SPECIAL_TOKENS; i++) {
         const char *text = config->specials[i];
         if (!text) continue;
         t->specials[i] = tt_tokenizer_find(t, text);
@@ -160,7 +160,7 @@ tt_status tt_tokenizer_open(const char *path, tt_tokenizer **out, tt_error *err)
     *out = NULL;
     tt_tokenizer *t = calloc(1, sizeof *t);
     if (!t) return tt_fail(err, TT_ERR_MEMORY, "%s: no memory for a tokenizer", path);
-    for (int i = 0; i < TT_N_SPECIALS; i++) t->specials[i] = -1;
+    for (int i = 0; i < TT_N_SPECIAL_TOKENS; i++) t->specials[i] = -1;
     tt_status status = read_path(path, t, err);
     if (status != TT_OK) {
         tt_tokenizer_close(t);
@@ -279,6 +279,6 @@ int32_t tt_tokenizer_find(const tt_tokenizer *tokenizer, const char *token) {
     return added ? added->id : tt_tok_words_find(&tokenizer->model.words, token, n);
 }
 
-int32_t tt_tokenizer_special(const tt_tokenizer *tokenizer, tt_special which) {
+int32_t tt_tokenizer_special(const tt_tokenizer *tokenizer, tt_special_token which) {
     return tokenizer->specials[which];
 }

@@ -198,9 +198,9 @@ static tt_status set_model(const tt_tok_config *config, const pipeline *made, js
     json_t *members = json_loads(made->model, 0, NULL);
     int failed = !members || json_object_update(model, members);
     json_decref(members);
-    if (!failed && config->class == TT_TOK_GEMMA && config->specials[TT_SPECIAL_UNK])
-        failed =
-            json_object_set_new(model, "unk_token", json_string(config->specials[TT_SPECIAL_UNK]));
+    if (!failed && config->class == TT_TOK_GEMMA && config->specials[TT_SPECIAL_TOKEN_UNK])
+        failed = json_object_set_new(model, "unk_token",
+                                     json_string(config->specials[TT_SPECIAL_TOKEN_UNK]));
     return failed ? tt_fail(err, TT_ERR_MEMORY, "model: no memory") : TT_OK;
 }
 

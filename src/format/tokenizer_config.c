@@ -9,14 +9,14 @@
 
 enum { MAX_CONFIG_BYTES = 64 << 20, MOST_WISHES = 1 << 16 };
 
-/* transformers' order, in which unknown ones are numbered. The first TT_N_SPECIALS of `shown` are
- * what tt_tokenizer_special tells. */
+/* transformers' order, in which unknown ones are numbered. The first TT_N_SPECIAL_TOKENS of `shown`
+ * are what tt_tokenizer_special tells. */
 static const char *const named_keys[] = {"bos_token", "eos_token", "unk_token", "sep_token",
                                          "pad_token", "cls_token", "mask_token"};
 enum { N_NAMED = sizeof named_keys / sizeof named_keys[0] };
 
-static const char *const special_keys[TT_N_SPECIALS] = {"bos_token", "eos_token", "unk_token",
-                                                        "pad_token"};
+static const char *const special_keys[TT_N_SPECIAL_TOKENS] = {"bos_token", "eos_token", "unk_token",
+                                                              "pad_token"};
 
 /* --- Files ------------------------------------------------------------------------------------ */
 
@@ -316,7 +316,7 @@ static tt_status wish_named(tt_tok_config *config, const json_t *value, const ch
     if (!value || json_is_null(value)) return TT_OK;
     TT_TRY(wish_for(config, value, key, true, true, err));
     const char *text = config->wishes[config->n_wishes - 1].token.content.bytes;
-    for (int i = 0; i < TT_N_SPECIALS; i++) {
+    for (int i = 0; i < TT_N_SPECIAL_TOKENS; i++) {
         if (strcmp(special_keys[i], key)) continue;
         free(config->specials[i]);
         config->specials[i] = strdup(text);
@@ -436,7 +436,7 @@ tt_status tt_tok_config_read(const char *dir, const json_t *file, bool has_byte_
 }
 
 void tt_tok_config_free(tt_tok_config *config) {
-    for (int i = 0; i < TT_N_SPECIALS; i++) free(config->specials[i]);
+    for (int i = 0; i < TT_N_SPECIAL_TOKENS; i++) free(config->specials[i]);
     for (size_t i = 0; i < config->n_wishes; i++) tt_tok_added_token_free(&config->wishes[i].token);
     free(config->wishes);
     *config = (tt_tok_config){0};

@@ -384,7 +384,7 @@ typedef struct tt_tok_config {
     bool clean_up, clean_up_bpe; /* clean_up_tokenization_spaces: Unigram, BPE */
     tt_tok_wish *wishes;         /* in the order of their adding */
     size_t n_wishes, wishes_capacity;
-    char *specials[TT_N_SPECIALS]; /* texts, owned; NULL: not named */
+    char *specials[TT_N_SPECIAL_TOKENS]; /* texts, owned; NULL: not named */
 } tt_tok_config;
 
 /* Reads dir's tokenizer_config.json, config.json (model_type), and in older directories
@@ -433,8 +433,8 @@ struct tt_tokenizer {
     bool has_decoder; /* else decode joins tokens by spaces */
     bool clean_up;    /* of decoded text: no space before punctuation */
     tt_tok_template post;
-    int32_t specials[TT_N_SPECIALS]; /* ids or -1 */
-    tt_tok_entry *entries;           /* [n_ids] texts to decode */
+    int32_t specials[TT_N_SPECIAL_TOKENS]; /* ids or -1 */
+    tt_tok_entry *entries;                 /* [n_ids] texts to decode */
     int32_t n_ids;
 };
 

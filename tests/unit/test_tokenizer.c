@@ -122,24 +122,24 @@ static void write_beside(const char *name, const char *text) {
 static void special_tokens_are_named_beside_the_file(void **state) {
     (void)state;
     tt_tokenizer *t = open_valid();
-    assert_int_equal(tt_tokenizer_special(t, TT_SPECIAL_BOS), -1);
+    assert_int_equal(tt_tokenizer_special(t, TT_SPECIAL_TOKEN_BOS), -1);
     tt_tokenizer_close(t);
     write_beside("tokenizer_config.json",
                  "{\"bos_token\":\"<s>\",\"unk_token\":{\"__type\":\"AddedToken\","
                  "\"content\":\"<unk>\"," FLAGS "},\"pad_token\":null}");
     assert_int_equal(tt_tokenizer_open(dir, &t, NULL), TT_OK);
-    assert_int_equal(tt_tokenizer_special(t, TT_SPECIAL_BOS), 5);
-    assert_int_equal(tt_tokenizer_special(t, TT_SPECIAL_UNK), 0);
-    assert_int_equal(tt_tokenizer_special(t, TT_SPECIAL_EOS), -1);
-    assert_int_equal(tt_tokenizer_special(t, TT_SPECIAL_PAD), -1);
+    assert_int_equal(tt_tokenizer_special(t, TT_SPECIAL_TOKEN_BOS), 5);
+    assert_int_equal(tt_tokenizer_special(t, TT_SPECIAL_TOKEN_UNK), 0);
+    assert_int_equal(tt_tokenizer_special(t, TT_SPECIAL_TOKEN_EOS), -1);
+    assert_int_equal(tt_tokenizer_special(t, TT_SPECIAL_TOKEN_PAD), -1);
     tt_tokenizer_close(t);
     write_beside("special_tokens_map.json", "{\"eos_token\":\"<s>\"}");
     assert_int_equal(tt_tokenizer_open(dir, &t, NULL), TT_OK);
-    assert_int_equal(tt_tokenizer_special(t, TT_SPECIAL_EOS), 5);
+    assert_int_equal(tt_tokenizer_special(t, TT_SPECIAL_TOKEN_EOS), 5);
     tt_tokenizer_close(t);
     write_beside("tokenizer_config.json", "{\"added_tokens_decoder\":{}}");
     assert_int_equal(tt_tokenizer_open(dir, &t, NULL), TT_OK);
-    assert_int_equal(tt_tokenizer_special(t, TT_SPECIAL_EOS), -1);
+    assert_int_equal(tt_tokenizer_special(t, TT_SPECIAL_TOKEN_EOS), -1);
     tt_tokenizer_close(t);
     write_beside("tokenizer_config.json", NULL);
     write_beside("special_tokens_map.json", NULL);
