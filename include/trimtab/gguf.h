@@ -22,6 +22,7 @@
 #include <stdint.h>
 
 #include "trimtab/safetensors.h"
+#include "trimtab/spec.h"
 #include "trimtab/status.h"
 
 typedef struct tt_gguf tt_gguf;
@@ -53,5 +54,31 @@ size_t tt_gguf_n_tensors(const tt_gguf *file);
 const tt_tensor *tt_gguf_at(const tt_gguf *file, size_t i);
 size_t tt_gguf_n_values(const tt_gguf *file);
 const tt_gguf_value *tt_gguf_value_at(const tt_gguf *file, size_t i);
+
+/* --- A model of a spec in such a file ---------------------------------------------------------
+ *
+ * Tensors have names of their own ("blk.0.attn_q.weight"), and three things lie otherwise than in
+ * safetensors files of the family:
+ *   - rows of q and k (and their biases) are interleaved where llama.cpp turns neighbours
+ *     (tt_gguf_interleaves; gemm.h says how);
+ *   - norms whose spec has a norm_offset hold weight + norm_offset;
+ *   - a layer's experts are one tensor [n_experts x rows x cols] for each role.
+ * The scaling of RoPE may be there as tensors of divisors of the frequencies. */
+
+/* The name of the tensor that holds the role, alone or (fused) among others. */
+void tt_gguf_tensor_name(const tt_spec *spec, tt_role role, int layer,
+                         char name[TT_TENSOR_NAME_BYTES]);
+
+/* The same of all experts of a layer: role GATE, UP or DOWN. */
+void tt_gguf_experts_name(tt_role role, int layer, char name[TT_TENSOR_NAME_BYTES]);
+
+bool tt_gguf_interleaves(const tt_spec *spec);
+
+/* A tensor that tt_gguf_check compares with the spec's rotation? */
+bool tt_gguf_is_rope(const tt_spec *spec, const char *name);
+
+/* Does what the file says of the model (architecture, sizes, eps, scales, rotation) agree with the
+ * spec? What it does not say is not asked. Errors: ERR_FORMAT, naming both. */
+tt_status tt_gguf_check(const tt_gguf *file, const tt_spec *spec, tt_error *err) TT_MUST_CHECK;
 
 #endif

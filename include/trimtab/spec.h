@@ -88,6 +88,13 @@ enum {
 
 enum { TT_MAX_EOS = 8, TT_MAX_LAYERS = 1024, TT_MAX_EXPERTS = 1024 };
 
+/* Matrices of the files that are stored as F8_E4M3 come with factors (see gemm.h): one for each
+ * block, or, when block_rows is 0, one for each row or the whole tensor, as their shape says. */
+typedef struct tt_quantisation {
+    bool is_fp8;
+    int block_rows, block_cols;
+} tt_quantisation;
+
 /* Fields that say nothing when 0 are told apart from those that do: see tt_spec_complete. */
 typedef struct tt_spec {
     char model_type[32];   /* "llama" */
@@ -118,6 +125,7 @@ typedef struct tt_spec {
     bool fused_gate_up; /* likewise gate, up */
     int bos_id;         /* -1: none */
     int eos_ids[TT_MAX_EOS], n_eos;
+    tt_quantisation quantisation;
     tt_dtype dtype;    /* that weights made from nothing are stored in; files say their own */
     double init_range; /* standard deviation of such matrices */
 } tt_spec;

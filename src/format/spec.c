@@ -7,6 +7,7 @@
 
 #include "json_private.h"
 #include "spec_private.h"
+#include "spec_quant.h"
 #include "trimtab/file.h"
 
 enum { MAX_CONFIG_BYTES = 1 << 20 };
@@ -270,6 +271,8 @@ static tt_status read_config(const char *path, tt_spec *spec, tt_error *err) {
     tt_spec_keys config = {path, "", NULL};
     TT_TRY(tt_json_read_object(path, MAX_CONFIG_BYTES, &config.object, err));
     tt_status status = read_whole(&config, spec, err);
+    if (status == TT_OK)
+        status = tt_spec_read_quantisation(path, config.object, &spec->quantisation, err);
     json_decref(config.object);
     return status;
 }

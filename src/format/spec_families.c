@@ -265,7 +265,6 @@ static const struct {
     {"text_config", NAN, TT_READS_TEXT_CONFIG},
     {"vision_config", NAN, TT_READS_TEXT_CONFIG},
     {"audio_config", NAN, 0},
-    {"quantization_config", NAN, 0},
     {"hidden_dropout", 0, 0},
     {"resid_pdrop", 0, 0},
     {"embd_pdrop", 0, 0},

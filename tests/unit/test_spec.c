@@ -264,7 +264,8 @@ static const bad_config bad_configs[] = {
     {"{" GOOD ",\"hidden_act\":1}", "hidden_act: found 1"},
     {"{" GOOD ",\"pretraining_tp\":0}", "pretraining_tp: found 0"},
     {"{" GOOD ",\"quantization_config\":{\"quant_method\":\"gptq\"}}",
-     "quantization_config: found {\"quant_method\":\"gptq\"}, expected none"},
+     "quantization_config.quant_method: found \"gptq\", expected \"fp8\" or "
+     "\"compressed-tensors\""},
     {"{" GOOD ",\"sliding_window\":4096}", "sliding_window: found 4096"},
     {"{" GOOD ",\"use_sliding_window\":true}", "use_sliding_window: found true"},
     {"{" GOOD ",\"layer_types\":[\"full_attention\",\"sliding_attention\"]}", "layer_types: found"},
