@@ -1,11 +1,12 @@
 /* weights: the frozen tensors of one rank's layers, as they lie on disk.
  *
- * Matrices are read-only views into the mapped safetensors files, in their storage precision (F32,
- * BF16 or F16; tensors of one model may differ). Opening checks every tensor of the share against
- * the spec but touches no matrix page: pages come in when a product first reads them, and ranks of
- * a node that hold the same layers share them through the page cache. No madvise: the kernel's
- * read-ahead suits row-by-row use, and MADV_WILLNEED would start reading whole models at once on
- * every rank. The short vectors (norms, biases) are copied to fp32 and must be finite.
+ * Matrices are read-only views into the mapped safetensors or GGUF files, in their storage
+ * precision (F32, BF16, F16, FP8 with factors, Q8_0; tensors of one model may differ). Opening
+ * checks every tensor of the share against the spec but touches no matrix page: pages come in when
+ * a product first reads them, and ranks of a node that hold the same layers share them through the
+ * page cache. No madvise: the kernel's read-ahead suits row-by-row use, and MADV_WILLNEED would
+ * start reading whole models at once on every rank. The short vectors (norms, biases) are copied to
+ * fp32 and must be finite.
  *
  * Tensor names are those of the spec, in the spellings that files of the family have; where files
  * fuse matrices, each is a run of rows of the fused one.
@@ -23,6 +24,7 @@
 #include "trimtab/safetensors.h"
 #include "trimtab/spec.h"
 #include "trimtab/status.h"
+#include "trimtab/tensors.h"
 
 typedef struct tt_expert_weights {
     tt_matrix gate, up; /* [expert_intermediate x hidden] */
@@ -50,11 +52,13 @@ typedef struct tt_weights {
     tt_matrix embed;          /* [vocab x hidden]; data NULL unless has_embed */
     tt_matrix head; /* [vocab x hidden]; data NULL unless has_head; embed's bytes if tied */
     const float *final_norm; /* [hidden]; NULL unless has_head */
-    tt_safetensors *set;     /* owned: keeps the mapped files open */
+    tt_tensors *files;       /* owned: keeps the mapped files open */
     float *vectors;          /* owned: what the float pointers above point into */
     size_t n_vector_floats;
     tt_expert_weights *experts; /* owned: of all layers that have some */
     tt_dtype *stored;           /* owned: what each vector was stored in, by layer and role */
+    float **factors;            /* owned: what the scales of F8_E4M3 matrices point to */
+    size_t n_factors;
 } tt_weights;
 
 /* Opens layers [first_layer, first_layer + n_layers), the embedding when has_embed, final norm and
@@ -102,9 +106,11 @@ typedef struct tt_weights_storage {
     size_t embed_bytes;
     size_t head_bytes;   /* the embedding's bytes (the same pages) when tied */
     size_t total_bytes;  /* of all tensors the model uses, shared ones once */
-    size_t vector_bytes; /* fp32 copies of the largest layer's norms and biases */
+    size_t vector_bytes; /* fp32 copies of the largest layer's norms, biases, factors of FP8 */
     tt_dtype dtype;      /* of most bytes */
     bool mixed;          /* some matrix has another dtype */
+    bool is_quantised;   /* some matrix is F8_E4M3 or Q8_0: not to be trained or merged into */
+    bool is_gguf;        /* the file is a GGUF one: likewise */
     size_t n_unexpected; /* tensors in the files that the model does not use */
     char first_unexpected[TT_TENSOR_NAME_BYTES]; /* name (cut) of the first of them, "" for none */
 } tt_weights_storage;

@@ -336,14 +336,28 @@ static void add_notes(const merging *m) {
 /* --- All of it ---------------------------------------------------------------------------------
  */
 
+/* Merged weights are written as the model's are, and those must be plain numbers. */
+static tt_status check_storage(const merging *m, tt_error *err) {
+    const char *model = m->job->options->model;
+    tt_weights_storage storage;
+    TT_TRY(tt_weights_check(&m->job->spec, model, &storage, err));
+    if (!storage.is_gguf && !storage.is_quantised) return TT_OK;
+    return tt_fail(err, TT_ERR_CONFIG,
+                   "--merge: %s stores weights as %s%s, expected F32, BF16 or F16 in safetensors "
+                   "files: export the adapter by itself, or merge into the model it was made from",
+                   model, tt_dtype_name(storage.dtype), storage.is_gguf ? " in a GGUF file" : "");
+}
+
 static tt_status open_source(merging *m, tt_error *err) {
     const tt_export_options *options = m->job->options;
     char path[TT_PATH_BYTES], other[TT_PATH_BYTES];
     TT_TRY(tt_file_join(path, sizeof path, options->model, whole_file, err));
     TT_TRY(tt_file_join(other, sizeof other, options->model, index_file, err));
     bool may_lack = m->job->method.full.tune && m->job->method.full.init == TT_FULL_INIT_RANDOM;
-    if (!may_lack || tt_file_exists(path) || tt_file_exists(other))
+    if (!may_lack || tt_file_exists(path) || tt_file_exists(other)) {
+        TT_TRY(check_storage(m, err));
         TT_TRY(tt_safetensors_open(options->model, &m->source, err));
+    }
     if (m->job->method.full.tune)
         return tt_checkpoint_open_adapter(options->adapter, &m->trained, err);
     return exp_fold_create(m->job, &m->fold, err);

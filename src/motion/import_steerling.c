@@ -140,6 +140,10 @@ static tt_status check_base(const imp_job *job, imp_set *set, const tt_safetenso
     if (!own)
         return tt_fail(err, TT_ERR_FORMAT, "%s: tensor '%s': %s has none of this name", set->path,
                        tensor->name, job->options->model);
+    if (!tt_dtype_is_float(own->dtype))
+        return tt_fail(err, TT_ERR_FORMAT,
+                       "%s: tensor '%s': %s has it as %s: only F32, BF16 and F16 can be compared",
+                       set->path, tensor->name, job->options->model, tt_dtype_name(own->dtype));
     size_t n = own->n_bytes / tt_dtype_bytes(own->dtype);
     float *values = malloc(2 * n * sizeof *values + 1);
     if (!values) return tt_fail(err, TT_ERR_MEMORY, "%s: no memory to read it", set->path);

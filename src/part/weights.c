@@ -1,71 +1,11 @@
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "weights_private.h"
 
-/* --- Finding and checking a tensor ------------------------------------------------------------ */
-
-static bool is_float(tt_dtype dtype) {
-    return dtype == TT_DTYPE_F32 || dtype == TT_DTYPE_BF16 || dtype == TT_DTYPE_F16;
-}
-
-/* The tensor in whichever spelling the files have. */
-static tt_status find_named(const tt_safetensors *set, const char *model_dir, const tt_spec *spec,
-                            const char *name, int n_dims, const int64_t shape[2],
-                            const tt_tensor **out, tt_error *err) {
-    char spelling[TT_TENSOR_NAME_BYTES];
-    int i = 0;
-    *out = NULL;
-    while (tt_spec_spelling(spec, i, name, spelling) && !tt_safetensors_find(set, spelling)) i++;
-    if (!tt_spec_spelling(spec, i, name, spelling))
-        return tt_fail(err, TT_ERR_MISSING,
-                       "%s: tensor '%s': not there (names must be those of %s: no other prefix is "
-                       "tried)",
-                       model_dir, name, spec->architecture);
-    TT_TRY(tt_safetensors_require(set, spelling, -1, n_dims, shape, out, err));
-    if (!is_float((*out)->dtype))
-        return tt_fail(err, TT_ERR_FORMAT,
-                       "%s: tensor '%s': dtype: found %s, expected F32, BF16 or F16", (*out)->file,
-                       spelling, tt_dtype_name((*out)->dtype));
-    return TT_OK;
-}
-
-/* The tensor that holds the role, alone or among others. */
-static tt_status find_tensor(const tt_safetensors *set, const char *model_dir, const tt_spec *spec,
-                             tt_role role, int layer, const tt_tensor **out, tt_error *err) {
-    char name[TT_TENSOR_NAME_BYTES];
-    int64_t shape[2];
-    int n_dims = tt_spec_tensor(spec, role, layer, name, shape);
-    shape[0] = tt_spec_rows(spec, role).n_rows;
-    return find_named(set, model_dir, spec, name, n_dims, shape, out, err);
-}
-
 static const tt_role expert_roles[] = {TT_ROLE_GATE, TT_ROLE_UP, TT_ROLE_DOWN};
 enum { N_EXPERT_ROLES = sizeof expert_roles / sizeof *expert_roles };
-
-static tt_status find_expert(const tt_safetensors *set, const char *model_dir, const tt_spec *spec,
-                             tt_role role, int layer, int expert, const tt_tensor **out,
-                             tt_error *err) {
-    char name[TT_TENSOR_NAME_BYTES];
-    int64_t shape[2];
-    tt_spec_expert_tensor(spec, role, layer, expert, name, shape);
-    return find_named(set, model_dir, spec, name, 2, shape, out, err);
-}
-
-static tt_matrix as_matrix(const tt_tensor *tensor) {
-    return (tt_matrix){tensor->data, tensor->dtype, (int)tensor->shape[0], (int)tensor->shape[1]};
-}
-
-/* The role's own rows of the tensor that holds it. */
-static tt_matrix own_rows(const tt_spec *spec, tt_role role, int layer, const tt_tensor *tensor) {
-    char name[TT_TENSOR_NAME_BYTES];
-    int64_t shape[2];
-    tt_spec_tensor(spec, role, layer, name, shape);
-    tt_matrix all = as_matrix(tensor);
-    return tt_gemm_rows(&all, (int)tt_spec_rows(spec, role).first_row, (int)shape[0]);
-}
 
 tt_matrix *tt_weights_layer_matrix(tt_layer_weights *layer, tt_role role) {
     switch (role) {
@@ -145,32 +85,15 @@ size_t tt_weights_layer_floats(const tt_spec *spec) {
 
 /* --- Opening one rank's share ----------------------------------------------------------------- */
 
-/* Appends the vector, widened, to the owned floats. */
-static tt_status copy_vector(tt_weights *weights, const tt_tensor *tensor, const float **out,
-                             tt_dtype *stored, tt_error *err) {
-    float *copy = weights->vectors + weights->n_vector_floats;
-    tt_matrix row = {tensor->data, tensor->dtype, 1, (int)tensor->shape[0]};
-    tt_gemm_widen_rows(&row, 0, 1, copy);
-    for (int i = 0; i < row.cols; i++)
-        if (!isfinite(copy[i]))
-            return tt_fail(err, TT_ERR_FORMAT,
-                           "%s: tensor '%s': element %d: found %g, expected a finite number",
-                           tensor->file, tensor->name, i, (double)copy[i]);
-    weights->n_vector_floats += (size_t)row.cols;
-    *out = copy;
-    *stored = tensor->dtype;
-    return TT_OK;
-}
-
 static tt_status open_experts(tt_weights *weights, const tt_spec *spec, const char *model_dir,
                               int layer, tt_expert_weights *experts, tt_error *err) {
     for (int e = 0; e < spec->n_experts; e++) {
         tt_matrix *const matrices[] = {&experts[e].gate, &experts[e].up, &experts[e].down};
         for (int r = 0; r < N_EXPERT_ROLES; r++) {
-            const tt_tensor *tensor;
-            TT_TRY(find_expert(weights->set, model_dir, spec, expert_roles[r], layer, e, &tensor,
-                               err));
-            *matrices[r] = as_matrix(tensor);
+            tt_weights_found found;
+            TT_TRY(tt_weights_find_expert(weights->files, model_dir, spec, expert_roles[r], layer,
+                                          e, &found, err));
+            TT_TRY(tt_weights_take_matrix(weights, spec, &found, matrices[r], err));
         }
     }
     return TT_OK;
@@ -183,24 +106,29 @@ static tt_status open_layer(tt_weights *weights, const tt_spec *spec, const char
     for (int r = 0; r < TT_N_ROLES; r++) {
         tt_role role = (tt_role)r;
         if (!tt_spec_is_per_layer(role) || !tt_spec_has(spec, role, at)) continue;
-        const tt_tensor *tensor;
-        TT_TRY(find_tensor(weights->set, model_dir, spec, role, at, &tensor, err));
+        tt_weights_found found;
+        TT_TRY(tt_weights_find_role(weights->files, model_dir, spec, role, at, &found, err));
         tt_matrix *matrix = tt_weights_layer_matrix(layer, role);
         if (matrix)
-            *matrix = own_rows(spec, role, at, tensor);
+            TT_TRY(tt_weights_take_matrix(weights, spec, &found, matrix, err));
         else
-            TT_TRY(copy_vector(weights, tensor, tt_weights_layer_vector(layer, role),
-                               tt_weights_stored(weights, role, at), err));
+            TT_TRY(tt_weights_take_vector(weights, &found, tt_weights_layer_vector(layer, role),
+                                          tt_weights_stored(weights, role, at), err));
     }
     if (!(spec->layers[at] & TT_LAYER_EXPERTS)) return TT_OK;
     layer->experts = weights->experts + (size_t)i * (size_t)spec->n_experts;
     return open_experts(weights, spec, model_dir, at, layer->experts, err);
 }
 
+/* A head of its own in the files, by their name for it. */
+static const char *name_of_head(const tt_tensors *files) {
+    return tt_tensors_gguf(files) ? "output.weight" : "lm_head.weight";
+}
+
 /* The config says tied. Should the files hold a head all the same, using the embedding in its
  * place is right only if the two are equal. */
-static tt_status check_tied_head(const tt_safetensors *set, const tt_tensor *embed, tt_error *err) {
-    const tt_tensor *head = tt_safetensors_find(set, "lm_head.weight");
+static tt_status check_tied_head(const tt_tensors *files, const tt_tensor *embed, tt_error *err) {
+    const tt_tensor *head = tt_tensors_find(files, name_of_head(files));
     if (!head || (head->dtype == embed->dtype && head->n_bytes == embed->n_bytes &&
                   memcmp(head->data, embed->data, head->n_bytes) == 0))
         return TT_OK;
@@ -212,23 +140,24 @@ static tt_status check_tied_head(const tt_safetensors *set, const tt_tensor *emb
 
 static tt_status open_ends(tt_weights *weights, const tt_spec *spec, const char *model_dir,
                            bool has_embed, bool has_head, tt_error *err) {
-    const tt_tensor *tensor;
+    const tt_tensors *files = weights->files;
+    tt_weights_found found;
     if (has_embed || (has_head && spec->tied_head)) {
-        TT_TRY(find_tensor(weights->set, model_dir, spec, TT_ROLE_EMBED, 0, &tensor, err));
-        if (spec->tied_head) TT_TRY(check_tied_head(weights->set, tensor, err));
-        if (has_embed) weights->embed = as_matrix(tensor);
+        TT_TRY(tt_weights_find_role(files, model_dir, spec, TT_ROLE_EMBED, 0, &found, err));
+        if (spec->tied_head) TT_TRY(check_tied_head(files, found.tensor, err));
+        if (has_embed) TT_TRY(tt_weights_take_matrix(weights, spec, &found, &weights->embed, err));
     }
     if (!has_head) return TT_OK;
-    TT_TRY(find_tensor(weights->set, model_dir, spec, TT_ROLE_HEAD, 0, &tensor, err));
-    weights->head = as_matrix(tensor);
-    TT_TRY(find_tensor(weights->set, model_dir, spec, TT_ROLE_FINAL_NORM, 0, &tensor, err));
-    return copy_vector(weights, tensor, &weights->final_norm,
-                       tt_weights_stored(weights, TT_ROLE_FINAL_NORM, 0), err);
+    TT_TRY(tt_weights_find_role(files, model_dir, spec, TT_ROLE_HEAD, 0, &found, err));
+    TT_TRY(tt_weights_take_matrix(weights, spec, &found, &weights->head, err));
+    TT_TRY(tt_weights_find_role(files, model_dir, spec, TT_ROLE_FINAL_NORM, 0, &found, err));
+    return tt_weights_take_vector(weights, &found, &weights->final_norm,
+                                  tt_weights_stored(weights, TT_ROLE_FINAL_NORM, 0), err);
 }
 
 static tt_status open_share(tt_weights *weights, const tt_spec *spec, const char *model_dir,
                             bool has_embed, bool has_head, tt_error *err) {
-    TT_TRY(tt_safetensors_open(model_dir, &weights->set, err));
+    TT_TRY(tt_weights_open_files(spec, model_dir, &weights->files, err));
     for (int i = 0; i < weights->n_layers; i++)
         TT_TRY(open_layer(weights, spec, model_dir, i, err));
     return open_ends(weights, spec, model_dir, has_embed, has_head, err);
@@ -250,9 +179,11 @@ tt_status tt_weights_allocate(const tt_spec *spec, int first_layer, int n_layers
         weights->vectors = calloc(n_floats + 1, sizeof *weights->vectors);
         weights->stored = calloc((n + 1) * TT_N_ROLES, sizeof *weights->stored);
         weights->experts = calloc(n * (size_t)spec->n_experts + 1, sizeof *weights->experts);
+        size_t n_matrices = n * (TT_N_ROLES + N_EXPERT_ROLES * (size_t)spec->n_experts) + 2;
+        weights->factors = calloc(n_matrices, sizeof *weights->factors);
     }
     if (!weights || !weights->layers || !weights->vectors || !weights->stored ||
-        !weights->experts) {
+        !weights->experts || !weights->factors) {
         tt_weights_close(weights);
         return tt_fail(err, TT_ERR_MEMORY, "no memory for %zu norm and bias elements", n_floats);
     }
@@ -276,7 +207,9 @@ tt_status tt_weights_open(const tt_spec *spec, const char *model_dir, int first_
 
 void tt_weights_close(tt_weights *weights) {
     if (!weights) return;
-    tt_safetensors_close(weights->set);
+    tt_tensors_close(weights->files);
+    for (size_t i = 0; i < weights->n_factors; i++) free(weights->factors[i]);
+    free(weights->factors);
     free(weights->layers);
     free(weights->vectors);
     free(weights->stored);
@@ -289,77 +222,89 @@ void tt_weights_close(tt_weights *weights) {
 /* What check adds up while it walks the model. */
 typedef struct tally {
     tt_weights_storage *storage;
-    bool *is_used; /* [n_tensors], in the set's order */
+    const tt_tensors *files;
+    const char *model_dir;
+    const tt_spec *spec;
+    bool *is_used; /* [n_tensors], in the files' order */
     size_t dtype_bytes[TT_N_DTYPE];
     unsigned matrix_dtypes; /* bit set */
 } tally;
 
-/* n_bytes: the part of the tensor that is counted here. */
-static void tally_tensor(tally *sum, const tt_safetensors *set, const tt_tensor *tensor,
-                         size_t n_bytes, size_t *part_bytes) {
-    sum->is_used[tensor - tt_safetensors_at(set, 0)] = true;
-    sum->dtype_bytes[tensor->dtype] += n_bytes;
-    sum->storage->total_bytes += n_bytes;
-    if (tensor->n_dims == 2) sum->matrix_dtypes |= 1u << tensor->dtype;
-    *part_bytes += n_bytes;
+static void tally_found(tally *sum, const tt_weights_found *found, size_t *part_bytes) {
+    const tt_tensor *first = tt_tensors_at(sum->files, 0);
+    sum->is_used[found->tensor - first] = true;
+    if (found->factors) sum->is_used[found->factors - first] = true;
+    sum->dtype_bytes[found->tensor->dtype] += found->n_bytes;
+    sum->storage->total_bytes += found->n_bytes;
+    if (found->tensor->n_dims > 1) sum->matrix_dtypes |= 1u << found->tensor->dtype;
+    *part_bytes += found->n_bytes;
 }
 
-static tt_status tally_role(tally *sum, const tt_safetensors *set, const char *model_dir,
-                            const tt_spec *spec, tt_role role, int layer, size_t *part_bytes,
-                            tt_error *err) {
-    const tt_tensor *tensor;
-    char name[TT_TENSOR_NAME_BYTES];
-    int64_t shape[2];
-    TT_TRY(find_tensor(set, model_dir, spec, role, layer, &tensor, err));
-    tt_spec_tensor(spec, role, layer, name, shape);
-    size_t row_bytes = tensor->n_bytes / (size_t)tensor->shape[0];
-    tally_tensor(sum, set, tensor, (size_t)shape[0] * row_bytes, part_bytes);
+/* Elements of the factors that weights keeps in fp32. */
+static size_t factor_floats(const tt_weights_found *found) {
+    return found->factors ? found->factors->n_bytes / tt_dtype_bytes(found->factors->dtype) : 0;
+}
+
+static tt_status tally_role(tally *sum, tt_role role, int layer, size_t *part_bytes,
+                            size_t *factors, tt_error *err) {
+    tt_weights_found found;
+    TT_TRY(tt_weights_find_role(sum->files, sum->model_dir, sum->spec, role, layer, &found, err));
+    tally_found(sum, &found, part_bytes);
+    *factors += factor_floats(&found);
     return TT_OK;
 }
 
-static tt_status tally_layer(tally *sum, const tt_safetensors *set, const char *model_dir,
-                             const tt_spec *spec, int layer, size_t *layer_bytes, tt_error *err) {
-    const tt_tensor *tensor;
+static tt_status tally_layer(tally *sum, int layer, size_t *layer_bytes, size_t *factors,
+                             tt_error *err) {
+    const tt_spec *spec = sum->spec;
     for (int role = 0; role < TT_N_ROLES; role++)
         if (tt_spec_is_per_layer((tt_role)role) && tt_spec_has(spec, (tt_role)role, layer))
-            TT_TRY(tally_role(sum, set, model_dir, spec, (tt_role)role, layer, layer_bytes, err));
+            TT_TRY(tally_role(sum, (tt_role)role, layer, layer_bytes, factors, err));
     if (!(spec->layers[layer] & TT_LAYER_EXPERTS)) return TT_OK;
     for (int e = 0; e < spec->n_experts; e++) {
         for (int r = 0; r < N_EXPERT_ROLES; r++) {
-            TT_TRY(find_expert(set, model_dir, spec, expert_roles[r], layer, e, &tensor, err));
-            tally_tensor(sum, set, tensor, tensor->n_bytes, layer_bytes);
+            tt_weights_found found;
+            TT_TRY(tt_weights_find_expert(sum->files, sum->model_dir, spec, expert_roles[r], layer,
+                                          e, &found, err));
+            tally_found(sum, &found, layer_bytes);
+            *factors += factor_floats(&found);
         }
     }
     return TT_OK;
 }
 
-static tt_status tally_model(tally *sum, const tt_safetensors *set, const char *model_dir,
-                             const tt_spec *spec, tt_error *err) {
+static tt_status tally_model(tally *sum, tt_error *err) {
     tt_weights_storage *storage = sum->storage;
-    size_t norm_bytes = 0;
-    TT_TRY(tally_role(sum, set, model_dir, spec, TT_ROLE_EMBED, 0, &storage->embed_bytes, err));
-    for (int layer = 0; layer < spec->n_layers; layer++) {
-        size_t layer_bytes = 0;
-        TT_TRY(tally_layer(sum, set, model_dir, spec, layer, &layer_bytes, err));
+    size_t norm_bytes = 0, end_factors = 0, most_factors = 0;
+    TT_TRY(tally_role(sum, TT_ROLE_EMBED, 0, &storage->embed_bytes, &end_factors, err));
+    for (int layer = 0; layer < sum->spec->n_layers; layer++) {
+        size_t layer_bytes = 0, factors = 0;
+        TT_TRY(tally_layer(sum, layer, &layer_bytes, &factors, err));
         if (layer_bytes > storage->layer_bytes) storage->layer_bytes = layer_bytes;
+        if (factors > most_factors) most_factors = factors;
     }
-    TT_TRY(tally_role(sum, set, model_dir, spec, TT_ROLE_FINAL_NORM, 0, &norm_bytes, err));
+    TT_TRY(tally_role(sum, TT_ROLE_FINAL_NORM, 0, &norm_bytes, &end_factors, err));
+    storage->vector_bytes = (tt_weights_layer_floats(sum->spec) + most_factors) * sizeof(float);
     storage->head_bytes = storage->embed_bytes;
-    if (!tt_spec_has(spec, TT_ROLE_HEAD, 0)) return TT_OK;
+    if (!tt_spec_has(sum->spec, TT_ROLE_HEAD, 0)) return TT_OK;
     storage->head_bytes = 0;
-    return tally_role(sum, set, model_dir, spec, TT_ROLE_HEAD, 0, &storage->head_bytes, err);
+    return tally_role(sum, TT_ROLE_HEAD, 0, &storage->head_bytes, &end_factors, err);
 }
 
-static void finish_tally(const tally *sum, const tt_safetensors *set, const tt_spec *spec) {
+static void finish_tally(const tally *sum) {
+    const unsigned plain = 1u << TT_DTYPE_F32 | 1u << TT_DTYPE_BF16 | 1u << TT_DTYPE_F16;
     tt_weights_storage *storage = sum->storage;
-    storage->vector_bytes = tt_weights_layer_floats(spec) * sizeof(float);
     for (int i = 0; i < TT_N_DTYPE; i++)
         if (sum->dtype_bytes[i] > sum->dtype_bytes[storage->dtype]) storage->dtype = (tt_dtype)i;
     storage->mixed = (sum->matrix_dtypes & (sum->matrix_dtypes - 1)) != 0;
-    for (size_t i = 0; i < tt_safetensors_n_tensors(set); i++) {
-        const char *name = tt_safetensors_at(set, i)->name;
+    storage->is_gguf = tt_tensors_gguf(sum->files) != NULL;
+    storage->is_quantised = (sum->matrix_dtypes & ~plain) != 0;
+    for (size_t i = 0; i < tt_tensors_n(sum->files); i++) {
+        const char *name = tt_tensors_at(sum->files, i)->name;
         /* A tied head in the files is the embedding again; tt_weights_open compares them. */
-        if (sum->is_used[i] || (spec->tied_head && strcmp(name, "lm_head.weight") == 0)) continue;
+        if (sum->is_used[i] || tt_weights_is_known(sum->files, sum->spec, name) ||
+            (sum->spec->tied_head && strcmp(name, name_of_head(sum->files)) == 0))
+            continue;
         if (storage->n_unexpected++ == 0)
             snprintf(storage->first_unexpected, sizeof storage->first_unexpected, "%s", name);
     }
@@ -368,17 +313,17 @@ static void finish_tally(const tally *sum, const tt_safetensors *set, const tt_s
 tt_status tt_weights_check(const tt_spec *spec, const char *model_dir, tt_weights_storage *storage,
                            tt_error *err) {
     tt_weights_storage result = {0};
-    tt_safetensors *set;
+    tt_tensors *files;
     if (storage) *storage = result;
-    TT_TRY(tt_safetensors_open(model_dir, &set, err));
-    tally sum = {.storage = &result,
-                 .is_used = calloc(tt_safetensors_n_tensors(set) + 1, sizeof *sum.is_used)};
+    TT_TRY(tt_weights_open_files(spec, model_dir, &files, err));
+    tally sum = {.storage = &result, .files = files, .model_dir = model_dir, .spec = spec};
+    sum.is_used = calloc(tt_tensors_n(files) + 1, sizeof *sum.is_used);
     tt_status status = sum.is_used
-                           ? tally_model(&sum, set, model_dir, spec, err)
+                           ? tally_model(&sum, err)
                            : tt_fail(err, TT_ERR_MEMORY, "%s: no memory for its index", model_dir);
-    if (status == TT_OK) finish_tally(&sum, set, spec);
+    if (status == TT_OK) finish_tally(&sum);
     if (status == TT_OK && storage) *storage = result;
     free(sum.is_used);
-    tt_safetensors_close(set);
+    tt_tensors_close(files);
     return status;
 }

@@ -30,18 +30,18 @@ typedef struct engine_facts {
 /* Tells models apart without reading them whole: names, types and shapes of all tensors, and how
  * the values of each begin. (A fine-tuned model may share any one tensor with its base.) */
 static tt_status fingerprint_model(const char *dir, uint64_t *out, tt_error *err) {
-    tt_safetensors *set;
-    TT_TRY(tt_safetensors_open(dir, &set, err));
+    tt_tensors *files;
+    TT_TRY(tt_tensors_open(dir, &files, err));
     XXH64_hash_t hash = 0;
-    for (size_t i = 0; i < tt_safetensors_n_tensors(set); i++) {
-        const tt_tensor *t = tt_safetensors_at(set, i);
+    for (size_t i = 0; i < tt_tensors_n(files); i++) {
+        const tt_tensor *t = tt_tensors_at(files, i);
         size_t n_bytes = t->n_bytes < FINGERPRINT_BYTES ? t->n_bytes : FINGERPRINT_BYTES;
         hash = XXH3_64bits_withSeed(t->name, strlen(t->name), hash);
         hash = XXH3_64bits_withSeed(&t->dtype, sizeof t->dtype, hash);
         hash = XXH3_64bits_withSeed(t->shape, (size_t)t->n_dims * sizeof t->shape[0], hash);
         if (n_bytes) hash = XXH3_64bits_withSeed(t->data, n_bytes, hash);
     }
-    tt_safetensors_close(set);
+    tt_tensors_close(files);
     *out = hash;
     return TT_OK;
 }
@@ -65,6 +65,12 @@ static tt_status look_at_weights(const tt_job *job, engine_facts *facts, tt_erro
         return TT_OK;
     }
     TT_TRY(tt_weights_check(&facts->spec, job->model.path, &facts->storage, err));
+    if (job->method.full.tune && (facts->storage.is_gguf || facts->storage.is_quantised))
+        return tt_fail(err, TT_ERR_CONFIG,
+                       "full.tune: %s stores weights as %s%s, expected F32, BF16 or F16 in "
+                       "safetensors files: what is stored otherwise can only stay frozen",
+                       job->model.path, tt_dtype_name(facts->storage.dtype),
+                       facts->storage.is_gguf ? " in a GGUF file" : "");
     return fingerprint_model(job->model.path, &facts->model_fingerprint, err);
 }
 

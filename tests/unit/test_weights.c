@@ -197,8 +197,7 @@ static void a_share_holds_its_layers_only(void **state) {
     assert_null(weights->embed.data);
     assert_null(weights->head.data);
     assert_null(weights->final_norm);
-    const tt_tensor *q =
-        tt_safetensors_find(weights->set, "model.layers.1.self_attn.q_proj.weight");
+    const tt_tensor *q = tt_tensors_find(weights->files, "model.layers.1.self_attn.q_proj.weight");
     assert_ptr_equal(weights->layers[0].q.data, q->data);
     tt_weights_close(weights);
     weights = open_good(&tiny, 2, 0, false, true);
