@@ -14,6 +14,8 @@
 #ifndef TRIMTAB_BENCH_H
 #define TRIMTAB_BENCH_H
 
+#include "trimtab/safetensors.h"
+#include "trimtab/spec.h"
 #include "trimtab/status.h"
 
 enum { TT_BENCH_NAME_BYTES = 48, TT_BENCH_MAX_ROWS = 48 };
@@ -72,5 +74,14 @@ tt_status tt_bench_kernels(const tt_bench_settings *settings, tt_bench_rows *out
 enum { TT_BENCH_LAYERS = 2 };
 tt_status tt_bench_step(const tt_bench_settings *settings, tt_bench_rows *out,
                         tt_error *err) TT_MUST_CHECK;
+
+/* FLOP/s, as plan_time.h counts them, of forward and backward through one layer of this model's
+ * kind with made-up weights and an adapter, norms and activations included: sequences of `length`
+ * tokens, settings->n_tokens in all (cut to what can be tried in a moment). A layer that is large
+ * is halved in all sides until it is not, experts are replaced by a dense MLP of those that a token
+ * meets, windows are left out; dtype: of the weights, F32, BF16 or F16, others are taken for BF16.
+ * Best of settings->seconds. Not collective. Errors: ERR_MEMORY. */
+tt_status tt_bench_layer(const tt_spec *spec, tt_dtype dtype, const tt_bench_settings *settings,
+                         int length, double *flops, tt_error *err) TT_MUST_CHECK;
 
 #endif

@@ -32,14 +32,22 @@ typedef enum tt_purpose { TT_PURPOSE_TRAIN, TT_PURPOSE_EVAL, TT_PURPOSE_GENERATE
 
 enum { TT_ENGINE_MAX_STOPS = TT_MAX_EOS + TT_CHAT_MAX_STOPS };
 
+/* What a plan can do without: on paper. */
+typedef struct tt_paper {
+    bool no_weights; /* sized from config.json alone */
+    bool no_data;    /* no data set, or no tokenizer to read it with: every sequence is alike */
+    bool no_tokenizer;
+    int length, n_targets; /* of such a sequence: tokens, and the supervised ones */
+} tt_paper;
+
 typedef struct tt_engine {
     tt_world *world;   /* borrowed; load makes its grid */
     const tt_job *job; /* borrowed */
     tt_purpose purpose;
     tt_spec spec;
-    tt_task_settings settings; /* the task's after the job's overrides */
-    bool is_scored;          /* the task has labels: exact match can be told */
-    char chat_name[TT_CHAT_NAME_BYTES]; /* template of the prompts; empty: none */
+    tt_task_settings settings;             /* the task's after the job's overrides */
+    bool is_scored;                        /* the task has labels: exact match can be told */
+    char chat_name[TT_CHAT_NAME_BYTES];    /* template of the prompts; empty: none */
     int32_t stop_ids[TT_ENGINE_MAX_STOPS]; /* what ends an answer: the model's and the template's */
     int n_stop;
     tt_weights_storage storage; /* what the model's files hold */
@@ -49,7 +57,9 @@ typedef struct tt_engine {
     tt_chat *chat;                    /* rank 0 only; NULL: none */
     tt_dataset *train, *eval;         /* NULL when the job names none or does not need it */
     tt_audit train_audit, eval_audit; /* the same on all ranks */
+    tt_plan_input input;              /* what the plan was made from; borrows from here */
     tt_plan *plan;
+    tt_paper paper; /* what was assumed, having been allowed to */
     tt_gemm *gemm;
     tt_weights *weights;
     tt_stage *stage;
@@ -62,6 +72,8 @@ typedef struct tt_engine_options {
     int n_plan_ranks; /* plan for that many ranks instead of the world's (check); 0: the world's */
     int longest_prompt; /* GENERATE: tokens; 0 otherwise */
     int max_new_tokens; /* GENERATE; 0: the task's or the job's */
+    bool on_paper; /* TRAIN: weights, tokenizer, data may be missing (then nothing can be loaded) */
+    int n_plan_cores; /* of a rank, on other machines than this; 0: this one's */
 } tt_engine_options;
 
 /* The chat template that the job, or the task it leaves it to (NULL: none), wants; *out is NULL for

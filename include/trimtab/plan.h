@@ -69,6 +69,7 @@ typedef struct tt_plan_stage {
     int first_layer, n_layers;
     bool is_first, is_last;
     double cost; /* relative time of a training step; 1 = forward and backward of one layer */
+    double backward_layers; /* that run backward; the lowest adapted one as far as it does */
     struct {
         size_t weights; /* mapped pages, shared by the ranks of a node, and fp32 vectors;
                            weights that are trained, which nobody shares */

@@ -106,6 +106,20 @@ tt_status cli_int(const cli_given *given, const char *name, long long low, long 
     return TT_OK;
 }
 
+tt_status cli_real(const cli_given *given, const char *name, double low, double high,
+                   double missing, double *out, tt_error *err) {
+    const char *text = cli_value(given, name);
+    *out = missing;
+    if (!text) return TT_OK;
+    char *end;
+    errno = 0;
+    *out = strtod(text, &end);
+    if (errno || end == text || *end || !(*out >= low && *out <= high))
+        return tt_fail(err, TT_ERR_USAGE, "--%s: got \"%s\", expected a number in %g..%g", name,
+                       text, low, high);
+    return TT_OK;
+}
+
 void cli_print_options(const cli_option *options) {
     for (; options->name; options++) {
         char left[64];

@@ -43,6 +43,8 @@ tt_status cli_parse(const cli *c, const cli_option *options, cli_given *out, tt_
 const char *cli_value(const cli_given *given, const char *name); /* last one, or NULL */
 tt_status cli_int(const cli_given *given, const char *name, long long low, long long high,
                   long long missing, long long *out, tt_error *err);
+tt_status cli_real(const cli_given *given, const char *name, double low, double high,
+                   double missing, double *out, tt_error *err);
 void cli_print_options(const cli_option *options);
 
 /* Finds out about the terminals. Before MPI is initialised: a process that is started alone then

@@ -2,12 +2,26 @@
 
 #include "cli.h"
 #include "cli_print.h"
+#include "trimtab/bench.h"
 #include "trimtab/engine.h"
+#include "trimtab/plan_time.h"
+#include "trimtab/process.h"
 #include "trimtab/select.h"
 #include "trimtab/trainer.h"
 
+/* Taken when nobody says: 10 Gbit/s Ethernet. */
+static const double usual_bandwidth = 1.0, usual_latency = 50; /* GB/s, us */
+
 static const cli_option options[] = {
-    {"ranks", "N", "plan for N ranks (default: those it is started with)"},
+    {"ranks", "N",
+     "plan for N ranks (default: those it is started with), on paper: the model needs no weights "
+     "or tokenizer, the job no data"},
+    {"cores-per-rank", "N", "cores of a rank on those machines (default: as this one)"},
+    {"memory-per-rank", "GIB", "memory of a rank: does it fit, and from how many ranks on?"},
+    {"gflops-per-core", "X",
+     "rate of a layer's work (default: measured here on one of its kind, in a moment)"},
+    {"bandwidth", "GB/S", "between two ranks (default: 1, as 10 Gbit/s Ethernet)"},
+    {"latency", "US", "of a message between two ranks (default: 50)"},
     {"print-job", NULL, "print the resolved job, every key with its value"},
     {"set", "GROUP.KEY=VALUE", "override a key of the job file (repeatable)"},
     {"quiet", NULL, "only the exit code, and errors"},
@@ -16,40 +30,159 @@ static const cli_option options[] = {
 void cli_check_help(void) {
     printf("usage: trimtab check JOB.cfg [--ranks N] [OPTIONS]\n\n"
            "Validates a job, its model's headers, tokenizer, task and data, and prints what would\n"
-           "be trained on and the plan: which rank holds which layers, and the bytes of each.\n"
-           "Trains nothing, loads no weights.\n\n");
+           "be trained on and the plan: which rank holds which layers, the bytes of each, and a\n"
+           "prediction of a step's time (docs/plan.md). Trains nothing, loads no weights.\n\n");
     cli_print_options(options);
 }
 
-static void print_all(const tt_engine *engine, const tt_job *job, bool is_here) {
+/* What is asked besides the job. */
+typedef struct wishes {
+    long long n_ranks, cores;  /* 0: not said */
+    double memory, gflops;     /* GiB, GFLOP/s; 0: not said */
+    double bandwidth, latency; /* GB/s, us */
+} wishes;
+
+static tt_status read_asked(const cli_given *given, wishes *out, tt_error *err) {
+    TT_TRY(cli_int(given, "ranks", 1, 1 << 24, 0, &out->n_ranks, err));
+    TT_TRY(cli_int(given, "cores-per-rank", 1, 4096, 0, &out->cores, err));
+    TT_TRY(cli_real(given, "memory-per-rank", 1e-3, 1e6, 0, &out->memory, err));
+    TT_TRY(cli_real(given, "gflops-per-core", 1e-3, 1e6, 0, &out->gflops, err));
+    TT_TRY(cli_real(given, "bandwidth", 1e-6, 1e6, usual_bandwidth, &out->bandwidth, err));
+    TT_TRY(cli_real(given, "latency", 0, 1e9, usual_latency, &out->latency, err));
+    if (out->cores && !out->n_ranks)
+        return tt_fail(err, TT_ERR_USAGE, "--cores-per-rank: only with --ranks");
+    return TT_OK;
+}
+
+/* --- Time --------------------------------------------------------------------------------------
+ */
+
+/* All ranks measure at the same time, as they will compute; the slowest counts. For other machines
+ * than this one a core of it must do. Collective. */
+static tt_status measure(const cli *c, const tt_engine *engine, bool elsewhere, double tokens,
+                         double *flops, tt_error *err) {
+    const tt_plan_input *in = &engine->input;
+    int length = (int)((double)in->train_tokens / (double)in->train_examples);
+    tt_bench_settings settings = {.n_tokens = tokens < 1 ? 1 : (int)tokens,
+                                  .n_threads = elsewhere ? 1 : engine->plan->n_threads,
+                                  .seconds = 0.15};
+    if (settings.n_threads > tt_process_cores()) settings.n_threads = tt_process_cores();
+    tt_status status = tt_bench_layer(&engine->spec, engine->storage.dtype, &settings,
+                                      length < 1 ? 1 : length, flops, err);
+    status = tt_world_agree(c->world, status, err);
+    if (status == TT_OK)
+        *flops = -(double)tt_world_max_i64(c->world, -(int64_t)(*flops / settings.n_threads));
+    return status;
+}
+
+static tt_status predict(const cli *c, const tt_engine *engine, const wishes *asked, bool talks,
+                         tt_error *err) {
+    char source[96];
+    tt_plan_time time;
+    tt_plan_machine machine = {.flops_per_core = asked->gflops * 1e9,
+                               .cores = engine->plan->n_threads,
+                               .bandwidth = asked->bandwidth * 1e9,
+                               .latency = asked->latency * 1e-6};
+    if (!engine->input.train) return TT_OK;
+    snprintf(source, sizeof source, "given");
+    if (!(asked->gflops > 0)) {
+        machine.flops_per_core = 1; /* the share of a micro-batch does not depend on it */
+        tt_plan_time_predict(&engine->input, engine->plan, &machine, &time);
+        TT_TRY(measure(c, engine, asked->n_ranks > 0, time.tokens_micro, &machine.flops_per_core,
+                       err));
+        snprintf(source, sizeof source, "measured just now on a layer of its kind");
+    }
+    tt_plan_time_predict(&engine->input, engine->plan, &machine, &time);
+    if (talks) tt_plan_time_print(&time, engine->plan, &machine, source, stdout);
+    return TT_OK;
+}
+
+/* --- Memory ------------------------------------------------------------------------------------
+ */
+
+static tt_status print_fit(const tt_engine *engine, const wishes *asked, tt_error *err) {
+    const tt_plan *plan = engine->plan;
+    int stage = tt_plan_largest_stage(plan), fewest;
+    char needed[24], limit[24];
+    cli_format_bytes((double)plan->stages[stage].bytes.total, needed);
+    printf("memory: a rank needs %s at most (stage %d)", needed, stage);
+    if (!(asked->memory > 0)) {
+        printf("\n");
+        return TT_OK;
+    }
+    size_t rank_bytes = (size_t)(asked->memory * 0x1p30);
+    cli_format_bytes((double)rank_bytes, limit);
+    TT_TRY(tt_plan_fewest_ranks(&engine->input, plan->n_replicas, rank_bytes, &fewest, err));
+    bool fits = plan->stages[stage].bytes.total <= rank_bytes;
+    printf(" and has %s: %s", limit, fits ? "fits" : "does NOT fit");
+    if (fewest)
+        printf("; fewest ranks that fit: %d (%d stages x %d)\n", fewest, fewest / plan->n_replicas,
+               plan->n_replicas);
+    else
+        printf("; no number of stages fits: lower parallel.micro_batch_tokens or micro_batches\n");
+    return TT_OK;
+}
+
+/* --- All ----------------------------------------------------------------------------------------
+ */
+
+static void print_paper(const tt_engine *engine) {
+    const tt_paper *paper = &engine->paper;
+    if (paper->no_weights)
+        printf("on paper: no weights in %s, sized from its config.json in %s\n",
+               engine->job->model.path, tt_dtype_name(engine->storage.dtype));
+    if (paper->no_data)
+        printf("on paper: no %s; assumed are sequences of %d tokens (task.max_length), %d of them "
+               "supervised (task.max_new_tokens)\n",
+               paper->no_tokenizer ? "tokenizer" : "training data", paper->length,
+               paper->n_targets);
+}
+
+static tt_status print_all(const tt_engine *engine, const wishes *asked, tt_error *err) {
     cli_print_audits(engine, stdout);
+    print_paper(engine);
     cli_print_counts(&engine->plan->method, &engine->spec, stdout);
     tt_plan_print(engine->plan, &engine->spec, stdout);
-    if (is_here) cli_print_memory(engine, stdout);
-    if (!engine->train) return;
-    printf("steps %lld of %d sequences\n", (long long)tt_trainer_n_steps(job, engine->train->n),
-           job->train.batch_size);
+    if (asked->n_ranks == 0) cli_print_memory(engine, stdout);
+    TT_TRY(print_fit(engine, asked, err));
+    if (engine->train)
+        printf("steps %lld of %d sequences\n",
+               (long long)tt_trainer_n_steps(engine->job, engine->train->n),
+               engine->job->train.batch_size);
+    return TT_OK;
+}
+
+/* Steering by heads chosen needs steps enough; known with data, or when the job says how many. */
+static tt_status check_steps(const tt_engine *engine, tt_error *err) {
+    const tt_job *job = engine->job;
+    if (engine->purpose != TT_PURPOSE_TRAIN || (!engine->train && job->train.steps == 0))
+        return TT_OK;
+    int64_t n = engine->train ? engine->train->n : 0;
+    return tt_select_check(&engine->plan->method, tt_trainer_n_steps(job, n), err);
 }
 
 tt_status cli_check(const cli *c, tt_error *err) {
     cli_given given;
     tt_job job;
-    long long n_ranks;
+    wishes asked;
     TT_TRY(cli_parse(c, options, &given, err));
-    TT_TRY(cli_int(&given, "ranks", 1, 1 << 24, 0, &n_ranks, err));
+    TT_TRY(read_asked(&given, &asked, err));
     TT_TRY(cli_read_job(c, &given, NULL, &job, err));
     if (cli_value(&given, "print-job") && cli_speaks(c)) tt_job_print(&job, stdout);
     tt_engine engine = {0};
-    bool trains = job.task.train[0] && tt_method_trains(&job.method);
+    bool on_paper = asked.n_ranks > 0 && !job.task.eval[0];
+    bool trains = (job.task.train[0] || on_paper) && tt_method_trains(&job.method);
     tt_engine_options wanted = {.purpose = trains ? TT_PURPOSE_TRAIN : TT_PURPOSE_EVAL,
-                                .n_plan_ranks = (int)n_ranks};
+                                .n_plan_ranks = (int)asked.n_ranks,
+                                .n_plan_cores = (int)asked.cores,
+                                .on_paper = trains && asked.n_ranks > 0};
     tt_status status = tt_engine_prepare(&engine, c->world, &job, &wanted, err);
-    if (status == TT_OK && trains)
-        status =
-            tt_select_check(&engine.plan->method, tt_trainer_n_steps(&job, engine.train->n), err);
+    if (status == TT_OK) status = check_steps(&engine, err);
     bool talks = cli_speaks(c) && !job.log.quiet;
-    if (talks && status == TT_OK) print_all(&engine, &job, n_ranks == 0);
-    if (talks && status != TT_OK) cli_print_audits(&engine, stdout);
+    if (talks && status == TT_OK) status = print_all(&engine, &asked, err);
+    if (talks && status != TT_OK && !engine.plan) cli_print_audits(&engine, stdout);
+    status = tt_world_agree(c->world, status, err);
+    if (status == TT_OK && !job.log.quiet) status = predict(c, &engine, &asked, talks, err);
     tt_engine_close(&engine);
     return status;
 }

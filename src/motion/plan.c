@@ -192,7 +192,10 @@ static tt_status share_layers(const tt_plan_input *in, tt_plan *plan, tt_error *
         stage->is_first = s == 0;
         stage->is_last = s == plan->n_stages - 1;
         stage->cost = stage->is_last ? head : 0;
-        for (int l = first[s]; l < first[s + 1]; l++) stage->cost += cost[l];
+        for (int l = first[s]; l < first[s + 1]; l++) {
+            stage->cost += cost[l];
+            if (in->train) stage->backward_layers += 2 * cost[l] - 1; /* forward: a half */
+        }
         if (in->train && plan->first_adapted < first[s + 1]) plan->first_backward = s;
     }
 done:

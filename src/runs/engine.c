@@ -6,10 +6,14 @@
 #include <string.h>
 #include <xxhash.h>
 
+#include "trimtab/file.h"
 #include "trimtab/process.h"
 #include "trimtab/safetensors.h"
 
-enum { FINGERPRINT_BYTES = 1024 }; /* of each tensor */
+enum {
+    FINGERPRINT_BYTES = 1024, /* of each tensor */
+    ASSUMED_TOKENS = 1024     /* of a sequence, when neither task nor data tell */
+};
 
 /* What rank 0 found out and every rank needs: plain values, broadcast as bytes. */
 typedef struct engine_facts {
@@ -22,6 +26,7 @@ typedef struct engine_facts {
     char chat_name[TT_CHAT_NAME_BYTES];
     int32_t stop_ids[TT_ENGINE_MAX_STOPS];
     int n_stop;
+    tt_paper paper;
 } engine_facts;
 
 /* --- Rank 0: read everything that is not weights -----------------------------------------------
@@ -59,7 +64,7 @@ static uint64_t fingerprint_spec(const tt_spec *spec) {
 }
 
 static tt_status look_at_weights(const tt_job *job, engine_facts *facts, tt_error *err) {
-    if (begins_random(job)) {
+    if (begins_random(job) || facts->paper.no_weights) {
         tt_weights_imagine(&facts->spec, &facts->storage);
         facts->model_fingerprint = fingerprint_spec(&facts->spec);
         return TT_OK;
@@ -144,31 +149,43 @@ static tt_status build_data(tt_engine *engine, const char *path, int64_t limit, 
     return check_ids(&engine->spec, path, *out, err);
 }
 
-static tt_status read_on_rank_0(tt_engine *engine, engine_facts *facts, tt_error *err) {
+/* Does the model's directory hold one of these files? */
+static bool has_one(const char *dir, const char *const *names, int n) {
+    char path[TT_PATH_BYTES];
+    for (int i = 0; i < n; i++)
+        if (tt_file_join(path, sizeof path, dir, names[i], NULL) == TT_OK && tt_file_exists(path))
+            return true;
+    return false;
+}
+
+/* What there is no file of is assumed; what there is is checked as always. */
+static void look_for_paper(const tt_job *job, tt_paper *paper) {
+    static const char *const weights[] = {"model.safetensors", "model.safetensors.index.json"};
+    static const char *const tokenizer[] = {"tokenizer.json"};
+    paper->no_weights = !has_one(job->model.path, weights, 2);
+    paper->no_tokenizer = !has_one(job->model.path, tokenizer, 1);
+    paper->no_data = paper->no_tokenizer || !job->task.train[0];
+}
+
+/* As long as the task allows, and as much of that supervised as an answer may have tokens. */
+static void assume_sequences(const tt_task_settings *settings, const tt_spec *spec,
+                             tt_paper *paper) {
+    paper->length = settings->max_length > 0 ? settings->max_length : ASSUMED_TOKENS;
+    if (paper->length > spec->max_positions) paper->length = spec->max_positions;
+    paper->n_targets = settings->max_new_tokens;
+    if (paper->n_targets < 1 || paper->n_targets >= paper->length)
+        paper->n_targets = paper->length > 1 ? paper->length - 1 : 1;
+}
+
+static tt_status read_data(tt_engine *engine, engine_facts *facts, tt_error *err) {
     const tt_job *job = engine->job;
-    TT_TRY(tt_spec_read(job->model.path, &engine->spec, err));
-    facts->spec = engine->spec;
-    TT_TRY(look_at_weights(job, facts, err));
-    TT_TRY(tt_tokenizer_open(job->model.path, &engine->tokenizer, err));
-    bool generates = engine->purpose == TT_PURPOSE_GENERATE;
-    if (!generates || job->task.file[0]) TT_TRY(tt_task_open(job->task.file, &engine->task, err));
-    if (!generates) engine->settings = *tt_task_settings_of(engine->task);
-    override_settings(job, &engine->settings);
-    facts->settings = engine->settings;
-    TT_TRY(choose_template(engine, facts, err));
-    if (generates) return TT_OK;
-    facts->is_scored = tt_task_is_scored(engine->task);
-    if (engine->purpose == TT_PURPOSE_TRAIN) {
+    if (engine->purpose == TT_PURPOSE_TRAIN && !facts->paper.no_data) {
         if (!job->task.train[0])
             return tt_fail(err, TT_ERR_CONFIG, "task.train: empty, expected a JSONL file");
-        if (!tt_method_trains(&job->method))
-            return tt_fail(err, TT_ERR_CONFIG,
-                           "method.form: none, without lora, spectral or full, leaves nothing to "
-                           "train; trimtab eval evaluates the frozen model");
         TT_TRY(build_data(engine, job->task.train, job->task.limit_train, &engine->train,
                           &facts->train_audit, err));
     }
-    if (job->task.eval[0])
+    if (job->task.eval[0] && !facts->paper.no_tokenizer)
         TT_TRY(build_data(engine, job->task.eval, job->task.limit_eval, &engine->eval,
                           &facts->eval_audit, err));
     else if (engine->purpose == TT_PURPOSE_EVAL)
@@ -176,6 +193,31 @@ static tt_status read_on_rank_0(tt_engine *engine, engine_facts *facts, tt_error
     facts->has_train = engine->train != NULL;
     facts->has_eval = engine->eval != NULL;
     return TT_OK;
+}
+
+static tt_status read_on_rank_0(tt_engine *engine, bool on_paper, engine_facts *facts,
+                                tt_error *err) {
+    const tt_job *job = engine->job;
+    TT_TRY(tt_spec_read(job->model.path, &engine->spec, err));
+    facts->spec = engine->spec;
+    if (on_paper) look_for_paper(job, &facts->paper);
+    TT_TRY(look_at_weights(job, facts, err));
+    if (!facts->paper.no_tokenizer)
+        TT_TRY(tt_tokenizer_open(job->model.path, &engine->tokenizer, err));
+    bool generates = engine->purpose == TT_PURPOSE_GENERATE;
+    if (!generates || job->task.file[0]) TT_TRY(tt_task_open(job->task.file, &engine->task, err));
+    if (!generates) engine->settings = *tt_task_settings_of(engine->task);
+    override_settings(job, &engine->settings);
+    facts->settings = engine->settings;
+    if (!facts->paper.no_tokenizer) TT_TRY(choose_template(engine, facts, err));
+    if (generates) return TT_OK;
+    facts->is_scored = tt_task_is_scored(engine->task);
+    if (engine->purpose == TT_PURPOSE_TRAIN && !tt_method_trains(&job->method))
+        return tt_fail(err, TT_ERR_CONFIG,
+                       "method.form: none, without lora, spectral or full, leaves nothing to "
+                       "train; trimtab eval evaluates the frozen model");
+    if (facts->paper.no_data) assume_sequences(&facts->settings, &engine->spec, &facts->paper);
+    return read_data(engine, facts, err);
 }
 
 /* --- Everywhere: share, plan -------------------------------------------------------------------
@@ -208,6 +250,7 @@ static tt_status share(tt_engine *engine, engine_facts *facts, tt_error *err) {
     memcpy(engine->chat_name, facts->chat_name, sizeof engine->chat_name);
     memcpy(engine->stop_ids, facts->stop_ids, sizeof engine->stop_ids);
     engine->n_stop = facts->n_stop;
+    engine->paper = facts->paper;
     engine->storage = facts->storage;
     engine->model_fingerprint = facts->model_fingerprint;
     engine->train_audit = facts->train_audit;
@@ -238,6 +281,24 @@ static void weigh_root(const tt_engine *engine, memory_facts *memory) {
     memory->root_peak = (size_t)tt_world_max_i64(engine->world, peak);
 }
 
+/* Data sets, or the sequences that stand for them. */
+static tt_status add_data(tt_engine *engine, tt_plan_input *input, tt_error *err) {
+    const tt_paper *paper = &engine->paper;
+    TT_TRY(tt_plan_input_add(input, engine->train, true, err));
+    TT_TRY(tt_plan_input_add(input, engine->eval, false, err));
+    if (!paper->no_data) return TT_OK;
+    int64_t batch = engine->job->train.batch_size;
+    if (paper->length > input->longest) input->longest = paper->length;
+    if (!input->shortest || paper->length < input->shortest) input->shortest = paper->length;
+    input->dense_targets = paper->n_targets;
+    input->dense_tokens = paper->length;
+    input->train_examples = batch;
+    input->train_tokens = batch * paper->length;
+    input->train_targets = batch * paper->n_targets;
+    input->n_tokens += input->train_tokens;
+    return TT_OK;
+}
+
 static tt_status make_plan(tt_engine *engine, const engine_facts *facts,
                            const tt_engine_options *options, const memory_facts *memory,
                            tt_error *err) {
@@ -245,28 +306,29 @@ static tt_status make_plan(tt_engine *engine, const engine_facts *facts,
     int n_ranks = options->n_plan_ranks > 0 ? options->n_plan_ranks : world->n_ranks;
     bool generate = engine->purpose == TT_PURPOSE_GENERATE ||
                     (engine->eval && engine->is_scored && engine->job->eval.generate);
-    tt_plan_input input = {.spec = &engine->spec,
-                           .job = engine->job,
-                           .layer_bytes = facts->storage.layer_bytes,
-                           .embed_bytes = facts->storage.embed_bytes,
-                           .head_bytes = facts->storage.head_bytes,
-                           .dtype = facts->storage.dtype,
-                           .n_ranks = n_ranks,
-                           .ranks_per_node = options->n_plan_ranks > 0 && world->n_ranks == 1
-                                                 ? n_ranks
-                                                 : world->n_node_ranks,
-                           .cores_per_node = tt_process_machine_cores(),
-                           .train = engine->purpose == TT_PURPOSE_TRAIN,
-                           .generate = generate,
-                           .longest = options->longest_prompt,
-                           .longest_prompt = options->longest_prompt,
-                           .max_new_tokens = engine->settings.max_new_tokens,
-                           .baseline_bytes = memory->baseline,
-                           .root_bytes = memory->root,
-                           .root_peak_bytes = memory->root_peak};
-    TT_TRY(tt_plan_input_add(&input, engine->train, true, err));
-    TT_TRY(tt_plan_input_add(&input, engine->eval, false, err));
-    return tt_plan_build(&input, &engine->plan, err);
+    engine->input = (tt_plan_input){
+        .spec = &engine->spec,
+        .job = engine->job,
+        .layer_bytes = facts->storage.layer_bytes,
+        .embed_bytes = facts->storage.embed_bytes,
+        .head_bytes = facts->storage.head_bytes,
+        .dtype = facts->storage.dtype,
+        .n_ranks = n_ranks,
+        .ranks_per_node =
+            options->n_plan_ranks > 0 && world->n_ranks == 1 ? n_ranks : world->n_node_ranks,
+        .cores_per_node = tt_process_machine_cores(),
+        .train = engine->purpose == TT_PURPOSE_TRAIN,
+        .generate = generate,
+        .longest = options->longest_prompt,
+        .longest_prompt = options->longest_prompt,
+        .max_new_tokens = engine->settings.max_new_tokens,
+        .baseline_bytes = memory->baseline,
+        .root_bytes = memory->root,
+        .root_peak_bytes = memory->root_peak};
+    if (options->n_plan_cores > 0)
+        engine->input.cores_per_node = options->n_plan_cores * engine->input.ranks_per_node;
+    TT_TRY(add_data(engine, &engine->input, err));
+    return tt_plan_build(&engine->input, &engine->plan, err);
 }
 
 /* Threads must not exceed the cores a rank is bound to, and must be the same everywhere, or the
@@ -288,7 +350,8 @@ tt_status tt_engine_prepare(tt_engine *engine, tt_world *world, const tt_job *jo
     tt_status status = TT_OK;
     if (!facts) status = tt_fail(err, TT_ERR_MEMORY, "no memory for the model's description");
     status = tt_world_agree(world, status, err);
-    if (status == TT_OK && world->rank == 0) status = read_on_rank_0(engine, facts, err);
+    if (status == TT_OK && world->rank == 0)
+        status = read_on_rank_0(engine, options->on_paper, facts, err);
     if (facts) {
         engine->train_audit = facts->train_audit; /* to show, also after a failure */
         engine->eval_audit = facts->eval_audit;
@@ -299,7 +362,7 @@ tt_status tt_engine_prepare(tt_engine *engine, tt_world *world, const tt_job *jo
         weigh_root(engine, &memory);
         status = tt_world_agree(world, make_plan(engine, facts, options, &memory, err), err);
     }
-    if (status == TT_OK) bound_threads(engine);
+    if (status == TT_OK && options->n_plan_cores == 0) bound_threads(engine);
     free(facts);
     return status;
 }

@@ -20,13 +20,14 @@ static void escape(const char *text, char *out, size_t n) {
     out[at] = 0;
 }
 
+/* Commas from a million on: shorter numbers may be ids. */
 static void print_count(int64_t count, char *out, size_t n) {
     char digits[24];
     int length = snprintf(digits, sizeof digits, "%lld", (long long)count);
     int from = count < 0;
     size_t at = 0;
     for (int i = 0; i < length && at + 2 < n; i++) {
-        if (i > from && (length - i) % 3 == 0 && length - from > 4) out[at++] = ',';
+        if (i > from && (length - i) % 3 == 0 && length - from > 6) out[at++] = ',';
         out[at++] = digits[i];
     }
     out[at] = 0;

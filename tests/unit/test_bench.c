@@ -40,6 +40,35 @@ static void step_gives_rows(void **state) {
     assert_string_equal(rows.row[3].unit, "tokens/s");
 }
 
+/* A small one as it is, one of experts, a large one halved, an odd one that cannot be. */
+static void a_layer_of_any_model_has_a_rate(void **state) {
+    (void)state;
+    tt_spec spec = {.n_layers = 3,
+                    .hidden = 32,
+                    .intermediate = 48,
+                    .vocab = 64,
+                    .n_heads = 4,
+                    .n_kv_heads = 2,
+                    .head_dim = 8,
+                    .max_positions = 64,
+                    .norm_eps = 1e-5,
+                    .rope = {.theta = 10000}};
+    const tt_bench_settings settings = {.n_tokens = 9, .n_threads = 1, .seconds = 0};
+    double flops;
+    tt_spec_complete(&spec);
+    for (int i = 0; i < 4; i++) {
+        if (i == 1) {
+            spec.n_experts = 4, spec.n_experts_per_token = 2, spec.expert_intermediate = 16;
+            memset(spec.layers, TT_LAYER_EXPERTS, 3);
+        }
+        if (i == 2) spec.hidden = 8192, spec.expert_intermediate = 14336, spec.n_heads = 64;
+        if (i == 3) spec.hidden = 130, spec.n_heads = 3, spec.n_kv_heads = 3;
+        tt_dtype dtype = i == 0 ? TT_DTYPE_F32 : i == 1 ? TT_DTYPE_F16 : TT_DTYPE_F8_E4M3;
+        assert_int_equal(tt_bench_layer(&spec, dtype, &settings, i + 1, &flops, NULL), TT_OK);
+        assert_true(flops > 0);
+    }
+}
+
 static void full_rows_stay_full(void **state) {
     (void)state;
     static tt_bench_rows rows;
@@ -52,6 +81,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(kernels_give_rows),
         cmocka_unit_test(step_gives_rows),
+        cmocka_unit_test(a_layer_of_any_model_has_a_rate),
         cmocka_unit_test(full_rows_stay_full),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,0 +1,323 @@
+/* plan_time: FLOPs, messages and sums by hand, the schedule's time against a simulation of it, and
+ * which number of ranks fits. */
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <cmocka.h>
+
+#include "trimtab/adapter.h"
+#include "trimtab/plan_time.h"
+#include "trimtab/rng.h"
+#include "trimtab/schedule.h"
+#include "trimtab/weights.h"
+
+/* Llama-3.1-70B's published numbers. */
+static const tt_spec llama_70b = {.model_type = "llama",
+                                  .n_layers = 80,
+                                  .hidden = 8192,
+                                  .intermediate = 28672,
+                                  .vocab = 128256,
+                                  .max_positions = 131072,
+                                  .n_heads = 64,
+                                  .n_kv_heads = 8,
+                                  .head_dim = 128,
+                                  .rotary_dim = 128,
+                                  .norm_eps = 1e-5,
+                                  .attention_scale = 0.08838834764831845,
+                                  .embed_scale = 1,
+                                  .residual_scale = 1,
+                                  .logit_scale = 1,
+                                  .rope = {.kind = TT_ROPE_DEFAULT, .theta = 500000},
+                                  .dtype = TT_DTYPE_BF16};
+
+static tt_job job_of(int stages, int replicas, const char *layers) {
+    tt_job job;
+    tt_job_defaults(&job);
+    job.method = (tt_method){.form = TT_STEER_NONLINEAR,
+                             .sites = 1u << TT_SITE_POST_BLOCK,
+                             .rank = {.value = 8},
+                             .share_positions = true};
+    snprintf(job.method.layers, sizeof job.method.layers, "%s", layers);
+    job.train.batch_size = 64;
+    job.parallel.stages = stages;
+    job.parallel.replicas = replicas;
+    job.parallel.threads = 16;
+    return job;
+}
+
+/* 64 sequences of 512 tokens a step, 128 of them supervised. */
+static tt_plan_input input_of(const tt_job *job, const tt_spec *spec, int n_ranks) {
+    tt_weights_storage storage;
+    tt_weights_imagine(spec, &storage);
+    return (tt_plan_input){.spec = spec,
+                           .job = job,
+                           .layer_bytes = storage.layer_bytes,
+                           .embed_bytes = storage.embed_bytes,
+                           .head_bytes = storage.head_bytes,
+                           .dtype = storage.dtype,
+                           .n_ranks = n_ranks,
+                           .ranks_per_node = 1,
+                           .cores_per_node = 16,
+                           .train = true,
+                           .longest = 512,
+                           .shortest = 512,
+                           .dense_targets = 128,
+                           .dense_tokens = 512,
+                           .train_examples = 64,
+                           .train_tokens = 64 * 512,
+                           .train_targets = 64 * 128};
+}
+
+static tt_plan *build(const tt_plan_input *input) {
+    tt_plan *plan;
+    tt_error err = {0};
+    if (tt_plan_build(input, &plan, &err) != TT_OK) fail_msg("%s", err.text);
+    return plan;
+}
+
+static bool near(double a, double b) {
+    return fabs(a - b) <= 1e-9 * fabs(b);
+}
+
+static const tt_plan_machine machine = {
+    .flops_per_core = 50e9, .cores = 16, .bandwidth = 2e9, .latency = 1e-5};
+
+/* q 8192 x 8192, k and v 1024 x 8192, o 8192 x 8192, gate and up 28672 x 8192, down: */
+static const double layer_matrices = 2 * 67108864.0 + 2 * 8388608.0 + 3 * 234881024.0;
+static const double layer_params = 855654400; /* and two norms of 8192 */
+
+static void sizes_of_a_70b_model(void **state) {
+    (void)state;
+    assert_true(layer_matrices + 2 * 8192 == layer_params);
+    assert_true((double)tt_spec_layer_params(&llama_70b) == layer_params);
+    /* embedding and head 128256 x 8192, final norm */
+    assert_true((double)tt_spec_params(&llama_70b) == 80 * layer_params + 2 * 1050673152.0 + 8192);
+    tt_job job = job_of(8, 8, "all");
+    tt_plan_input input = input_of(&job, &llama_70b, 64);
+    tt_plan *plan = build(&input);
+    double all = 0;
+    for (int s = 0; s < 8; s++) {
+        double bytes = (double)plan->stages[s].bytes.weights, vectors = 4 * 8192;
+        double expected =
+            plan->stages[s].n_layers * (2 * layer_params + 2 * vectors) + vectors; /* fp32 norms */
+        if (s == 0 || s == 7) expected += 2 * 1050673152.0;
+        assert_true(near(bytes, expected));
+        all += bytes;
+    }
+    /* 141.1 GB of bf16, and norms in fp32 besides */
+    assert_true(all > 141.1e9 && all < 141.2e9);
+    tt_plan_destroy(plan);
+}
+
+static void flops_are_those_of_the_formula(void **state) {
+    (void)state;
+    tt_job job = job_of(1, 1, "all");
+    tt_plan_input input = input_of(&job, &llama_70b, 1);
+    tt_plan *plan = build(&input);
+    tt_plan_time t;
+    tt_plan_time_predict(&input, plan, &machine, &t);
+    assert_int_equal(t.n_micro, 16); /* 32768 tokens in micro-batches of 2048 */
+    assert_true(near(t.tokens_micro, 2048) && near(t.targets_micro, 512));
+    double attention = 8192 * 513 / 2.0, adapter = 2 * 8 * 8192;
+    double forward = 2 * layer_params + 4 * attention + 2 * adapter;
+    double head = 32768 / 4 * 2.0 * 8192 * 128256;
+    assert_true(near(t.forward_flops, 32768.0 * 80 * forward + head));
+    /* The lowest layer's adapter is all of its backward. */
+    double backward = 2 * layer_params + 10 * attention;
+    assert_true(near(t.backward_flops, 32768.0 * (79 * backward + 80 * 4 * adapter) + head));
+    assert_true(near(t.step_s, (t.forward_flops + t.backward_flops) / (16 * 50e9)));
+    assert_true(fabs(t.bubble) < 1e-12 && t.message_s == 0 && t.reduce_s == 0);
+    tt_plan_destroy(plan);
+
+    job = job_of(1, 1, "70-79");
+    plan = build(&input);
+    tt_plan_time_predict(&input, plan, &machine, &t);
+    assert_true(near(t.backward_flops, 32768.0 * (9 * backward + 10 * 4 * adapter) + head));
+    tt_plan_destroy(plan);
+
+    job.method = (tt_method){.layers = "all", .full = {.tune = true}};
+    plan = build(&input);
+    tt_plan_time_predict(&input, plan, &machine, &t);
+    assert_true(t.backward_flops > 1.99 * t.forward_flops &&
+                t.backward_flops < 2.05 * t.forward_flops);
+    tt_plan_destroy(plan);
+}
+
+/* Of 8 experts with an MLP of 512 a token meets 2. */
+static void only_experts_that_are_met_count(void **state) {
+    (void)state;
+    tt_spec spec = llama_70b;
+    spec.n_experts = 8, spec.n_experts_per_token = 2, spec.expert_intermediate = 512;
+    for (int l = 0; l < spec.n_layers; l++) spec.layers[l] = TT_LAYER_EXPERTS;
+    double forward, backward, attention = 4 * 8192 * 100.5;
+    tt_plan_time_layer(&spec, false, 200, &forward, &backward);
+    double rest = 2 * 67108864.0 + 2 * 8388608.0 + 2 * 8192 + 8 * 8192;
+    assert_true(near(forward, 2 * (rest + 2 * 3 * 512 * 8192.0) + attention));
+    assert_true(near(backward, forward + 1.5 * attention));
+}
+
+static void messages_and_sums_take_their_time(void **state) {
+    (void)state;
+    tt_job job = job_of(8, 4, "all");
+    job.parallel.micro_batches = 8;
+    tt_plan_input input = input_of(&job, &llama_70b, 32);
+    tt_plan *plan = build(&input);
+    tt_plan_time t;
+    tt_plan_time_predict(&input, plan, &machine, &t);
+    assert_int_equal(t.n_micro, 8);
+    assert_true(near(t.tokens_micro, 1024));
+    assert_true(near(t.message_bytes, 1024 * 8192 * 4.0));
+    assert_true(near(t.message_s, 1e-5 + 1024 * 8192 * 4 / 2e9));
+    /* 10 layers of 2 * 8 * 8192 floats over 4 replicas; 32 ranks */
+    int most = 0;
+    for (int s = 0; s < 8; s++)
+        if (plan->stages[s].n_layers > most) most = plan->stages[s].n_layers;
+    double bytes = most * 4.0 * 2 * 8 * 8192;
+    assert_true(near(t.reduce_s, 1.5 * bytes / 2e9 + most * 4 * 1e-5 + 2 * 5 * 1e-5));
+    /* Never faster than the work at its rate, nor than a slower network allows. */
+    double work_s = (t.forward_flops + t.backward_flops) / (32 * 16 * 50e9);
+    assert_true(t.step_s > work_s);
+    double before = t.step_s;
+    tt_plan_machine slow = machine;
+    slow.bandwidth = 1e6; /* messages set the pace now */
+    tt_plan_time_predict(&input, plan, &slow, &t);
+    assert_true(t.step_s > before && near(t.slot_s, 2 * t.message_s));
+    assert_true(t.bubble > 0.5 && t.bubble < 1);
+    tt_plan_destroy(plan);
+}
+
+/* --- The schedule, simulated ------------------------------------------------------------------ */
+
+enum { STAGES = 6, MICRO = 12 };
+
+typedef struct simulation {
+    int n_stages, n_micro;
+    double forward[STAGES], backward[STAGES];
+    double done[2][STAGES][MICRO]; /* when; negative: not yet */
+    int next[STAGES];
+    double free_at[STAGES];
+} simulation;
+
+/* When what the action waits for is done; negative: not yet. */
+static double ready_at(const simulation *sim, int s, const tt_action *action) {
+    int m = action->micro_batch;
+    if (action->kind == TT_ACTION_FORWARD) return s == 0 ? 0 : sim->done[0][s - 1][m];
+    return s == sim->n_stages - 1 ? sim->done[0][s][m] : sim->done[1][s + 1][m];
+}
+
+static double simulate(simulation *sim) {
+    tt_action actions[2 * MICRO];
+    double last = 0;
+    for (int k = 0; k < 2; k++)
+        for (int s = 0; s < STAGES; s++)
+            for (int m = 0; m < MICRO; m++) sim->done[k][s][m] = -1;
+    for (bool moved = true; moved;) {
+        moved = false;
+        for (int s = 0; s < sim->n_stages; s++) {
+            int n = tt_schedule_build(sim->n_stages, s, 0, sim->n_micro, actions);
+            if (sim->next[s] == n) continue;
+            const tt_action *action = &actions[sim->next[s]];
+            bool is_forward = action->kind == TT_ACTION_FORWARD;
+            double ready = ready_at(sim, s, action);
+            if (ready < 0) continue;
+            double begin = ready > sim->free_at[s] ? ready : sim->free_at[s];
+            double end = begin + (is_forward ? sim->forward[s] : sim->backward[s]);
+            sim->done[!is_forward][s][action->micro_batch] = sim->free_at[s] = end;
+            if (end > last) last = end;
+            sim->next[s]++;
+            moved = true;
+        }
+    }
+    return last;
+}
+
+/* For equal stages the formula is exact; for stages that differ by up to a factor of two it is a
+ * little too long. */
+static void the_formula_is_the_schedules_time(void **state) {
+    (void)state;
+    for (uint64_t trial = 0; trial < 200; trial++) {
+        bool equal = trial % 2 == 0;
+        simulation sim = {.n_stages = 1 + (int)tt_rng_below(1, trial, 0, STAGES),
+                          .n_micro = 1 + (int)tt_rng_below(1, trial, 1, MICRO)};
+        double sum = 0, slowest = 0;
+        for (int s = 0; s < sim.n_stages; s++) {
+            sim.forward[s] = equal ? 1 : 1 + tt_rng_uniform(1, trial, 10 + (uint64_t)s);
+            sim.backward[s] = sim.forward[s] * 1.25;
+            double both = sim.forward[s] + sim.backward[s];
+            sum += both;
+            if (both > slowest) slowest = both;
+        }
+        double predicted = sum + (sim.n_micro - 1) * slowest, simulated = simulate(&sim);
+        if (equal) assert_true(near(simulated, predicted));
+        assert_true(simulated >= 0.85 * predicted && simulated <= predicted * (1 + 1e-9));
+    }
+}
+
+/* --- Memory ----------------------------------------------------------------------------------- */
+
+static size_t needed(const tt_job *job, int n_ranks) {
+    tt_plan_input input = input_of(job, &llama_70b, n_ranks);
+    tt_plan *plan = build(&input);
+    size_t bytes = plan->stages[tt_plan_largest_stage(plan)].bytes.total;
+    for (int s = 0; s < plan->n_stages; s++) assert_true(plan->stages[s].bytes.total <= bytes);
+    tt_plan_destroy(plan);
+    return bytes;
+}
+
+static void the_fewest_ranks_fit_and_one_less_does_not(void **state) {
+    (void)state;
+    tt_job job = job_of(0, 2, "all");
+    job.parallel.micro_batch_tokens = 512;
+    tt_plan_input input = input_of(&job, &llama_70b, 64);
+    int n;
+    const size_t limit = (size_t)16 << 30;
+    assert_int_equal(tt_plan_fewest_ranks(&input, 2, limit, &n, NULL), TT_OK);
+    assert_in_range(n, 18, 2 * 80); /* 141 GB in 16 GiB need 9 stages, of 2 replicas each */
+    assert_int_equal(n % 2, 0);
+    assert_true(needed(&job, n) <= limit);
+    assert_true(needed(&job, n - 2) > limit);
+    assert_int_equal(tt_plan_fewest_ranks(&input, 2, (size_t)1 << 44, &n, NULL), TT_OK);
+    assert_int_equal(n, 2);
+    assert_int_equal(tt_plan_fewest_ranks(&input, 2, 1 << 20, &n, NULL), TT_OK);
+    assert_int_equal(n, 0);
+    assert_int_equal(tt_plan_fewest_ranks(&input, 2, 0, &n, NULL), TT_OK);
+    assert_int_equal(n, 0);
+}
+
+static void text_says_what_was_assumed(void **state) {
+    (void)state;
+    tt_job job = job_of(8, 4, "all");
+    tt_plan_input input = input_of(&job, &llama_70b, 32);
+    tt_plan *plan = build(&input);
+    tt_plan_time t;
+    char *text = NULL;
+    size_t n;
+    FILE *stream = open_memstream(&text, &n);
+    assert_non_null(stream);
+    tt_plan_time_predict(&input, plan, &machine, &t);
+    tt_plan_time_print(&t, plan, &machine, "given", stream);
+    assert_int_equal(fclose(stream), 0);
+    assert_non_null(strstr(text, "on paper"));
+    assert_non_null(strstr(text, "32 ranks of 16 cores at 50.0 GFLOP/s each (given), 2 GB/s"));
+    assert_non_null(strstr(text, "8 micro-batches of 1024 a replica"));
+    assert_non_null(strstr(text, "32 MiB in"));
+    free(text);
+    tt_plan_destroy(plan);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(sizes_of_a_70b_model),
+        cmocka_unit_test(flops_are_those_of_the_formula),
+        cmocka_unit_test(only_experts_that_are_met_count),
+        cmocka_unit_test(messages_and_sums_take_their_time),
+        cmocka_unit_test(the_formula_is_the_schedules_time),
+        cmocka_unit_test(the_fewest_ranks_fit_and_one_less_does_not),
+        cmocka_unit_test(text_says_what_was_assumed),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
