@@ -2,30 +2,32 @@
 """Records what Hugging Face transformers computes for every family of models that trimtab reads.
 
     python record_families.py [CASE...]        writes tests/golden/families/<case>/
-    python record_families.py --into DIR CASE  the same elsewhere, from the committed weights
+    python record_families.py --again CASE...  computes all of it again from what is committed, and
+                                               compares
 
 Versions are pinned in requirements.txt. A case is a tiny random model as save_pretrained writes it
-(config.json, model.safetensors: names and layout are theirs), golden.json (sequences, methods, losses,
-names and shapes of adapter tensors, greedy ids) and golden.safetensors: the logits, and for each
-variant its tensors and their gradients, one behind the other as golden.json lists them. Besides, a
-case may have other spellings, <case>_hub and so on: the config.json, or the tensor names, of files that older
-versions wrote or that lie on the hub; all else there is a link to the case's own files, and
-transformers itself computes the same logits from both.
+(config.json, model.safetensors: names and layout are theirs), golden.json (sequences, methods,
+losses, names and shapes of adapter tensors, greedy ids) and golden.safetensors: the logits, and for
+each variant its tensors and their gradients, one behind the other as golden.json lists them.
+Besides, a case may have other spellings, <case>_hub and so on: the config.json, or the tensor
+names, of files that older versions wrote or that lie on the hub; all else there is a link to the
+case's own files, and transformers itself computes the same logits from both.
 
-Everything is computed in fp32 by eager attention, each sequence on its own. The weights, and those of
-the adapters, are random values that bf16 holds exactly. They are drawn anew until the recording can
-show something and shows it clearly:
+Everything is computed in fp32 by eager attention, each sequence on its own. The weights, and those
+of the adapters, are random values that bf16 holds exactly. They are drawn anew until the recording
+can show something and shows it clearly:
 
-    - every norm's weights, every bias, and every setting of the case's "off" list, set aside, changes
-      the logits by more than 1e-2 of the largest: a hundred times what the test allows (twice, what
-      is by nature almost the same: "faint");
-    - computed in double where transformers computes in the parameters' precision, nothing differs by
-      more than a tenth of what the test allows; no choice of a token or of an expert is near a tie;
+    - every norm's weights, every bias, and every setting of the case's "off" list, set aside,
+      changes the logits by more than 1e-2 of the largest: a hundred times what the test allows
+      (twice, what is by nature almost the same: "faint");
+    - computed in double where transformers computes in the parameters' precision, nothing differs
+      by more than a tenth of what the test allows; no choice of a token or of an expert is near a
+      tie;
     - generation without a KV cache gives the same ids.
 
-Adapters: "steer" after every block, "joint" that and LoRA on every product (of experts too), "sites"
-at the other sites. Products that a family fuses are adapted apart, as rows of the fused one.
-Read by tests/golden/test_families.c; nothing here runs when the tests run.
+Adapters: "steer" after every block, "joint" that and LoRA on every product (of experts too),
+"sites" at the other sites. Products that a family fuses are adapted apart, as rows of the fused
+one. Read by tests/golden/test_families.c; nothing here runs when the tests run.
 """
 
 import copy
@@ -35,6 +37,7 @@ import os
 import pathlib
 import shutil
 import sys
+import tempfile
 import zlib
 
 import torch
@@ -44,7 +47,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 OUT = pathlib.Path(__file__).parent / "families"
 SHOWS, SHOWS_FAINTLY, CONDITIONED, MARGIN = 1e-2, 2e-4, 1e-5, 1e-3
-N_DRAWS, N_CANDIDATES = 12, 8
+N_DRAWS, N_CANDIDATES, AGAIN = 12, 8, 5e-5
 
 
 PLAIN = {"rope_type": "default", "rope_theta": 10000.0}
@@ -63,7 +66,7 @@ def windows(pattern):
     return [{"s": "sliding_attention", "f": "full_attention"}[x] for x in pattern]
 
 
-def yarn_full(factor, original, **more):
+def yarn(factor, original, **more):
     return dict(rope_type="yarn", rope_theta=10000.0, factor=factor,
                 original_max_position_embeddings=original, **more)
 
@@ -79,34 +82,35 @@ NO_WINDOW = {"sliding_window": None}
 
 
 # What each case is, and what must matter in it: settings under "off" that change the logits.
-# spellings: name -> function of (config, tensors) that rewrites them, or a function of config alone.
 CASES = {
-    # Llama 1 and 2: a key head for every head, untied. Linear scaling as long-context tunes have it.
+    # Llama 1 and 2: a key head for every head, untied. Linear scaling as long tunes have it.
     "llama2": dict(
         config=sized("llama", num_key_value_heads=4,
                      rope_parameters={"rope_type": "linear", "rope_theta": 10000.0, "factor": 4.0}),
-        off=[{"rope_parameters": PLAIN}, {"rope_parameters.rope_theta": 500.0}, {"rms_norm_eps": 1e-6}]),
+        off=[{"rope_parameters": PLAIN}, {"rope_parameters.rope_theta": 500.0},
+             {"rms_norm_eps": 1e-6}]),
     "llama3": dict(
         config=sized("llama", rope_parameters=LLAMA3, head_dim=12, tie_word_embeddings=True),
         off=[{"rope_parameters": PLAIN}, {"rope_parameters.factor": 2.0}]),
     "smollm2": dict(
-        config=sized("llama", rope_parameters=dict(PLAIN, rope_theta=1000.0), tie_word_embeddings=True,
-                     attention_bias=True, mlp_bias=True),
+        config=sized("llama", rope_parameters=dict(PLAIN, rope_theta=1000.0),
+                     tie_word_embeddings=True, attention_bias=True, mlp_bias=True),
         off=[{"rope_parameters": PLAIN}]),
     "mistral": dict(
         config=sized("mistral", head_dim=12, sliding_window=6, rope_parameters=PLAIN),
         off=[NO_WINDOW, {"sliding_window": 5}, {"sliding_window": 7}]),
     "qwen2": dict(
         config=sized("qwen2", num_hidden_layers=4, use_sliding_window=True, sliding_window=6,
-                     max_window_layers=2, rope_parameters=yarn_full(4.0, 16), tie_word_embeddings=True),
+                     max_window_layers=2, rope_parameters=yarn(4.0, 16),
+                     tie_word_embeddings=True),
         off=[{"layer_types": windows("ffff")}, {"layer_types": windows("ssss")},
              {"layer_types": windows("ssff")}, {"sliding_window": 5}, {"sliding_window": 7},
              {"rope_parameters": PLAIN}, {"rope_parameters.attention_factor": 1.0}]),
     "qwen3": dict(
         config=sized("qwen3", head_dim=12, attention_bias=True, use_sliding_window=True,
                      sliding_window=5, layer_types=windows("sfs"),
-                     rope_parameters=yarn_full(3.0, 400, beta_fast=8.0, beta_slow=2.0, truncate=False,
-                                               attention_factor=1.3)),
+                     rope_parameters=yarn(3.0, 400, beta_fast=8.0, beta_slow=2.0, truncate=False,
+                                          attention_factor=1.3)),
         off=[{"layer_types": windows("fff")}, {"layer_types": windows("sff")},
              {"layer_types": windows("ffs")}, {"sliding_window": 4}, {"sliding_window": 6},
              {"rope_parameters": PLAIN}, {"rope_parameters.attention_factor": 1.0},
@@ -118,8 +122,8 @@ CASES = {
         off=[{"hidden_act": "silu"}], faint=[{"hidden_act": "gelu"}]),
     "gemma2": dict(
         config=sized("gemma2", num_hidden_layers=4, head_dim=12, sliding_window=6,
-                     query_pre_attn_scalar=5, attn_logit_softcapping=2.0, final_logit_softcapping=6.0,
-                     rope_parameters=PLAIN),
+                     query_pre_attn_scalar=5, attn_logit_softcapping=2.0,
+                     final_logit_softcapping=6.0, rope_parameters=PLAIN),
         off=[{"layer_types": windows("ffff")}, {"layer_types": windows("fsfs")},
              {"sliding_window": 5}, {"sliding_window": 7}, {"query_pre_attn_scalar": 12},
              {"attn_logit_softcapping": None}, {"final_logit_softcapping": None},
@@ -146,7 +150,8 @@ CASES = {
              {"rope_parameters.long_factor": LONGROPE["short_factor"]},
              {"rope_parameters.short_factor": LONGROPE["long_factor"]},
              {"rope_parameters.attention_factor": 1.0}],
-        lengths=[14, 21], generation=[dict(lengths=[4, 5], n_new=9), dict(lengths=[15, 18], n_new=9)]),
+        lengths=[14, 21],
+        generation=[dict(lengths=[4, 5], n_new=9), dict(lengths=[15, 18], n_new=9)]),
     "smollm3": dict(
         config=sized("smollm3", num_hidden_layers=4, use_sliding_window=True, sliding_window=6,
                      no_rope_layers=[1, 0, 1, 0], attention_bias=True, mlp_bias=True,
@@ -155,7 +160,8 @@ CASES = {
              {"no_rope_layers": [0, 1, 0, 1]}, {"layer_types": windows("ffff")},
              {"layer_types": windows("sfsf")}, {"sliding_window": 5}, {"sliding_window": 7}]),
     "olmo2": dict(
-        config=sized("olmo2", attention_bias=True, rope_parameters=dict(PLAIN, rope_theta=500000.0)),
+        config=sized("olmo2", attention_bias=True,
+                     rope_parameters=dict(PLAIN, rope_theta=500000.0)),
         off=[{"rope_parameters": dict(PLAIN, rope_theta=5000.0)}, {"rms_norm_eps": 1e-6}]),
     "granite": dict(
         config=sized("granite", attention_bias=True, mlp_bias=True, tie_word_embeddings=True,
@@ -174,9 +180,9 @@ CASES = {
         off=[{"norm_topk_prob": False}, {"num_experts_per_tok": 1}]),
     "qwen3_moe_sparse": dict(
         config=sized("qwen3_moe", num_hidden_layers=4, head_dim=8, moe_intermediate_size=16,
-                     num_experts=4, num_experts_per_tok=3, norm_topk_prob=False, decoder_sparse_step=2,
-                     attention_bias=True, use_sliding_window=True, sliding_window=6,
-                     rope_parameters=PLAIN),
+                     num_experts=4, num_experts_per_tok=3, norm_topk_prob=False,
+                     decoder_sparse_step=2, attention_bias=True, use_sliding_window=True,
+                     sliding_window=6, rope_parameters=PLAIN),
         off=[{"norm_topk_prob": True}, {"num_experts_per_tok": 1}, NO_WINDOW, {"sliding_window": 5},
              {"sliding_window": 7}]),
 }
@@ -256,17 +262,18 @@ def gemma3_parts(config):
             "vision_config": VISION}
 
 
-VISION = {"hidden_size": 8, "image_size": 8, "intermediate_size": 8, "model_type": "siglip_vision_model",
-          "num_attention_heads": 1, "num_hidden_layers": 1, "patch_size": 4, "vision_use_head": False}
+VISION = {"hidden_size": 8, "image_size": 8, "intermediate_size": 8,
+          "model_type": "siglip_vision_model", "num_attention_heads": 1, "num_hidden_layers": 1,
+          "patch_size": 4, "vision_use_head": False}
 
 
 def gemma3_tensors(prefix):
     """The text part under its prefix, beside a vision tower."""
     def rewrite(tensors, config):
-        whole = transformers.Gemma3ForConditionalGeneration(
-            transformers.Gemma3Config(text_config=dict(hidden_size=config["hidden_size"], num_hidden_layers=1,
-                                                       vocab_size=59), vision_config=VISION,
-                                      mm_tokens_per_image=4))
+        torch.manual_seed(0)
+        text = dict(hidden_size=config["hidden_size"], num_hidden_layers=1, vocab_size=59)
+        whole = transformers.Gemma3ForConditionalGeneration(transformers.Gemma3Config(
+            text_config=text, vision_config=VISION, mm_tokens_per_image=4))
         out = {prefix + "." + name.removeprefix("model."): t for name, t in tensors.items()}
         for name, p in whole.state_dict().items():
             if "vision_tower" in name or "projector" in name:
@@ -298,7 +305,8 @@ SPELLINGS = {
     "qwen2": {"hub": (older,)},
     "gemma": {"hub": (gemma1,)},
     "gemma2": {"hub": (gemma2,)},
-    "gemma3_text": {"hub": (gemma3_text,), "multimodal": (gemma3_parts, gemma3_tensors("language_model.model"))},
+    "gemma3_text": {"hub": (gemma3_text,),
+                    "multimodal": (gemma3_parts, gemma3_tensors("language_model.model"))},
     "phi3": {"hub": (phi3,)},
     "phi3_longrope": {"hub": (phi4_mini,)},
     "smollm3": {"hub": (older,)},
@@ -372,8 +380,6 @@ def changed_config(where, change):
             owner[last] = value
         else:
             setattr(owner, last, value)
-    if "sliding_window" in change and getattr(config, "layer_types", None) and not change["sliding_window"]:
-        config.layer_types = windows("f" * config.num_hidden_layers)
     return config
 
 
@@ -384,18 +390,20 @@ MLP = ("gate_proj", "up_proj", "down_proj")
 FUSED = {"qkv_proj": ATTENTION[:3], "gate_up_proj": MLP[:2]}
 RANK, ALPHA = 2, 3.0
 
+STEERING = [["method", "form", "nonlinear"], ["method", "rank", str(RANK)],
+            ["method", "bias", "true"]]
 VARIANTS = {
-    "steer": [["method", "form", "nonlinear"], ["method", "rank", str(RANK)], ["method", "bias", "true"]],
-    "joint": [["method", "form", "nonlinear"], ["method", "rank", str(RANK)], ["method", "bias", "true"],
-              ["lora", "targets", "all"], ["lora", "rank", str(RANK)], ["lora", "alpha", str(ALPHA)]],
+    "steer": STEERING,
+    "joint": STEERING + [["lora", "targets", "all"], ["lora", "rank", str(RANK)],
+                         ["lora", "alpha", str(ALPHA)]],
     "sites": [["method", "form", "vector"],
               ["method", "site", "post_mlp+mlp_input+pre_mlp+heads"]],
 }
 
 
 class Adapter:
-    """Adapter tensors by the names trimtab gives them, applied by hooks. values: of all tensors of all
-    variants; those missing are drawn."""
+    """Adapter tensors by the names trimtab gives them, applied by hooks. values: of all tensors of
+    all variants; those missing are drawn."""
 
     def __init__(self, model, variant, values, rng):
         self.dtype = next(model.parameters()).dtype
@@ -682,7 +690,8 @@ def attempt(name, case, draw, where):
         raise Unfit(f"near ties of experts: {routers.least:.1e}")
     print(f"{name}: draw {draw}, losses {golden['base_loss']:.3f} "
           f"{[round(v['loss'], 3) for v in golden['variants']]}, logits to "
-          f"{float(tensors['logits'].abs().max()):.2f}, worst {worst[0]:.1e} at {worst[1]}", flush=True)
+          f"{float(tensors['logits'].abs().max()):.2f}, worst {worst[0]:.1e} at {worst[1]}",
+          flush=True)
     return dict(sequences=seqs, prompts=prompts, **golden, runs=runs), tensors, values
 
 
@@ -758,14 +767,41 @@ def record(name, case, out):
             path.chmod(0o644)
 
 
-def record_again(name, out):
-    """What is computed from the committed weights, sequences and adapter tensors."""
+def saves_the_same(model, where):
+    """save_pretrained writes the committed config.json, and the tensors to the bit."""
+    with tempfile.TemporaryDirectory() as again:
+        model.to(torch.bfloat16).save_pretrained(again)
+        configs = [json.loads(pathlib.Path(d, "config.json").read_text()) for d in (where, again)]
+        files = [load_file(f"{d}/model.safetensors") for d in (where, again)]
+    return (configs[0] == configs[1] and files[0].keys() == files[1].keys() and
+            all(torch.equal(t, files[1][name]) for name, t in files[0].items()))
+
+
+def record_again(name):
+    """Perhaps on another machine: nothing may differ by more than half of what the test allows."""
     committed, values = read_values(OUT / name)
-    model, seqs, prompts = open_model(OUT / name), committed["sequences"], committed["prompts"]
+    stored = load_file(OUT / name / "golden.safetensors")
+    model, seqs = open_model(OUT / name), committed["sequences"]
     golden, tensors = compute(model, seqs, values, None)
-    runs, _ = generate(model, prompts, values)
-    (out / name).mkdir(parents=True)
-    write_golden(out / name, dict(sequences=seqs, prompts=prompts, **golden, runs=runs), tensors, values)
+    found = [(distance(tensors["logits"], stored["logits"]), "logits"),
+             (abs(golden["base_loss"] / committed["base_loss"] - 1), "base_loss")]
+    for old, new in zip(committed["variants"], golden["variants"], strict=True):
+        assert old | {"loss": 0} == new | {"loss": 0}, f"{name}: variant {new['name']}"
+        found.append((abs(new["loss"] / old["loss"] - 1), new["name"]))
+        sizes = [math.prod(row[1:]) for row in old["tensors"]]
+        parts = stored[old["name"] + ".grads"].split(sizes)
+        for row, part in zip(old["tensors"], parts, strict=True):
+            key = f"{old['name']}.{row[0]}"
+            found.append((distance(tensors[key].flatten(), part), key))
+    runs, _ = generate(model, committed["prompts"], values)
+    if max(found)[0] > AGAIN:
+        raise SystemExit(f"{name}: {max(found)[1]} differs by {max(found)[0]:.1e}")
+    if runs != committed["runs"]:
+        raise SystemExit(f"{name}: other ids are generated")
+    if not saves_the_same(model, OUT / name):
+        raise SystemExit(f"{name}: save_pretrained writes something else")
+    print(f"{name}: recorded again with transformers {transformers.__version__}")
+    print(f"largest difference {max(found)[0]:.1e} in {max(found)[1]}", file=sys.stderr)
 
 
 if __name__ == "__main__":
@@ -773,9 +809,9 @@ if __name__ == "__main__":
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     arguments = sys.argv[1:]
-    if arguments[:1] == ["--into"]:
-        for case_name in arguments[2:]:
-            record_again(case_name, pathlib.Path(arguments[1]))
+    if arguments[:1] == ["--again"]:
+        for case_name in arguments[1:]:
+            record_again(case_name)
     else:
         for case_name in arguments or CASES:
             record(case_name, DEFAULTS | CASES[case_name], OUT)
