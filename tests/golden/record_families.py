@@ -418,7 +418,7 @@ class Adapter:
             else:
                 self.add_steering(i, layer, config.hidden_size)
             if variant == "joint":
-                self.add_lora(i, layer)
+                self.add_lora(i, layer, config)
 
     def remove(self):
         for undo in self.undo:
@@ -469,14 +469,17 @@ class Adapter:
         b = self.tensor(f"{stem}.lora_B.weight", 0.3, n_out, RANK)
         return lambda x: ALPHA / RANK * (x @ a.T) @ b.T
 
-    def add_lora(self, i, layer):
+    def add_lora(self, i, layer, config):
         stem = f"base_model.model.model.layers.{i}"
         for part, module in (("self_attn", layer.self_attn), ("mlp", layer.mlp)):
             for name, linear in module.named_children():
                 if isinstance(linear, torch.nn.Linear):
                     self.add_product(f"{stem}.{part}", name, linear)
         if hasattr(layer.mlp, "experts"):
-            self.add_experts(f"{stem}.mlp.experts", layer.mlp.experts)
+            is_mixtral = config.model_type == "mixtral"  # products by their names in the files
+            self.add_experts(f"{stem}.block_sparse_moe.experts" if is_mixtral else
+                             f"{stem}.mlp.experts", layer.mlp.experts,
+                             ("w1", "w3", "w2") if is_mixtral else MLP)
 
     def add_product(self, stem, name, linear):
         parts = FUSED.get(name, (name,))
@@ -487,13 +490,13 @@ class Adapter:
         self.hook(linear, lambda m, args, output:
                   output + torch.cat([delta(args[0]) for delta in deltas], dim=-1))
 
-    def add_experts(self, stem, experts):
+    def add_experts(self, stem, experts, names):
         """The experts' forward, with LoRA on each one's products."""
         n_experts, n_gate_up, hidden = experts.gate_up_proj.shape
         inner = n_gate_up // 2
-        gate, up, down = zip(*((self.pair(f"{stem}.{e}.gate_proj", hidden, inner),
-                                self.pair(f"{stem}.{e}.up_proj", hidden, inner),
-                                self.pair(f"{stem}.{e}.down_proj", inner, hidden))
+        gate, up, down = zip(*((self.pair(f"{stem}.{e}.{names[0]}", hidden, inner),
+                                self.pair(f"{stem}.{e}.{names[1]}", hidden, inner),
+                                self.pair(f"{stem}.{e}.{names[2]}", inner, hidden))
                                for e in range(n_experts)))
         plain = experts.forward
 
