@@ -30,6 +30,7 @@ Adapters: "steer" after every block, "joint" that and LoRA on every product (of 
 one. Read by tests/golden/test_families.c; nothing here runs when the tests run.
 """
 
+import contextlib
 import copy
 import json
 import math
@@ -44,6 +45,7 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 OUT = pathlib.Path(__file__).parent / "families"
 SHOWS, SHOWS_FAINTLY, CONDITIONED, MARGIN = 1e-2, 2e-4, 1e-5, 1e-3
@@ -98,6 +100,7 @@ CASES = {
         off=[{"rope_parameters": PLAIN}]),
     "mistral": dict(
         config=sized("mistral", head_dim=12, sliding_window=6, rope_parameters=PLAIN),
+        lengths=[9, 70],  # longer than a block of attention
         off=[NO_WINDOW, {"sliding_window": 5}, {"sliding_window": 7}]),
     "qwen2": dict(
         config=sized("qwen2", num_hidden_layers=4, use_sliding_window=True, sliding_window=6,
@@ -142,7 +145,9 @@ CASES = {
     "phi3": dict(
         config=sized("phi3", sliding_window=6, rope_parameters=PLAIN),
         off=[NO_WINDOW, {"sliding_window": 5}, {"sliding_window": 7}]),
-    # Phi-4-mini: one sequence on each side of original_max_position_embeddings.
+    # Phi-4-mini: sequences on both sides of original_max_position_embeddings, and prompts that grow
+    # past it. Of these transformers computes all again when they do; trimtab takes the long factors
+    # from the beginning ("long"), and so does the model that records them.
     "phi3_longrope": dict(
         config=sized("phi3", original_max_position_embeddings=14, max_position_embeddings=64,
                      rope_parameters=LONGROPE, tie_word_embeddings=True),
@@ -151,7 +156,8 @@ CASES = {
              {"rope_parameters.short_factor": LONGROPE["long_factor"]},
              {"rope_parameters.attention_factor": 1.0}],
         lengths=[14, 21],
-        generation=[dict(lengths=[4, 5], n_new=9), dict(lengths=[15, 18], n_new=9)]),
+        generation=[dict(lengths=[4, 5], n_new=9), dict(lengths=[15, 18], n_new=9),
+                    dict(lengths=[7, 14], n_new=9, long=True)]),
     "smollm3": dict(
         config=sized("smollm3", num_hidden_layers=4, use_sliding_window=True, sliding_window=6,
                      no_rope_layers=[1, 0, 1, 0], attention_bias=True, mlp_bias=True,
@@ -291,10 +297,10 @@ def phi4_mini(config):
 
 
 def qwen3_moe(config):
-    """num_experts, and the key of windows that this family does not have."""
+    """num_experts; where no window is used, also the key of windows that this family ignores."""
     c = older(config)
     c["num_experts"] = c.pop("num_local_experts")
-    return dict(c, max_window_layers=2)
+    return c if c["use_sliding_window"] else dict(c, max_window_layers=2)
 
 
 SPELLINGS = {
@@ -590,6 +596,20 @@ def compute(model, seqs, values, rng):
     return golden, tensors
 
 
+@contextlib.contextmanager
+def factors_of(model, is_long):
+    """The long factors of longrope in sequences of any length."""
+    if not is_long:
+        yield
+        return
+    rope = text_part(model).rotary_emb
+    kept = rope.original_inv_freq
+    rope.original_inv_freq = ROPE_INIT_FUNCTIONS["longrope"](
+        model.config, None, seq_len=model.config.original_max_position_embeddings + 1)[0]
+    yield
+    rope.original_inv_freq = kept
+
+
 def generate(model, groups, values):
     """Greedy ids of every prompt without adapter and with each variant: rows, margins by prompt."""
     runs, margins = [], {}
@@ -598,10 +618,12 @@ def generate(model, groups, values):
         rows = []
         for g, group in enumerate(groups):
             for p, prompt in enumerate(group["prompts"]):
-                new, margin = greedy(model, prompt, group["n_new"])
-                margins[g, p] = min(margin, margins.get((g, p), math.inf))
-                if not agrees_uncached(model, prompt, new):
+                with factors_of(model, group["long"]):
+                    new, margin = greedy(model, prompt, group["n_new"])
+                    agrees = agrees_uncached(model, prompt, new)
+                if not agrees:
                     raise Unfit("generation depends on the cache")
+                margins[g, p] = min(margin, margins.get((g, p), math.inf))
                 rows.append(new)
         if adapter:
             adapter.remove()
@@ -617,13 +639,14 @@ def choose_prompts(model, case, values, rng):
         for length in group["lengths"]:
             candidates = [draw_ids(rng, case["config"]["vocab_size"], length)
                           for _ in range(N_CANDIDATES)]
-            tried = [dict(prompts=candidates, n_new=group["n_new"])]
+            rest = dict(n_new=group["n_new"], long=group.get("long", False))
+            tried = [dict(prompts=candidates, **rest)]
             margins = generate(model, tried, values)[1]
             clear = [c for i, c in enumerate(candidates) if margins[0, i] > MARGIN]
             if not clear:
                 raise Unfit("near ties in generation")
             chosen.append(clear[0])
-        groups.append(dict(prompts=chosen, n_new=group["n_new"]))
+        groups.append(dict(prompts=chosen, **rest))
     return groups
 
 
