@@ -39,8 +39,9 @@ typedef enum tt_status {
 
 enum { TT_ERROR_TEXT_BYTES = 4096 };
 
-/* What went wrong, for a person. Owned by the caller; `text` is always terminated. Long enough
- * for a list of problems (one a line), since a job file reports all of its problems at once. */
+/* What went wrong, for a person. Owned by the caller; `text` is always terminated, and control bytes
+ * in it other than line ends are question marks, whatever file they came from. Long enough for a
+ * list of problems (one a line), since a job file reports all of its problems at once. */
 typedef struct tt_error {
     tt_status status;
     const char *origin_file; /* source file that reported it (static string) */

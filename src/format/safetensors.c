@@ -339,7 +339,9 @@ static tt_status check_shard_name(const char *index_path, const char *tensor, co
                                   tt_error *err) {
     char shown[TT_JSON_SHOWN_BYTES], shown_tensor[TT_JSON_SHOWN_BYTES];
     const char *name = json_string_value(value);
-    if (!name || !name[0] || name[0] == '.' || strchr(name, '/'))
+    bool plain = name && name[0] && name[0] != '.' && !strchr(name, '/');
+    for (const char *c = plain ? name : ""; *c; c++) plain = plain && (unsigned char)*c >= ' ';
+    if (!plain)
         return tt_fail(err, TT_ERR_FORMAT,
                        "%s: weight_map: '%s': found %s, expected the name of a file beside it",
                        index_path, tt_json_shown(tensor, shown_tensor),

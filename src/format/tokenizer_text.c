@@ -106,6 +106,7 @@ tt_status tt_tok_utf8_check(const char *s, size_t n, tt_error *err) {
 tt_status tt_text_append_utf8(tt_text *out, const char *bytes, size_t n, tt_error *err) {
     size_t done = 0, i = 0;
     uint32_t code;
+    if (n == 0) bytes = ""; /* which may be NULL */
     while (i < n) {
         int length = tt_tok_utf8_next(bytes + i, n - i, &code);
         if (length > 0) {

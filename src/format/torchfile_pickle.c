@@ -227,7 +227,7 @@ static tt_status make_tuple(machine *m, size_t first, size_t n_dropped) {
     size_t n = m->stack.n - first;
     TT_TRY(grow(m, &m->items, n, sizeof(value)));
     const value tuple = {.kind = V_TUPLE, .n = (uint32_t)n, .is.at = (uint32_t)m->items.n};
-    const value *from = (const value *)m->stack.items + first;
+    const value *from = n ? (const value *)m->stack.items + first : NULL;
     for (size_t i = 0; i < n; i++) {
         if (from[i].kind == V_MARK) return fail(m, "found a mark, expected a value");
         ((value *)m->items.items)[m->items.n++] = from[i];

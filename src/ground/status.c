@@ -4,6 +4,12 @@
 #include <stdio.h>
 #include <string.h>
 
+/* Foreign bytes in a message must not command the terminal that shows it. */
+static void disarm(char *text) {
+    for (; *text; text++)
+        if (((unsigned char)*text < ' ' && *text != '\n') || *text == 0x7f) *text = '?';
+}
+
 void tt_fail_at(tt_error *err, tt_status status, const char *file, int line, const char *format,
                 ...) {
     if (!err) return;
@@ -14,6 +20,7 @@ void tt_fail_at(tt_error *err, tt_status status, const char *file, int line, con
     va_start(args, format);
     vsnprintf(err->text, sizeof err->text, format, args);
     va_end(args);
+    disarm(err->text);
 }
 
 tt_status tt_error_prefix(tt_error *err, const char *format, ...) {
@@ -27,6 +34,7 @@ tt_status tt_error_prefix(tt_error *err, const char *format, ...) {
     if (n > 0 && (size_t)n < sizeof joined)
         snprintf(joined + n, sizeof joined - (size_t)n, ": %s", err->text);
     memcpy(err->text, joined, sizeof joined);
+    disarm(err->text);
     return err->status;
 }
 

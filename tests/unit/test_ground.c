@@ -23,6 +23,11 @@ static void error_carries_text_and_prefix(void **state) {
     tt_error_prefix(&err, "layer %d", 7);
     assert_string_equal(err.text, "layer 7: got 3, expected 4");
     assert_int_equal(tt_fail(NULL, TT_ERR_IO, "x"), TT_ERR_IO);
+    assert_int_equal(
+        tt_fail(&err, TT_ERR_FORMAT, "found '%s'\nexpected \xc3\xa9", "\x1b[2J\t\x7f."),
+        TT_ERR_FORMAT);
+    tt_error_prefix(&err, "%s", "a\rb");
+    assert_string_equal(err.text, "a?b: found '?[2J?\?.'\nexpected \xc3\xa9");
     assert_int_equal(tt_status_exit_code(TT_INTERRUPTED), 75);
 }
 
