@@ -20,10 +20,29 @@ provided() {
     esac
 }
 
+# clang with its runtime for fuzzing, which is a package of its own.
+fuzzes() {
+    local built status
+    built=$(mktemp)
+    clang -x c -fsanitize=fuzzer,address -o "$built" - 2>/dev/null <<'END'
+int LLVMFuzzerTestOneInput(const unsigned char *data, unsigned long n) { return n && !data[0]; }
+END
+    status=$?
+    rm -f "$built"
+    return $status
+}
+
 missing=()
 for package in "${packages[@]}"; do
     have "$package" || provided "$package" || missing+=("$package")
 done
+if [ "${1:-}" = tests ] && ! fuzzes; then
+    if version=$(clang -dumpversion 2>/dev/null); then
+        missing+=("libclang-rt-${version%%.*}-dev")
+    else
+        missing+=(clang libclang-rt-dev)
+    fi
+fi
 if [ ${#missing[@]} -eq 0 ]; then exit 0; fi
 
 if ! command -v apt-get >/dev/null; then

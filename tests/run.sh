@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # Sets everything up and runs the whole suite twice: the release build, then the same under
-# AddressSanitizer (leaks too) and UndefinedBehaviorSanitizer. Labels: unit, mpi, golden, cli, fault,
-# pypi, long. The sanitizers leave out pypi, which runs nothing of ours that cli does not, and long
-# (on request: ctest --preset asan -L long).
+# AddressSanitizer (leaks too) and UndefinedBehaviorSanitizer, then fuzzes the readers for seconds
+# each. Labels: unit, mpi, golden, cli, fault, pypi, long; fuzz. The sanitizers leave out pypi, which
+# runs nothing of ours that cli does not, and long (on request: ctest --preset asan -L long).
+# docs/testing.md has more.
 # Usage: tests/run.sh [CTEST ARGUMENTS]      e.g. tests/run.sh -L unit
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -11,9 +12,11 @@ jobs/setup.sh tests
 cores=$(nproc)
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
-for preset in release asan; do
+for preset in release asan fuzz; do
     echo "tests: building $preset"
-    if ! { cmake --preset "$preset" -DTT_TESTS=ON &&
+    options=(-DTT_TESTS=ON)
+    [ $preset != fuzz ] || options=() # without the rest
+    if ! { cmake --preset "$preset" "${options[@]}" &&
         cmake --build --preset "$preset" -j "$cores"; } >"$log" 2>&1; then
         cat "$log" >&2
         echo "tests: building $preset failed (above)" >&2
@@ -28,3 +31,4 @@ run() { # run BUILD ARGUMENTS ...
 }
 run release --no-tests=error "$@"
 run asan --no-tests=ignore -LE 'pypi|long' "$@"
+run fuzz --no-tests=ignore "$@"
