@@ -6,7 +6,7 @@
  *     status = tt_inspect_verdict(found, err);       anything wrong with it?
  *     tt_inspect_close(found);
  *
- * Known: a model directory, a config.json, a tokenizer.json, safetensors and torch files, an
+ * Known: a model directory, a config.json, a tokenizer.json, safetensors, GGUF and torch files, an
  * adapter of trimtab's, PEFT and pyreft directories, checkpoint and run directories. What it is,
  * names and first bytes tell. A file inside a directory that only counts as a whole (state.json,
  * adapter_config.json, an index of shards) stands for the directory.
@@ -34,6 +34,7 @@ typedef enum tt_inspect_kind {
     TT_INSPECT_CONFIG,
     TT_INSPECT_TOKENIZER,
     TT_INSPECT_SAFETENSORS,
+    TT_INSPECT_GGUF,
     TT_INSPECT_TORCH,
     TT_INSPECT_ADAPTER,
     TT_INSPECT_PEFT,

@@ -16,6 +16,9 @@ typedef struct tt_tensors tt_tensors;
 tt_status tt_tensors_open(const char *path, tt_tensors **out, tt_error *err) TT_MUST_CHECK;
 void tt_tensors_close(tt_tensors *files);
 
+/* Does the model directory hold any such file, readable or not? */
+bool tt_tensors_exist(const char *dir);
+
 /* The file, when it is one of GGUF; else NULL. */
 const tt_gguf *tt_tensors_gguf(const tt_tensors *files);
 

@@ -124,4 +124,17 @@ tt_status tt_weights_check(const tt_spec *spec, const char *model_dir, tt_weight
 /* The same of a model that has no files: every tensor in spec->dtype. */
 void tt_weights_imagine(const tt_spec *spec, tt_weights_storage *storage);
 
+/* All that does not fit, told one by one: a tensor that is not there (its name in safetensors files of
+ * the family), one of the wrong shape or type (a sentence), one that the model does not use (its
+ * name; a tied head in the files is told too). tt_weights_check stops at the first of the first two.
+ * Not collective. Errors: as tt_weights_open, of files that cannot be read at all. */
+typedef enum tt_weights_fault {
+    TT_WEIGHTS_MISSING,
+    TT_WEIGHTS_WRONG,
+    TT_WEIGHTS_UNEXPECTED
+} tt_weights_fault;
+typedef void (*tt_weights_tell)(void *context, tt_weights_fault fault, const char *text);
+tt_status tt_weights_compare(const tt_spec *spec, const char *model_dir, tt_weights_tell tell,
+                             void *context, tt_error *err) TT_MUST_CHECK;
+
 #endif

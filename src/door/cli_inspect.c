@@ -14,7 +14,7 @@ void cli_inspect_help(void) {
            "Says what PATH is and what is in it:\n"
            "  a model directory, config.json    sizes, parameters, tensors missing or unexpected\n"
            "  tokenizer.json                    model, steps, added and special tokens\n"
-           "  a .safetensors or torch file      tensors, metadata\n"
+           "  a .safetensors, GGUF, torch file  tensors, metadata\n"
            "  an adapter, PEFT or pyreft        method, parameters, norms\n"
            "  a checkpoint, a run directory     step, generation, fingerprints, whole or damaged,\n"
            "                                    provenance\n"

@@ -101,3 +101,10 @@ size_t tt_tensors_n(const tt_tensors *files) {
 const tt_tensor *tt_tensors_at(const tt_tensors *files, size_t i) {
     return files->gguf ? tt_gguf_at(files->gguf, i) : tt_safetensors_at(files->set, i);
 }
+
+bool tt_tensors_exist(const char *dir) {
+    char name[PATH_BYTES];
+    bool plain;
+    if (has_safetensors(dir, &plain, NULL) == TT_OK && plain) return true;
+    return find_gguf(dir, name, NULL) != TT_OK || name[0] != 0;
+}

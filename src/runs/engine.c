@@ -149,21 +149,13 @@ static tt_status build_data(tt_engine *engine, const char *path, int64_t limit, 
     return check_ids(&engine->spec, path, *out, err);
 }
 
-/* Does the model's directory hold one of these files? */
-static bool has_one(const char *dir, const char *const *names, int n) {
-    char path[TT_PATH_BYTES];
-    for (int i = 0; i < n; i++)
-        if (tt_file_join(path, sizeof path, dir, names[i], NULL) == TT_OK && tt_file_exists(path))
-            return true;
-    return false;
-}
-
 /* What there is no file of is assumed; what there is is checked as always. */
 static void look_for_paper(const tt_job *job, tt_paper *paper) {
-    static const char *const weights[] = {"model.safetensors", "model.safetensors.index.json"};
-    static const char *const tokenizer[] = {"tokenizer.json"};
-    paper->no_weights = !has_one(job->model.path, weights, 2);
-    paper->no_tokenizer = !has_one(job->model.path, tokenizer, 1);
+    char path[TT_PATH_BYTES];
+    paper->no_weights = !tt_tensors_exist(job->model.path);
+    paper->no_tokenizer =
+        tt_file_join(path, sizeof path, job->model.path, "tokenizer.json", NULL) == TT_OK &&
+        !tt_file_exists(path);
     paper->no_data = paper->no_tokenizer || !job->task.train[0];
 }
 

@@ -12,9 +12,10 @@
 static const char *const kind_names[TT_N_INSPECT] = {
     [TT_INSPECT_MODEL] = "model directory", [TT_INSPECT_CONFIG] = "config.json",
     [TT_INSPECT_TOKENIZER] = "tokenizer",   [TT_INSPECT_SAFETENSORS] = "safetensors file",
-    [TT_INSPECT_TORCH] = "torch file",      [TT_INSPECT_ADAPTER] = "adapter",
-    [TT_INSPECT_PEFT] = "PEFT adapter",     [TT_INSPECT_PYREFT] = "pyreft adapter",
-    [TT_INSPECT_CHECKPOINT] = "checkpoint", [TT_INSPECT_RUN] = "run directory",
+    [TT_INSPECT_GGUF] = "GGUF file",        [TT_INSPECT_TORCH] = "torch file",
+    [TT_INSPECT_ADAPTER] = "adapter",       [TT_INSPECT_PEFT] = "PEFT adapter",
+    [TT_INSPECT_PYREFT] = "pyreft adapter", [TT_INSPECT_CHECKPOINT] = "checkpoint",
+    [TT_INSPECT_RUN] = "run directory",
 };
 
 const char *tt_inspect_kind_name(tt_inspect_kind kind) {
@@ -29,11 +30,12 @@ static bool has(const char *dir, const char *name) {
 }
 
 static tt_status fail_unknown(const char *path, const char *found, tt_error *err) {
-    return tt_fail(err, TT_ERR_MISSING,
-                   "%s: found %s, expected one of: a model directory, config.json, "
-                   "tokenizer.json, a .safetensors or torch file, an adapter, a PEFT or pyreft "
-                   "directory, a checkpoint or run directory",
-                   path, found);
+    return tt_fail(
+        err, TT_ERR_MISSING,
+        "%s: found %s, expected one of: a model directory, config.json, "
+        "tokenizer.json, a .safetensors, GGUF or torch file, an adapter, a PEFT or pyreft "
+        "directory, a checkpoint or run directory",
+        path, found);
 }
 
 /* The order matters: several of them have a config.json. */
@@ -93,7 +95,7 @@ static tt_status classify_file(const char *path, tt_inspect_kind *out, tt_error 
     else if (memcmp(head, "PK\3\4", 4) == 0)
         *out = TT_INSPECT_TORCH;
     else if (memcmp(head, "GGUF", 4) == 0)
-        return fail_unknown(path, "a GGUF file", err);
+        *out = TT_INSPECT_GGUF;
     else
         return fail_unknown(path, "a file of none of their kinds", err);
     return TT_OK;
@@ -140,6 +142,8 @@ static tt_status tell(ins_work *work, tt_error *err) {
         return open_tokenizer(work, err);
     case TT_INSPECT_SAFETENSORS:
         return ins_tensor_file(work, err);
+    case TT_INSPECT_GGUF:
+        return ins_gguf(work, err);
     case TT_INSPECT_TORCH:
         return ins_torch_file(work, err);
     case TT_INSPECT_ADAPTER:

@@ -13,11 +13,6 @@ bool ins_is_adapter(const tt_safetensors *set) {
     return tt_safetensors_metadata(set, "trimtab.form") != NULL;
 }
 
-static void tell_own_file(ins_work *work) {
-    ins_table(work, "files");
-    if (!tt_file_is_dir(work->path)) (void)ins_file(work, ".", work->path);
-}
-
 /* --- A safetensors file ----------------------------------------------------------------------- */
 
 static void tell_metadata(ins_work *work, const tt_safetensors *set) {
@@ -39,20 +34,20 @@ tt_status ins_tensor_file(ins_work *work, tt_error *err) {
         work->to->kind = TT_INSPECT_ADAPTER;
         tt_safetensors_close(set);
         TT_TRY(ins_adapter(work, work->path, err));
-        tell_own_file(work);
+        ins_own_file(work);
         return TT_OK;
     }
     tell_metadata(work, set);
     ins_safetensors(work, set, false);
     tt_safetensors_close(set);
-    tell_own_file(work);
+    ins_own_file(work);
     return TT_OK;
 }
 
 tt_status ins_torch_file(ins_work *work, tt_error *err) {
     (void)err;
     ins_torch_tensors(work, work->path, "");
-    tell_own_file(work);
+    ins_own_file(work);
     return TT_OK;
 }
 

@@ -153,6 +153,11 @@ bool ins_file(ins_work *work, const char *dir, const char *name) {
     return true;
 }
 
+void ins_own_file(ins_work *work) {
+    ins_table(work, "files");
+    if (!tt_file_is_dir(work->path)) (void)ins_file(work, ".", work->path);
+}
+
 /* --- JSON files of our own -------------------------------------------------------------------- */
 
 static void tell_value(ins_work *work, const char *key, const json_t *value) {

@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "inspect_private.h"
+#include "trimtab/chat.h"
 #include "trimtab/file.h"
 #include "trimtab/spec.h"
 #include "trimtab/tokenizer.h"
@@ -46,24 +47,39 @@ static void tell_tokenizer(ins_work *work, const tt_tokenizer_facts *facts) {
     ins_count(work, "special", (int64_t)facts->n_special);
 }
 
-/* Can trimtab use it, and with how many ids? A section tokenizer must be the last one. */
-static int32_t try_tokenizer(ins_work *work, const char *file) {
+/* The chat template that "auto" takes, where templates are here and one of them fits. */
+static void tell_chat(ins_work *work, const char *model_type, const tt_tokenizer *tokenizer) {
+    const tt_chat_wanted wanted = {
+        .word = "auto", .dirs = {"configs/chat"}, .model_type = model_type};
+    tt_chat *chat;
+    if (!tt_file_is_dir(wanted.dirs[0])) return;
+    if (tt_chat_choose(&wanted, tokenizer, &chat, NULL) != TT_OK) return;
+    ins_text(work, "chat_template", tt_chat_name(chat));
+    tt_chat_close(chat);
+}
+
+/* Can trimtab use it, and with how many ids? A section tokenizer must be the last one. model_type:
+ * NULL when it is not known. */
+static int32_t try_tokenizer(ins_work *work, const char *path, const char *model_type) {
     tt_tokenizer *tokenizer;
     tt_error why = {0};
-    if (!ins_worked(work, tt_tokenizer_open(file, &tokenizer, &why), &why)) return 0;
+    if (!ins_worked(work, tt_tokenizer_open(path, &tokenizer, &why), &why)) return 0;
     int32_t n_ids = tt_tokenizer_n_ids(tokenizer);
-    tt_tokenizer_close(tokenizer);
     ins_count(work, "ids", n_ids);
+    if (model_type) tell_chat(work, model_type, tokenizer);
+    tt_tokenizer_close(tokenizer);
     return n_ids;
 }
 
-static tt_status read_tokenizer(ins_work *work, const char *file, int32_t *n_ids, tt_error *err) {
+/* opened: the file, or the directory that has more to say. */
+static tt_status read_tokenizer(ins_work *work, const char *file, const char *opened,
+                                const char *model_type, int32_t *n_ids, tt_error *err) {
     tt_tokenizer_facts facts;
     tt_status status = tt_tokenizer_facts_read(file, &facts, err);
     *n_ids = 0;
     if (status == TT_OK) {
         tell_tokenizer(work, &facts);
-        *n_ids = try_tokenizer(work, file);
+        *n_ids = try_tokenizer(work, opened, model_type);
         tell_added(work, &facts);
     }
     tt_tokenizer_facts_free(&facts);
@@ -72,73 +88,30 @@ static tt_status read_tokenizer(ins_work *work, const char *file, int32_t *n_ids
 
 tt_status ins_tokenizer(ins_work *work, const char *file, tt_error *err) {
     int32_t n_ids;
-    return read_tokenizer(work, file, &n_ids, err);
+    return read_tokenizer(work, file, work->path, NULL, &n_ids, err);
 }
 
 /* --- Weights ---------------------------------------------------------------------------------- */
 
 typedef struct comparison {
     ins_work *work;
-    const tt_spec *spec;
-    const tt_safetensors *set;
-    bool *used; /* [n_tensors] */
-    int64_t n_missing;
+    int64_t n[3]; /* by fault */
 } comparison;
 
-/* In whichever spelling the files have. */
-static void look_for(comparison *c, const char *name) {
-    char spelling[TT_TENSOR_NAME_BYTES];
-    for (int i = 0; tt_spec_spelling(c->spec, i, name, spelling); i++) {
-        const tt_tensor *tensor = tt_safetensors_find(c->set, spelling);
-        if (!tensor) continue;
-        c->used[tensor - tt_safetensors_at(c->set, 0)] = true;
-        return;
-    }
-    if (c->n_missing++ >= MAX_TOLD) return;
-    ins_text(c->work, "missing", name);
+static void tell_fault(void *context, tt_weights_fault fault, const char *text) {
+    static const char *const keys[] = {[TT_WEIGHTS_MISSING] = "missing",
+                                       [TT_WEIGHTS_WRONG] = "wrong",
+                                       [TT_WEIGHTS_UNEXPECTED] = "unexpected"};
+    comparison *c = context;
+    if (c->n[fault]++ >= MAX_TOLD) return;
+    ins_text(c->work, keys[fault], text);
     ins_many(c->work);
 }
 
-static void look_for_experts(comparison *c, int layer) {
-    static const tt_role roles[] = {TT_ROLE_GATE, TT_ROLE_UP, TT_ROLE_DOWN};
-    char name[TT_TENSOR_NAME_BYTES];
-    int64_t shape[2];
-    for (int expert = 0; expert < c->spec->n_experts; expert++)
-        for (size_t r = 0; r < sizeof roles / sizeof *roles; r++) {
-            tt_spec_expert_tensor(c->spec, roles[r], layer, expert, name, shape);
-            look_for(c, name);
-        }
-}
-
-static void look_for_role(comparison *c, tt_role role) {
-    char name[TT_TENSOR_NAME_BYTES];
-    int64_t shape[2];
-    int n_layers = tt_spec_is_per_layer(role) ? c->spec->n_layers : 1;
-    for (int layer = 0; layer < n_layers; layer++) {
-        if (!tt_spec_has(c->spec, role, layer)) continue;
-        tt_spec_tensor(c->spec, role, layer, name, shape);
-        look_for(c, name);
-        if (role == TT_ROLE_ROUTER) look_for_experts(c, layer);
-    }
-}
-
-/* Names only: tt_weights_check has said what is wrong with shapes. */
-static void compare_names(comparison *c) {
-    int64_t n_unexpected = 0;
-    ins_section(c->work, "tensors_expected");
-    for (int role = 0; role < TT_N_ROLES; role++) look_for_role(c, (tt_role)role);
-    for (size_t i = 0; i < tt_safetensors_n_tensors(c->set); i++) {
-        if (c->used[i] || n_unexpected++ >= MAX_TOLD) continue;
-        ins_text(c->work, "unexpected", tt_safetensors_at(c->set, i)->name);
-        ins_many(c->work);
-    }
-    ins_count(c->work, "n_missing", c->n_missing);
-    ins_count(c->work, "n_unexpected", n_unexpected);
-}
-
-static void check_weights(ins_work *work, const tt_spec *spec, const tt_safetensors *set) {
+static void check_weights(ins_work *work, const tt_spec *spec) {
     tt_weights_storage storage;
     tt_error why = {0};
+    comparison c = {.work = work};
     if (ins_worked(work, tt_weights_check(spec, work->path, &storage, &why), &why)) {
         ins_section(work, "storage");
         ins_bytes(work, "used", storage.total_bytes);
@@ -147,29 +120,30 @@ static void check_weights(ins_work *work, const tt_spec *spec, const tt_safetens
         ins_bytes(work, "head", spec->tied_head ? 0 : storage.head_bytes);
         ins_text(work, "dtype", tt_dtype_name(storage.dtype));
         ins_yes(work, "mixed_dtypes", storage.mixed);
+        ins_yes(work, "quantised", storage.is_quantised);
     }
-    bool *used = calloc(tt_safetensors_n_tensors(set) + 1, sizeof *used);
-    if (used)
-        compare_names(&(comparison){.work = work, .spec = spec, .set = set, .used = used});
-    else
-        work->to->no_memory = true;
-    free(used);
+    ins_section(work, "tensors_expected");
+    /* what cannot be read at all has been told */
+    (void)!tt_weights_compare(spec, work->path, tell_fault, &c, &why);
+    ins_count(work, "n_missing", c.n[TT_WEIGHTS_MISSING]);
+    ins_count(work, "n_wrong", c.n[TT_WEIGHTS_WRONG]);
+    ins_count(work, "n_unexpected", c.n[TT_WEIGHTS_UNEXPECTED]);
 }
 
-static void tell_shards(ins_work *work, const tt_safetensors *set) {
+static void tell_shards(ins_work *work, const tt_tensors *files) {
     const char *last = "";
-    for (size_t i = 0; i < tt_safetensors_n_tensors(set); i++) {
-        const char *path = tt_safetensors_at(set, i)->file, *slash = strrchr(path, '/');
+    for (size_t i = 0; i < tt_tensors_n(files); i++) {
+        const char *path = tt_tensors_at(files, i)->file, *slash = strrchr(path, '/');
         const char *name = slash ? slash + 1 : path;
         bool is_new = strcmp(path, last) != 0;
         for (size_t k = 0; is_new && k < i; k++)
-            is_new = strcmp(tt_safetensors_at(set, k)->file, path) != 0;
+            is_new = strcmp(tt_tensors_at(files, k)->file, path) != 0;
         last = path;
         if (is_new) ins_file(work, work->path, name);
     }
 }
 
-static void tell_files(ins_work *work, const tt_safetensors *set) {
+static void tell_files(ins_work *work, const tt_tensors *files) {
     static const char *const names[] = {"config.json",
                                         "generation_config.json",
                                         "tokenizer.json",
@@ -180,16 +154,7 @@ static void tell_files(ins_work *work, const tt_safetensors *set) {
     ins_table(work, "files");
     for (size_t i = 0; i < sizeof names / sizeof *names; i++)
         (void)ins_file(work, work->path, names[i]);
-    if (set) tell_shards(work, set);
-}
-
-static bool has_weights(const char *dir) {
-    static const char *const names[] = {"model.safetensors", "model.safetensors.index.json"};
-    char path[TT_PATH_BYTES];
-    for (int i = 0; i < 2; i++)
-        if (tt_file_join(path, sizeof path, dir, names[i], NULL) == TT_OK && tt_file_exists(path))
-            return true;
-    return false;
+    if (files) tell_shards(work, files);
 }
 
 static void look_at_tokenizer(ins_work *work, const tt_spec *spec) {
@@ -201,7 +166,9 @@ static void look_at_tokenizer(ins_work *work, const tt_spec *spec) {
         ins_note(work, "no tokenizer.json: such a model can neither be trained nor generate");
         return;
     }
-    if (!ins_worked(work, read_tokenizer(work, file, &n_ids, &why), &why)) return;
+    const char *model_type = spec ? spec->model_type : NULL;
+    tt_status status = read_tokenizer(work, file, work->path, model_type, &n_ids, &why);
+    if (!ins_worked(work, status, &why)) return;
     if (spec && n_ids > spec->vocab)
         ins_note(work,
                  "the tokenizer knows %d ids, the model %d: data with ids above those is refused",
@@ -211,20 +178,20 @@ static void look_at_tokenizer(ins_work *work, const tt_spec *spec) {
 tt_status ins_model(ins_work *work, tt_error *err) {
     (void)err; /* what cannot be read is a problem: the rest is told */
     tt_spec spec;
-    tt_safetensors *set = NULL;
+    tt_tensors *files = NULL;
     tt_error why = {0};
     bool known = ins_worked(work, tt_spec_read(work->path, &spec, &why), &why);
     if (known) {
         ins_spec(work, &spec);
     }
-    if (!has_weights(work->path))
-        ins_note(work, "no weights: trimtab check plans such a model on paper");
-    else if (ins_worked(work, tt_safetensors_open(work->path, &set, &why), &why)) {
-        if (known) check_weights(work, &spec, set);
-        ins_safetensors(work, set, false);
+    if (!tt_tensors_exist(work->path))
+        ins_note(work, "no weights: trimtab check --ranks plans such a model on paper");
+    else if (ins_worked(work, tt_tensors_open(work->path, &files, &why), &why)) {
+        if (known) check_weights(work, &spec);
+        ins_tensors(work, files);
     }
     look_at_tokenizer(work, known ? &spec : NULL);
-    tell_files(work, set);
-    tt_safetensors_close(set);
+    tell_files(work, files);
+    tt_tensors_close(files);
     return TT_OK;
 }

@@ -4,7 +4,7 @@
 
 #include "inspect_private.h"
 
-enum { VALUE_BYTES = 2048, MAX_COLUMNS = 16, MOST_WIDTH = 60 };
+enum { VALUE_BYTES = 2048, MAX_COLUMNS = 16, MOST_WIDTH = 60, MOST_CELL = 120 };
 
 /* Control characters as \n, \x07: foreign text must not steer a terminal. Cut to n bytes. */
 static void escape(const char *text, char *out, size_t n) {
@@ -108,6 +108,15 @@ static void print_cell(const tt_fact *fact, const char *value, int width, bool i
     if (!is_right && !is_last) fprintf(stream, "%*s", padding > 0 ? padding : 0, "");
 }
 
+/* A cell is not for reading a novel: --json has all of it. */
+static void print_short(const tt_fact *fact, char out[VALUE_BYTES]) {
+    print_value(fact, out, VALUE_BYTES);
+    if (strlen(out) <= MOST_CELL) return;
+    size_t n = MOST_CELL;
+    while (n > 0 && ((unsigned char)out[n] & 0xc0) == 0x80) n--;
+    strcpy(out + n, "...");
+}
+
 /* Every row has the same keys in the same order. */
 static void print_table(const tt_inspect_section *section, FILE *stream) {
     char value[VALUE_BYTES];
@@ -119,7 +128,7 @@ static void print_table(const tt_inspect_section *section, FILE *stream) {
     }
     if (n_columns == 0) return;
     for (size_t i = 0; i < section->n; i++) {
-        print_value(&section->facts[i], value, sizeof value);
+        print_short(&section->facts[i], value);
         int n = width_of(value), *width = &widths[i % (size_t)n_columns];
         if (n > *width) *width = n < MOST_WIDTH ? n : MOST_WIDTH;
     }
@@ -133,7 +142,7 @@ static void print_table(const tt_inspect_section *section, FILE *stream) {
     fputc('\n', stream);
     for (size_t i = 0; i < section->n; i++) {
         int c = (int)(i % (size_t)n_columns);
-        print_value(&section->facts[i], value, sizeof value);
+        print_short(&section->facts[i], value);
         print_cell(&section->facts[i], value, widths[c], c + 1 == n_columns, stream);
         if (c + 1 == n_columns) fputc('\n', stream);
     }

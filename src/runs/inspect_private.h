@@ -7,6 +7,7 @@
  *     inspect_spec.c     config.json
  *     inspect_model.c    model directories, tokenizers
  *     inspect_adapter.c  adapters: ours, PEFT's, pyreft's
+ *     inspect_gguf.c     GGUF files
  *     inspect_run.c      checkpoint and run directories
  *     inspect_print.c    text
  *     inspect_json.c     JSON */
@@ -17,6 +18,7 @@
 
 #include "trimtab/inspect.h"
 #include "trimtab/spec.h"
+#include "trimtab/tensors.h"
 #include "trimtab/tokenizer_facts.h"
 
 typedef struct ins_work {
@@ -53,6 +55,9 @@ bool ins_worked(ins_work *work, tt_status status, const tt_error *why);
 /* A row of the table "files": name, bytes, checksum when asked for. False when it is not there. */
 bool ins_file(ins_work *work, const char *dir, const char *name);
 
+/* The table of the one file that is told of. */
+void ins_own_file(ins_work *work);
+
 /* Tells a JSON file's object key by key: texts, numbers, lists of them, objects one level down.
  * false: it cannot be read (then a problem). keys: a constant for each key to be told, ending with
  * NULL. */
@@ -60,8 +65,14 @@ bool ins_json_file(ins_work *work, const char *path, const char *const *keys);
 
 /* --- inspect_tensors.c ------------------------------------------------------------------------ */
 
+/* Adds one of a mapped file; false: no memory. */
+bool ins_tensor(ins_work *work, const tt_tensor *tensor, bool norms);
+
 /* Adds the tensors; norms: their Frobenius norms, and a problem for numbers that are not finite. */
 void ins_safetensors(ins_work *work, const tt_safetensors *set, bool norms);
+
+/* Those of a model, be they safetensors or GGUF. */
+void ins_tensors(ins_work *work, const tt_tensors *files);
 
 /* A torch file's; prefix goes before their names. */
 void ins_torch_tensors(ins_work *work, const char *path, const char *prefix);
@@ -76,6 +87,7 @@ tt_status ins_model(ins_work *work, tt_error *err) TT_MUST_CHECK;
 tt_status ins_config(ins_work *work, tt_error *err) TT_MUST_CHECK;
 tt_status ins_tokenizer(ins_work *work, const char *file, tt_error *err) TT_MUST_CHECK;
 tt_status ins_tensor_file(ins_work *work, tt_error *err) TT_MUST_CHECK;
+tt_status ins_gguf(ins_work *work, tt_error *err) TT_MUST_CHECK;
 tt_status ins_torch_file(ins_work *work, tt_error *err) TT_MUST_CHECK;
 tt_status ins_peft(ins_work *work, tt_error *err) TT_MUST_CHECK;
 tt_status ins_pyreft(ins_work *work, tt_error *err) TT_MUST_CHECK;

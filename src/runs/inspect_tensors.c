@@ -35,7 +35,8 @@ static tt_inspect_tensor *add_tensor(ins_work *work, const tt_tensor *tensor, co
     memcpy(out->shape, tensor->shape, sizeof out->shape);
     out->n_values = 1; /* its file was checked: no product overflows */
     for (int i = 0; i < tensor->n_dims; i++) out->n_values *= tensor->shape[i];
-    out->n_bytes = (size_t)out->n_values * tt_dtype_bytes(tensor->dtype);
+    out->n_bytes = tensor->n_bytes; /* torch files do not say */
+    if (!out->n_bytes) out->n_bytes = (size_t)out->n_values * tt_dtype_bytes(tensor->dtype);
     return out;
 }
 
@@ -60,17 +61,25 @@ static double sum_squares(const tt_tensor *tensor, int64_t n) {
     return sum;
 }
 
+bool ins_tensor(ins_work *work, const tt_tensor *tensor, bool norms) {
+    tt_inspect_tensor *out = add_tensor(work, tensor, "");
+    if (!out) return false;
+    norms = norms && tt_dtype_is_float(tensor->dtype);
+    if (norms) take_norm(work, out, sum_squares(tensor, out->n_values));
+    out->has_sum = work->options->checksums;
+    if (out->has_sum) out->xxh3 = XXH3_64bits(tensor->data, tensor->n_bytes);
+    if (norms || out->has_sum) tt_file_let_go(tensor->data, tensor->n_bytes);
+    return true;
+}
+
 void ins_safetensors(ins_work *work, const tt_safetensors *set, bool norms) {
-    for (size_t i = 0; i < tt_safetensors_n_tensors(set); i++) {
-        const tt_tensor *tensor = tt_safetensors_at(set, i);
-        tt_inspect_tensor *out = add_tensor(work, tensor, "");
-        if (!out) return;
-        if (norms && tt_dtype_is_float(tensor->dtype))
-            take_norm(work, out, sum_squares(tensor, out->n_values));
-        out->has_sum = work->options->checksums;
-        if (out->has_sum) out->xxh3 = XXH3_64bits(tensor->data, tensor->n_bytes);
-        if (norms || out->has_sum) tt_file_let_go(tensor->data, tensor->n_bytes);
-    }
+    for (size_t i = 0; i < tt_safetensors_n_tensors(set); i++)
+        if (!ins_tensor(work, tt_safetensors_at(set, i), norms)) return;
+}
+
+void ins_tensors(ins_work *work, const tt_tensors *files) {
+    for (size_t i = 0; i < tt_tensors_n(files); i++)
+        if (!ins_tensor(work, tt_tensors_at(files, i), false)) return;
 }
 
 static void read_torch(ins_work *work, const tt_torchfile *file, const char *prefix) {

@@ -177,7 +177,6 @@ static void kinds_are_told_apart(void **state) {
     expect_refusal(dir, "empty", "an empty file");
     put(dir, "text.txt", "hello there, this is text", 25);
     expect_refusal(dir, "text.txt", "none of their kinds");
-    put(dir, "model.gguf", "GGUF\3\0\0\0", 8);
     copy(dir, "tokenizer.json");
     expect_kind(dir, "", TT_INSPECT_TOKENIZER);
     expect_kind(dir, "tokenizer.json", TT_INSPECT_TOKENIZER);
@@ -223,6 +222,48 @@ static void a_missing_tensor_is_a_problem(void **state) {
     assert_int_equal(in->n_tensors, 56);
     assert_non_null(find_fact(in, "files", "name"));
     tt_inspect_close(in);
+    assert_int_equal(tt_file_remove_tree(dir, NULL), TT_OK);
+}
+
+/* Appends the n lowest bytes. */
+static void append(char *to, size_t *at, uint64_t value, int n) {
+    for (int i = 0; i < n; i++) to[(*at)++] = (char)(value >> 8 * i);
+}
+
+static void append_text(char *to, size_t *at, const char *text) {
+    append(to, at, strlen(text), 8);
+    while (*text) to[(*at)++] = *text++;
+}
+
+/* Two values, a tensor [2 x 32] of Q8_0. */
+static void a_gguf_file_is_told(void **state) {
+    (void)state;
+    char dir[64], path[TT_PATH_BYTES], bytes[512] = "GGUF";
+    size_t n = 4;
+    append(bytes, &n, 3, 4), append(bytes, &n, 1, 8), append(bytes, &n, 2, 8);
+    append_text(bytes, &n, "general.name"), append(bytes, &n, 8, 4), append_text(bytes, &n, "x\ny");
+    append_text(bytes, &n, "a.number"), append(bytes, &n, 4, 4), append(bytes, &n, 7, 4);
+    append_text(bytes, &n, "blk.0.t.weight"), append(bytes, &n, 2, 4);
+    append(bytes, &n, 32, 8), append(bytes, &n, 2, 8), append(bytes, &n, 8, 4);
+    append(bytes, &n, 0, 8);
+    n = (n + 31) / 32 * 32 + 2 * 34;
+    enter(dir);
+    put(dir, "m.gguf", bytes, n);
+    snprintf(path, sizeof path, "%s/m.gguf", dir);
+    tt_inspection *in;
+    tt_error err = {0};
+    if (tt_inspect_open(path, &all, &in, &err) != TT_OK) fail_msg("%s", err.text);
+    assert_int_equal(in->kind, TT_INSPECT_GGUF);
+    assert_int_equal(in->n_problems, 0);
+    assert_int_equal(in->n_tensors, 1);
+    assert_int_equal(in->tensors[0].n_bytes, 68);
+    assert_int_equal(in->tensors[0].n_values, 64);
+    assert_string_equal(in->tensors[0].dtype, "Q8_0");
+    assert_string_equal(find_fact(in, "metadata", "key")->text, "a.number");
+    assert_string_equal(find_fact(in, "metadata", "value")->text, "7");
+    tt_inspect_close(in);
+    put(dir, "m.gguf", bytes, n - 1);
+    assert_int_equal(tt_inspect_open(path, &all, &in, &err), TT_ERR_FORMAT);
     assert_int_equal(tt_file_remove_tree(dir, NULL), TT_OK);
 }
 
@@ -289,6 +330,7 @@ int main(void) {
         cmocka_unit_test(a_model_is_told),
         cmocka_unit_test(kinds_are_told_apart),
         cmocka_unit_test(a_missing_tensor_is_a_problem),
+        cmocka_unit_test(a_gguf_file_is_told),
         cmocka_unit_test(damaged_files_end_in_words),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
