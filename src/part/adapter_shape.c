@@ -506,9 +506,24 @@ static tt_status check_experts(const tt_method *method, const tt_spec *spec, tt_
     return TT_OK;
 }
 
+/* Full-parameter tuning moves every tensor, or it is not that: these have no gradients. */
+static tt_status check_full(const tt_method *method, const tt_spec *spec, tt_error *err) {
+    const char *what = spec->n_experts > 0                      ? "experts"
+                       : spec->fused_qkv || spec->fused_gate_up ? "fused matrices"
+                       : spec->norms != TT_NORMS_PRE            ? "norms behind its branches"
+                       : spec->head_norm != TT_HEAD_NORM_NONE   ? "norms of queries and keys"
+                                                                : NULL;
+    if (!method->full.tune || !what) return TT_OK;
+    return tt_fail(err, TT_ERR_CONFIG,
+                   "full.tune: found true, expected false: full-parameter tuning of a model with "
+                   "%s (%s) is not supported",
+                   what, spec->model_type);
+}
+
 tt_status tt_adapter_resolve(const tt_method *method, const tt_spec *spec, tt_method *out,
                              tt_error *err) {
     *out = *method;
+    TT_TRY(check_full(method, spec, err));
     TT_TRY(check_experts(method, spec, err));
     if (tt_method_steers(method)) TT_TRY(check_layers("method", method->layers, spec, err));
     if (method->form == TT_STEER_LOFIT && method->heads > n_steered_heads(method, spec))

@@ -203,7 +203,7 @@ static bool is_norm(tt_role role) {
 static void draw(const tt_adapter *adapter, const full_tensor *tensor, size_t first, size_t n,
                  float *out) {
     uint64_t stream = tt_rng_stream('W', 0), from = first_draw(tensor) + first;
-    float of_vector = is_norm(tensor->role) ? 1.0f : 0.0f;
+    float of_vector = is_norm(tensor->role) ? 1.0f - adapter->spec.norm_offset : 0.0f;
 #pragma omp parallel for if (n > 4096)
     for (size_t i = 0; i < n; i++)
         out[i] = tensor->is_vector ? of_vector
@@ -330,7 +330,9 @@ void tt_full_final_norm_backward(const tt_adapter *adapter, int n, const float *
 }
 
 void tt_full_embed_backward(const tt_adapter *adapter, int n_tokens, const int32_t *ids,
-                            const float *d_x) {
+                            float *d_x) {
+    float scale = (float)adapter->spec.embed_scale;
+    if (scale != 1) tt_ops_scale((size_t)n_tokens * (size_t)adapter->spec.hidden, scale, d_x);
     tt_ops_embed_backward(n_tokens, adapter->spec.hidden, ids, d_x,
                           grads_of(adapter, adapter->full->embed));
 }

@@ -27,7 +27,8 @@ can show something and shows it clearly:
 
 Adapters: "steer" after every block, "joint" that and LoRA on every product (of experts too),
 "sites" at the other sites. Products that a family fuses are adapted apart, as rows of the fused
-one. Read by tests/golden/test_families.c; nothing here runs when the tests run.
+one. Full-parameter tuning, where trimtab has it, as two numbers for each tensor's gradient g: its
+length, and sum g[i] cos(i). Read by tests/golden/test_families.c; nothing here runs when the tests run.
 """
 
 import contextlib
@@ -87,22 +88,27 @@ NO_WINDOW = {"sliding_window": None}
 CASES = {
     # Llama 1 and 2: a key head for every head, untied. Linear scaling as long tunes have it.
     "llama2": dict(
+        full=True,
         config=sized("llama", num_key_value_heads=4,
                      rope_parameters={"rope_type": "linear", "rope_theta": 10000.0, "factor": 4.0}),
         off=[{"rope_parameters": PLAIN}, {"rope_parameters.rope_theta": 500.0},
              {"rms_norm_eps": 1e-6}]),
     "llama3": dict(
+        full=True,
         config=sized("llama", rope_parameters=LLAMA3, head_dim=12, tie_word_embeddings=True),
         off=[{"rope_parameters": PLAIN}, {"rope_parameters.factor": 2.0}]),
     "smollm2": dict(
+        full=True,
         config=sized("llama", rope_parameters=dict(PLAIN, rope_theta=1000.0),
                      tie_word_embeddings=True, attention_bias=True, mlp_bias=True),
         off=[{"rope_parameters": PLAIN}]),
     "mistral": dict(
+        full=True,
         config=sized("mistral", head_dim=12, sliding_window=6, rope_parameters=PLAIN),
         lengths=[9, 70],  # longer than a block of attention
         off=[NO_WINDOW, {"sliding_window": 5}, {"sliding_window": 7}]),
     "qwen2": dict(
+        full=True,
         config=sized("qwen2", num_hidden_layers=4, use_sliding_window=True, sliding_window=6,
                      max_window_layers=2, rope_parameters=yarn(4.0, 16),
                      tie_word_embeddings=True),
@@ -120,6 +126,7 @@ CASES = {
              {"rope_parameters.beta_fast": 32.0}, {"rope_parameters.beta_slow": 1.0},
              {"rope_parameters.truncate": True}]),
     "gemma": dict(
+        full=True,
         config=sized("gemma", head_dim=12, num_key_value_heads=1, attention_bias=True,
                      rope_parameters=PLAIN),
         off=[{"hidden_act": "silu"}], faint=[{"hidden_act": "gelu"}]),
@@ -159,6 +166,7 @@ CASES = {
         generation=[dict(lengths=[4, 5], n_new=9), dict(lengths=[15, 18], n_new=9),
                     dict(lengths=[7, 14], n_new=9, long=True)]),
     "smollm3": dict(
+        full=True,
         config=sized("smollm3", num_hidden_layers=4, use_sliding_window=True, sliding_window=6,
                      no_rope_layers=[1, 0, 1, 0], attention_bias=True, mlp_bias=True,
                      tie_word_embeddings=False, rope_parameters=PLAIN),
@@ -170,6 +178,7 @@ CASES = {
                      rope_parameters=dict(PLAIN, rope_theta=500000.0)),
         off=[{"rope_parameters": dict(PLAIN, rope_theta=5000.0)}, {"rms_norm_eps": 1e-6}]),
     "granite": dict(
+        full=True,
         config=sized("granite", attention_bias=True, mlp_bias=True, tie_word_embeddings=True,
                      embedding_multiplier=3.0, logits_scaling=4.0, residual_multiplier=0.6,
                      attention_multiplier=0.2, rope_parameters=PLAIN),
@@ -195,7 +204,7 @@ CASES = {
 
 
 # Lengths of the sequences, and of prompts that generate n_new tokens together.
-DEFAULTS = dict(faint=[], lengths=[9, 14], generation=[dict(lengths=[3, 8], n_new=12)])
+DEFAULTS = dict(faint=[], full=False, lengths=[9, 14], generation=[dict(lengths=[3, 8], n_new=12)])
 
 
 # --- Other spellings ------------------------------------------------------------------------------
@@ -575,15 +584,32 @@ class RouterMargins:
         self.least = min(self.least, float((top[:, -2] - top[:, -1]).min().detach()))
 
 
+def full_gradients(model, seqs):
+    """Loss and gradients of all weights: [name, length, sum g[i] cos(i), shape...]."""
+    model.requires_grad_(True)
+    loss = loss_of(model, seqs)
+    loss.backward()
+    rows = []
+    for name, p in model.named_parameters():
+        g = p.grad.double().flatten()
+        along = torch.cos(torch.arange(len(g), dtype=torch.float64)) @ g
+        rows.append([name, float(g.norm()), float(along), *p.shape])
+        p.grad = None
+    model.requires_grad_(False)
+    return dict(loss=float(loss.detach()), tensors=rows)
+
+
 class Unfit(Exception):
     """Random values that show nothing, or not clearly."""
 
 
-def compute(model, seqs, values, rng):
+def compute(model, seqs, values, rng, is_full):
     """Logits, losses and gradients: golden, tensors."""
     tensors = {"logits": all_logits(model, seqs)}
     with torch.no_grad():
         golden = dict(base_loss=float(loss_of(model, seqs)), variants=[])
+    if is_full:
+        golden["full"] = full_gradients(model, seqs)
     for name, method in VARIANTS.items():
         adapter = Adapter(model, name, values, rng)
         loss = loss_of(model, seqs)
@@ -680,12 +706,20 @@ def check_features(where, case, seqs, logits):
             p.data.copy_(value)
 
 
+def worst_of_full(a, b):
+    least = max(y[1] for y in b["tensors"]) / 100  # biases of keys without rotation have none
+    return max((max(abs(x[1] - y[1]), abs(x[2] - y[2])) / max(y[1], least), x[0])
+               for x, y in zip(a["tensors"], b["tensors"], strict=True))
+
+
 def check_clear(where, seqs, values, golden, tensors):
     """Against the same in double, where transformers computes in the parameters' precision."""
-    other, others = compute(open_model(where, torch.float64), seqs, values, None)
+    other, others = compute(open_model(where, torch.float64), seqs, values, None, "full" in golden)
     worst = max((distance(t.double(), others[k]), k) for k, t in tensors.items())
     losses = [(v["loss"], w["loss"]) for v, w in zip(golden["variants"], other["variants"])]
     worst = max([worst] + [(abs(a - b) / abs(b), "loss") for a, b in losses])
+    if "full" in golden:
+        worst = max(worst, worst_of_full(golden["full"], other["full"]))
     if worst[0] > CONDITIONED:
         raise Unfit(f"rounding shows in {worst[1]}: {worst[0]:.1e}")
     return worst
@@ -708,7 +742,7 @@ def attempt(name, case, draw, where):
             for n, p in zip(case["lengths"], (4, 2))]
     check_features(where, case, seqs, all_logits(model, seqs))
     routers = RouterMargins(model)
-    golden, tensors = compute(model, seqs, values, rng)
+    golden, tensors = compute(model, seqs, values, rng, case["full"])
     worst = check_clear(where, seqs, values, golden, tensors)
     prompts = choose_prompts(model, case, values, rng)
     runs, _ = generate(model, prompts, values)
@@ -808,9 +842,12 @@ def record_again(name):
     committed, values = read_values(OUT / name)
     stored = load_file(OUT / name / "golden.safetensors")
     model, seqs = open_model(OUT / name), committed["sequences"]
-    golden, tensors = compute(model, seqs, values, None)
-    found = [(distance(tensors["logits"], stored["logits"]), "logits"),
-             (abs(golden["base_loss"] / committed["base_loss"] - 1), "base_loss")]
+    golden, tensors = compute(model, seqs, values, None, "full" in committed)
+    found = []
+    if "full" in committed:
+        found = [worst_of_full(golden["full"], committed["full"])]
+    found += [(distance(tensors["logits"], stored["logits"]), "logits"),
+              (abs(golden["base_loss"] / committed["base_loss"] - 1), "base_loss")]
     for old, new in zip(committed["variants"], golden["variants"], strict=True):
         assert old | {"loss": 0} == new | {"loss": 0}, f"{name}: variant {new['name']}"
         found.append((abs(new["loss"] / old["loss"] - 1), new["name"]))

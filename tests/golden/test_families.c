@@ -1,6 +1,7 @@
 /* Every family of models against Hugging Face transformers: tiny random checkpoints as
  * save_pretrained writes them, and as older versions and the hub spell them, recorded by
- * record_families.py: logits, loss, the gradient of every adapter tensor, greedy generation with
+ * record_families.py: logits, loss, the gradient of every adapter tensor and
+ * (where full-parameter tuning is not refused) of every weight, greedy generation with
  * the KV cache until far beyond the window. Each case runs as one stage, and with its layers split
  * over two and three.
  *
@@ -221,6 +222,76 @@ static void check_variant(const network *net, const json_t *variant, const tt_mi
     rig_destroy(&r);
 }
 
+/* Two numbers of a tensor's gradient: its length, and sum g[i] cos(i). least: what a length counts
+ * as that is shorter (biases of keys that are not rotated have no gradient). */
+static void check_sketch(const network *net, const json_t *row, double least,
+                         const tt_adapter_view *view, const float *grads) {
+    double squares = 0, along = 0, length = json_number_value(at(row, 1));
+    for (size_t e = 0; e < view->n; e++) {
+        squares += (double)grads[e] * (double)grads[e];
+        along += (double)grads[e] * cos((double)e);
+    }
+    double off = fmax(fabs(sqrt(squares) - length), fabs(along - json_number_value(at(row, 2))));
+    assert_int_equal(view->n_dims, json_array_size(row) - 3);
+    for (int k = 0; k < view->n_dims; k++)
+        assert_int_equal(view->shape[k], json_integer_value(at(row, 3 + (size_t)k)));
+    if (!(off <= TOLERANCE * fmax(length, least)))
+        fail_msg("%s, %d stages: full %s: off by %.2e of %.2e", net->g->name, net->n_stages,
+                 view->name, off, length);
+}
+
+/* The view's row; *least: a hundredth of the longest gradient. */
+static const json_t *find_row(const json_t *rows, const char *name, double *least) {
+    const json_t *found = NULL;
+    json_t *row;
+    size_t i;
+    *least = 0;
+    json_array_foreach(rows, i, row) {
+        if (strcmp(json_string_value(at(row, 0)), name) == 0) found = row;
+        *least = fmax(*least, json_number_value(at(row, 1)) / 100);
+    }
+    if (!found) fail_msg("no recorded tensor %s", name);
+    return found;
+}
+
+static void assert_refused(const tt_method *method, const tt_spec *spec) {
+    tt_method resolved;
+    tt_error err = {0};
+    assert_int_equal(tt_adapter_resolve(method, spec, &resolved, &err), TT_ERR_CONFIG);
+    assert_non_null(strstr(err.text, "full.tune: found true"));
+}
+
+/* Full-parameter tuning: every weight's gradient, or refused by name. */
+static void check_full(golden *g, int n_stages, const tt_micro_batch *mb) {
+    const json_t *full = json_object_get(g->json, "full");
+    tt_method method;
+    tt_method_defaults(&method);
+    set_key(&method, "method", "form", "none");
+    set_key(&method, "full", "tune", "true");
+    if (!full) {
+        assert_refused(&method, &g->spec);
+        return;
+    }
+    network net; /* of its own: full-parameter tuning takes the weights over */
+    rig r;
+    size_t n_views = 0;
+    open_network(&net, g, n_stages);
+    rig_create(&r, &g->spec, &method, net.weights, net.first, n_stages, 1);
+    assert_near_number(&net, "full", rig_forward(&r, 0, mb, true), number(full, "loss"));
+    rig_backward(&r, 0, mb);
+    rig_join_head(&r);
+    for (int i = 0; i < r.n_stages; i++)
+        for (int v = 0; v < r.adapter[i]->n_views; v++, n_views++) {
+            const tt_adapter_view *view = &r.adapter[i]->views[v];
+            double least;
+            const json_t *row = find_row(field(full, "tensors"), view->name, &least);
+            check_sketch(&net, row, least, view, r.adapter[i]->grads + view->offset);
+        }
+    assert_int_equal(n_views, json_array_size(field(full, "tensors")));
+    rig_destroy(&r);
+    close_network(&net);
+}
+
 static const json_t *find_variant(const golden *g, const char *name) {
     json_t *variant;
     size_t i;
@@ -294,6 +365,7 @@ static void check_case(void **state) {
         json_array_foreach(field(g.json, "variants"), i, variant)
             check_variant(&net, variant, &batch.mb);
         assert_true(i > 0);
+        check_full(&g, n_stages, &batch.mb);
         check_generation(&net);
         close_network(&net);
     }
