@@ -54,6 +54,8 @@ static tt_status classify_dir(const char *dir, tt_inspect_kind *out, tt_error *e
         *out = TT_INSPECT_MODEL;
     else if (has(dir, "model.safetensors") || has(dir, "model.safetensors.index.json"))
         *out = TT_INSPECT_SAFETENSORS;
+    else if (has(dir, INS_TORCH_FILE))
+        *out = TT_INSPECT_TORCH;
     else if (has(dir, "tokenizer.json"))
         *out = TT_INSPECT_TOKENIZER;
     else

@@ -45,9 +45,16 @@ tt_status ins_tensor_file(ins_work *work, tt_error *err) {
 }
 
 tt_status ins_torch_file(ins_work *work, tt_error *err) {
-    (void)err;
-    ins_torch_tensors(work, work->path, "");
-    ins_own_file(work);
+    char path[TT_PATH_BYTES];
+    if (!tt_file_is_dir(work->path)) {
+        ins_torch_tensors(work, work->path, "");
+        ins_own_file(work);
+        return TT_OK;
+    }
+    TT_TRY(tt_file_join(path, sizeof path, work->path, INS_TORCH_FILE, err));
+    ins_torch_tensors(work, path, "");
+    ins_table(work, "files");
+    (void)ins_file(work, work->path, INS_TORCH_FILE);
     return TT_OK;
 }
 
@@ -124,6 +131,8 @@ tt_status ins_peft(ins_work *work, tt_error *err) {
         ins_safetensors(work, set, true);
         tt_safetensors_close(set);
     }
+    TT_TRY(tt_file_join(path, sizeof path, work->path, "adapter_steerer.pt", err));
+    if (tt_file_exists(path)) ins_torch_tensors(work, path, ""); /* the paper's joint layout */
     ins_table(work, "files");
     (void)ins_file(work, work->path, TT_PEFT_CONFIG_FILE);
     (void)ins_file(work, work->path, TT_PEFT_TENSOR_FILE);

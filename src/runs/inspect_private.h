@@ -21,6 +21,8 @@
 #include "trimtab/tensors.h"
 #include "trimtab/tokenizer_facts.h"
 
+#define INS_TORCH_FILE "pytorch_model.bin" /* of the paper's code */
+
 typedef struct ins_work {
     tt_inspection *to;
     const tt_inspect_options *options;
