@@ -45,7 +45,7 @@ static const struct {
 };
 
 static bool is_listed(const char *list, const char *name, size_t n) {
-    for (const char *at = list; n > 0 && (at = strstr(at, name)) != NULL; at++)
+    for (const char *at = list + 1; n > 0 && (at = strstr(at, name)) != NULL; at++)
         if (at[-1] == ' ' && at[n] == ' ') return true;
     return false;
 }

@@ -79,6 +79,7 @@ void fuzz_touch(const void *bytes, size_t n) {
 
 void fuzz_check_status(tt_status status, const tt_error *err, const void *out) {
     FUZZ_CHECK(status >= TT_OK && status < TT_N_STATUS);
+    if (getenv("FUZZ_SAY")) fprintf(stderr, "%s: %s\n", tt_status_text(status), err->text);
     FUZZ_CHECK(status != TT_ERR_INTERNAL);
     FUZZ_CHECK((status == TT_OK) == (err->text[0] == 0));
     FUZZ_CHECK(status == TT_OK || !out);

@@ -1,5 +1,6 @@
 /* The pickle inside a file of torch.save: in an archive around it whose checksums are right, beside
- * storages "0" to "3" of 64 bytes, so that mutations get as far as the pickle's reader. */
+ * storages "0" to "7", so that mutations get as far as the pickle's reader. The first four bytes
+ * are the sizes of the storages. */
 #include "fuzz.h"
 
 #include <stdlib.h>
@@ -7,7 +8,7 @@
 
 #include "trimtab/torchfile.h"
 
-enum { MAX_PICKLE = 1 << 16, STORAGE_BYTES = 64 };
+enum { MAX_PICKLE = 1 << 16, MAX_STORAGE = 255 };
 
 static struct {
     uint8_t bytes[MAX_PICKLE + 4096];
@@ -58,13 +59,14 @@ static void put_member(const char *name, const uint8_t *bytes, size_t n) {
     n_members++;
 }
 
-static void build(const uint8_t *pickle, size_t n) {
-    static const uint8_t storage[STORAGE_BYTES] = {0, 0, 0x80, 0x3f};
+static void build(const uint8_t sizes[8], const uint8_t *pickle, size_t n) {
+    static const uint8_t storage[MAX_STORAGE] = {0, 0, 0x80, 0x3f};
     archive.n = directory.n = n_members = 0;
     put_member("a/data.pkl", pickle, n);
     put_member("a/byteorder", (const uint8_t *)"little", 6);
-    static const char *const names[] = {"a/data/0", "a/data/1", "a/data/2", "a/data/3"};
-    for (int i = 0; i < 4; i++) put_member(names[i], storage, STORAGE_BYTES);
+    static const char *const names[] = {"a/data/0", "a/data/1", "a/data/2", "a/data/3",
+                                        "a/data/4", "a/data/5", "a/data/6", "a/data/7"};
+    for (int i = 0; i < 8; i++) put_member(names[i], storage, sizes[i]);
     put_member("a/version", (const uint8_t *)"3\n", 2);
     size_t begin = archive.n;
     memcpy(archive.bytes + archive.n, directory.bytes, directory.n);
@@ -78,19 +80,19 @@ static void build(const uint8_t *pickle, size_t n) {
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n) {
-    if (n == 0 || n > MAX_PICKLE) return 0;
+    if (n <= 8 || n > MAX_PICKLE) return 0;
     tt_torchfile *file = NULL;
     tt_error err = {0};
-    build(data, n);
+    build(data, data + 8, n - 8);
     const char *path = fuzz_file("adapter.bin", archive.bytes, archive.n);
     fuzz_check_status(tt_torchfile_open(path, &file, &err), &err, file);
-    FUZZ_CHECK(!strstr(err.text, "zip member")); /* the archive is good */
+    FUZZ_CHECK(!strstr(err.text, "adapter.bin: zip member")); /* the archive is good */
     for (size_t i = 0; file && i < tt_torchfile_n_tensors(file); i++) {
         const tt_tensor *t = tt_torchfile_at(file, i);
         size_t n_elements = 1;
         for (int d = 0; d < t->n_dims; d++) n_elements *= (size_t)t->shape[d];
-        FUZZ_CHECK(n_elements <= STORAGE_BYTES / 2);
-        float values[STORAGE_BYTES / 2];
+        FUZZ_CHECK(n_elements <= MAX_STORAGE / 2);
+        float values[MAX_STORAGE / 2];
         tt_torchfile_read(file, t, values);
     }
     tt_torchfile_close(file);

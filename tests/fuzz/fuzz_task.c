@@ -28,9 +28,14 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n) {
         err = (tt_error){0};
         status = tt_task_render(task, record.bytes, record.n, &example, &err);
         fuzz_check_status(status, &err, example.prompt);
-        if (status == TT_OK && tt_task_is_scored(task)) {
-            FUZZ_CHECK(example.prompt && example.completion && example.label);
+        FUZZ_CHECK(status != TT_OK || !tt_task_is_conversation(task) ||
+                   tt_conversation_answered(&example.conversation, example.conversation.n) > 0);
+        if (status == TT_OK && !tt_task_is_conversation(task)) {
+            FUZZ_CHECK(example.prompt && example.completion);
             score(task, example.completion, example.label);
+        }
+        if (status == TT_OK && tt_task_is_scored(task)) {
+            FUZZ_CHECK(example.label);
             score(task, "The answer is (B). #### 1,234.5 <answer>7</answer>", example.label);
         }
         tt_example_free(&example);

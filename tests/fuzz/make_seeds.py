@@ -2,6 +2,7 @@
 """Writes the first inputs of the fuzzing targets, corpus/TARGET/seed-*, from what the other tests
 use, and the dictionaries, *.dict, from the words in the readers' sources. To be run again when
 readers learn new words or formats; `run.sh TARGET merge` adds what fuzzing finds."""
+import base64
 import json
 import pathlib
 import re
@@ -17,6 +18,26 @@ def seed(target, name, data):
     path = here / "corpus" / target / f"seed-{name}"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(data if isinstance(data, bytes) else data.encode())
+
+
+def lines_of(path):
+    """A libconfig file without comments, what it includes in its place."""
+    out = []
+    for line in path.read_text().splitlines():
+        include = re.match(r'@include "(.*)"', line)
+        if include:
+            out += lines_of(path.parent / include[1])
+        elif not line.startswith("#"):
+            out.append(line)
+    return out
+
+
+def whole(path):
+    """The same as one text; of settings given twice, the last stays."""
+    found = {}
+    for setting in re.split(r"\n(?=\w)", "\n".join(lines_of(path))):
+        found[re.match(r"\s*(\w*)", setting)[1]] = setting
+    return "\n".join(found.values())
 
 
 def dictionary(name, sources, quoted, more=()):
@@ -39,6 +60,7 @@ dictionary("tokenizer", ["tokenizer*.c"], True, JSON)
 dictionary("adapter_config", ["peft.c", "pyreft.c"], True, JSON)
 dictionary("job", ["job*.c", "cfg*.c"], False, ['"@include \\""', '"= "', '"; "', '"{ "', '"}; "',
                                                 '"budget:0.04%"', '"f1+l2"', '"0-3,-1"'])
+dictionary("chat", ["chat*.c"], False, ['"= "', '"; "', '"( "', '") "', '"{ "', '"}; "', '"{date}"'])
 dictionary("task", ["task*.c"], False, ['"= "', '"; "', '"( "', '") "', '"{"', '"}"', r'"(?i)"',
                                         r'"\\\\d+"'])
 dictionary("gguf", ["gguf.c"], False, ['"GGUF\\x03\\x00\\x00\\x00"',
@@ -164,6 +186,52 @@ for path in sorted(golden.glob("tokenizer/*.json")):
     if "model" in tokenizer and path.stat().st_size < 200_000:
         seed("tokenizer", path.stem, json.dumps(smaller(tokenizer), ensure_ascii=False,
                                                 separators=(",", ":")))
+
+
+def charsmap(n_units, units, texts):
+    array = bytearray(4 * n_units)
+    for at, unit in units.items():
+        struct.pack_into("<I", array, 4 * at, unit)
+    return struct.pack("<I", len(array)) + array + texts
+
+
+# a -> "b": from the root by offset 1 to 0x60, its rule at 0x61. And further e' -> "e", by two bytes.
+one = {0: 1 << 10, 0x60: 0x61 | 1 << 8 | 1 << 10, 0x61: 1 << 31}
+two = one | {0xC2: 0xC3 | 0x100 << 10, 0x16B: 0xA9 | 1 << 8 | 1 << 10, 0x16A: 1 << 31 | 2}
+seed("charsmap", "one", charsmap(0x200, one, b"b\0"))
+seed("charsmap", "two", charsmap(0x200, two, b"b\0e\0"))
+seed("charsmap", "gone", charsmap(0x200, one, b"\0"))
+rules = base64.b64encode(charsmap(0x200, one, b"b\0")).decode()
+unigram = {"version": "1.0", "added_tokens": [
+    {"id": 0, "content": "<unk>", "single_word": False, "lstrip": False, "rstrip": False,
+     "normalized": False, "special": True}],
+    "normalizer": {"type": "Sequence", "normalizers": [
+        {"type": "Precompiled", "precompiled_charsmap": rules},
+        {"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": " "}]},
+    "pre_tokenizer": {"type": "Metaspace", "replacement": "\u2581", "prepend_scheme": "always",
+                      "split": True},
+    "post_processor": None,
+    "decoder": {"type": "Metaspace", "replacement": "\u2581", "prepend_scheme": "always",
+                "split": True},
+    "model": {"type": "Unigram", "unk_id": 0, "byte_fallback": False, "vocab": [
+        ["<unk>", 0], ["\u2581", -2.5], ["H", -4], ["e", -3], ["l", -3.25], ["lo", -4], ["o", -3],
+        ["\u2581He", -6], ["b", -9.5]]}}
+seed("tokenizer", "unigram", json.dumps(unigram, ensure_ascii=False, separators=(",", ":")))
+decoder = {"0": {"content": "<unk>", "special": True, "lstrip": False, "rstrip": False,
+                 "normalized": False, "single_word": False}}
+special = {"bos_token": "<s>", "eos_token": decoder["0"] | {"__type": "AddedToken", "content": "</s>"},
+           "unk_token": "<unk>", "pad_token": None, "clean_up_tokenization_spaces": False}
+for i, (config, model, mapped, added) in enumerate([
+        (special | {"tokenizer_class": "LlamaTokenizer", "legacy": False, "add_bos_token": True}, {}, {}, {}),
+        (special | {"tokenizer_class": "PreTrainedTokenizerFast"}, {"model_type": "llama"}, {}, {}),
+        (special | {"tokenizer_class": "T5Tokenizer", "extra_ids": 2}, {"model_type": "t5"}, {}, {}),
+        ({"tokenizer_class": "Qwen2Tokenizer", "additional_special_tokens": ["<a>"]},
+         {"model_type": "qwen2"}, {"eos_token": "</s>"}, {}),
+        ({"tokenizer_class": "GemmaTokenizer"}, {"model_type": "gemma3_text"}, {}, {}),
+        ({"added_tokens_decoder": decoder}, {}, {}, {}), ({}, {}, {}, {"<x>": 9})]):
+    parts = [json.dumps(part) if part else "" for part in (config, model, mapped, added)]
+    for kind in range(4):
+        seed("tokenizer_dir", f"{i}-{kind}", bytes([kind]) + "\0".join(parts).encode())
 variants = golden / "tokenizer/variants.jsonl"
 for i, line in enumerate(variants.read_text().splitlines()):
     steps = json.loads(line)
@@ -182,24 +250,38 @@ for i, line in enumerate(["Hello, World!  1234\n\n", "<s>a</s> e\u0301 \ufb01 \u
 seed("text", "invalid", b"\0a\xff\xed\xa0\x80\xf0\x9f")
 
 # --- job and task files ----------------------------------------------------------------------------
-plain = 'model: { path = "m"; };\n'
+plain = 'model: { path = "m"; };\ntask: { file = "t.cfg"; };\n'
 seed("job", "plain", plain)
 for path in sorted((root / "configs/methods").glob("*.cfg")):
-    lines = [line for line in path.read_text().splitlines() if not line.startswith("#")]
-    seed("job", path.stem, plain + "\n".join(lines))
-lines = (root / "jobs/quickstart.cfg").read_text().splitlines()
-seed("job", "quickstart", "\n".join(l for l in lines if not l.startswith(("#", "@"))) +
+    seed("job", path.stem, plain + whole(path))
+seed("job", "quickstart", whole(root / "jobs/quickstart.cfg") +
      "\0method.rank=2\0train.lr=1e-4\0method.layers=0-3,-1\0lora.rank=budget:0.04%")
 seed("job", "include", '@include "job.cfg"\n')
+
+
+def turns_of(speaker, text, user, assistant):
+    return [{speaker: user, text: "hi"}, {speaker: assistant, text: "a"}]
+
+
 records = {"boolq": {"passage": "p", "question": "q", "answer": True},
            "listops": {"Source": "[MAX 2 9 ]", "Target": "9"},
+           "sort": {"List": "3 1", "Sorted": "1 3"},
+           "aqua": {"question": "q", "options": ["A)1", "B)2"], "rationale": "r", "correct": "B"},
+           "winogrande": {"sentence": "a _", "option1": "x", "option2": "y", "answer": "2"},
+           "boolq-instruct": {"instruction": "i", "output": "o", "answer": "True"},
+           "arc-instruct": {"instruction": "i", "output": "o", "answer": "answer2"},
+           "chat": {"messages": turns_of("role", "content", "user", "assistant")},
+           "sharegpt": {"conversations": turns_of("from", "value", "human", "gpt")},
            "gsm8k": {"question": "1 + 1?", "answer": "It is.\n#### 2"},
            "arc-challenge": {"question": "q", "choices": {"text": ["x", "y"], "label": ["A", "B"]},
                              "answerKey": "B"}}
 for path in sorted((root / "configs/tasks").glob("*.cfg")):
-    lines = [line for line in path.read_text().splitlines() if not line.startswith("#")]
-    record = records.get(path.stem, {"question": "q", "answer": "A"})
-    seed("task", path.stem, "\n".join(lines) + "\0" + json.dumps(record))
+    record = records.get(path.stem, {"instruction": "i", "input": "", "output": "o"})
+    seed("task", path.stem, whole(path) + "\0" + json.dumps(record))
+
+turns = "\0".join(("fsystem", "guser text ", "hanswer", "gagain", "hthe end\n"))
+for name in ("llama2", "llama3.1", "gemma2", "qwen3", "phi3.5", "mistral-v3", "granite3"):
+    seed("chat", name, whole(root / f"configs/chat/{name}.cfg") + "\0" + turns)
 
 # --- adapters of others ----------------------------------------------------------------------------
 for path in sorted((golden / "torchfile").glob("*.bin")):
@@ -207,7 +289,8 @@ for path in sorted((golden / "torchfile").glob("*.bin")):
         seed("torchfile", path.stem, path.read_bytes())
         with zipfile.ZipFile(path) as archive:
             pickle = next(n for n in archive.namelist() if n.endswith("/data.pkl"))
-            seed("pickle", path.stem, archive.read(pickle))
+            storages = [len(archive.read(n)) for n in archive.namelist() if "/data/" in n]
+            seed("pickle", path.stem, bytes(min(n, 255) for n in (storages + 8 * [64])[:8]) + archive.read(pickle))
 for path in sorted((golden / "import").glob("*/adapter_config.json")):
     seed("adapter_config", path.parent.name, b"\0" + json.dumps(json.loads(path.read_text()),
                                                                separators=(",", ":")).encode())
