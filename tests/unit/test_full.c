@@ -323,6 +323,42 @@ static void memory_is_counted(void **state) {
     assert_int_equal(last.training, 4 * (3 * last.n_params + tied));
 }
 
+/* Whatever has no gradient of its own here is refused, each by its name. */
+static void other_blocks_are_refused(void **state) {
+    (void)state;
+    const tt_spec plain = tiny_spec(true, TT_DTYPE_F32);
+    tt_spec specs[10];
+    static const char *const words[] = {
+        "fused",      "fused",  "experts", "behind", "behind", "norms of queries",
+        "difference", "scaled", "scaled",  "capped"};
+    for (int i = 0; i < 10; i++) specs[i] = plain;
+    specs[0].fused_qkv = true;
+    specs[1].fused_gate_up = true;
+    specs[2].n_experts = 4;
+    specs[3].norms = TT_NORMS_POST;
+    specs[4].norms = TT_NORMS_BOTH;
+    specs[5].head_norm = TT_HEAD_NORM_EACH;
+    specs[6].norm_offset = 1;
+    specs[7].embed_scale = 8;
+    specs[8].residual_scale = 0.5;
+    specs[9].logit_cap = 30;
+    tt_method method = {.full = {.tune = true}}, resolved;
+    for (int i = 0; i < 10; i++) {
+        tt_error err = {0};
+        assert_int_equal(tt_adapter_resolve(&method, &specs[i], &resolved, &err), TT_ERR_CONFIG);
+        assert_non_null(strstr(err.text, "full.tune: found a model"));
+        assert_non_null(strstr(err.text, words[i]));
+    }
+    /* What only attention has need not be plain. */
+    tt_spec other = plain;
+    other.window = 3;
+    other.layers[0] = TT_LAYER_SLIDING | TT_LAYER_NO_ROPE;
+    other.attention_cap = 20;
+    other.gate = TT_GATE_GELU_TANH;
+    tt_error err = {0};
+    assert_int_equal(tt_adapter_resolve(&method, &other, &resolved, &err), TT_OK);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(gradients_match_differences_in_double),
@@ -331,6 +367,7 @@ int main(void) {
         cmocka_unit_test(steps_below_the_spacing_are_not_lost),
         cmocka_unit_test(a_step_allocates_nothing),
         cmocka_unit_test(memory_is_counted),
+        cmocka_unit_test(other_blocks_are_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
