@@ -34,6 +34,8 @@ typedef struct tt_peft_config {
     /* Modules by the end of their path ("q_proj"). Reading: 0 when the file has a pattern. */
     char targets[TT_PEFT_MAX_MODULES][TT_PEFT_MODULE_BYTES];
     int n_targets;
+    const char *pattern; /* writing: target_modules instead, borrowed; NULL: the list. It tells the
+                            layers too: n_layers is -1 then, as PEFT wants it */
     /* layers_to_transform; -1: the file does not say (all). */
     int layers[TT_PEFT_MAX_LAYERS], n_layers;
 } tt_peft_config;

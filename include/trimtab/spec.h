@@ -172,6 +172,10 @@ void tt_spec_complete(tt_spec *spec);
  * layer: they ignore it. A tied head is no tensor. */
 bool tt_spec_has(const tt_spec *spec, tt_role role, int layer);
 
+/* Can a model of this type have biases of that role: has its config.json a setting for them, or are
+ * they there anyway? */
+bool tt_spec_may_have(const tt_spec *spec, tt_role role);
+
 /* Is it a tensor of every layer, rather than one of the whole model? */
 bool tt_spec_is_per_layer(tt_role role);
 
@@ -195,6 +199,11 @@ void tt_spec_expert_tensor(const tt_spec *spec, tt_role role, int layer, int exp
  * name itself. false: there are no more. */
 bool tt_spec_spelling(const tt_spec *spec, int i, const char *name,
                       char spelling[TT_TENSOR_NAME_BYTES]);
+
+/* The path of a module in the model's class, as transformers 5 builds it and PEFT names it, where it
+ * is not what the functions above call it: path begins like their names ("model.layers.0...").
+ * false: it is the same. */
+bool tt_spec_module_name(const tt_spec *spec, const char *path, char out[TT_TENSOR_NAME_BYTES]);
 
 /* Elements of a layer's tensors (of the largest layer, should they differ), and of the whole model
  * (a tied head counted once). */

@@ -167,6 +167,7 @@ static json_t *number(double value) {
 }
 
 static json_t *target_list(const tt_peft_config *config) {
+    if (config->pattern) return json_string(config->pattern);
     json_t *list = json_array();
     for (int i = 0; i < config->n_targets; i++)
         if (json_array_append_new(list, json_string(config->targets[i])) != 0) {

@@ -231,6 +231,16 @@ tt_status tt_spec_find_family(const tt_spec_keys *config, const tt_spec_family *
     return TT_OK;
 }
 
+bool tt_spec_may_have(const tt_spec *spec, tt_role role) {
+    unsigned key = 0;
+    if (role >= TT_ROLE_Q_BIAS && role <= TT_ROLE_O_BIAS) key = TT_READS_ATTENTION_BIAS;
+    if (role >= TT_ROLE_GATE_BIAS && role <= TT_ROLE_DOWN_BIAS) key = TT_READS_MLP_BIAS;
+    for (int i = 0; i < N_FAMILIES; i++)
+        if (families[i].reads & key && strcmp(families[i].model_type, spec->model_type) == 0)
+            return true;
+    return tt_spec_has(spec, role, 0);
+}
+
 /* Settings that would change the mathematics, and who reads them (0: nobody does). Harmless when
  * missing, null, false, empty, or the neutral number. */
 static const struct {

@@ -202,6 +202,11 @@ bool tt_spec_spelling(const tt_spec *spec, int i, const char *name,
     return true;
 }
 
+bool tt_spec_module_name(const tt_spec *spec, const char *path, char out[TT_TENSOR_NAME_BYTES]) {
+    enum { AS_CLASS = 2 }; /* of the spellings */
+    return tt_spec_spelling(spec, AS_CLASS, path, out);
+}
+
 static int64_t count_layer(const tt_spec *spec, int layer, int n_experts) {
     int64_t n = 0;
     for (int role = 0; role < TT_N_ROLES; role++)

@@ -38,6 +38,35 @@ static bool has_constant(const tt_method *m) {
     return m->form != TT_STEER_LINEAR || m->bias;
 }
 
+/* Does what the MLP returns reach the residual stream unchanged? */
+static bool adds_as_is(const tt_spec *spec) {
+    return spec->norms == TT_NORMS_PRE && spec->residual_scale == 1;
+}
+
+static tt_status check_experts(const exp_job *job, tt_error *err) {
+    const unsigned of_mlp = 1u << TT_TARGET_GATE | 1u << TT_TARGET_UP | 1u << TT_TARGET_DOWN;
+    if (job->spec.n_experts == 0 || !(job->method.lora.targets & of_mlp)) return TT_OK;
+    return exp_refuse(job,
+                      "cannot be merged: lora.targets has gate, up or down of a model with "
+                      "experts; q, k, v and o can be folded",
+                      err);
+}
+
+/* A family without the setting cannot say that it has such biases. */
+static tt_status check_biases(const exp_job *job, const exp_biases *biases, tt_error *err) {
+    if (biases->attention && !tt_spec_may_have(&job->spec, TT_ROLE_O_BIAS))
+        return exp_refuse(job,
+                          "cannot be merged: its steering would become a bias of o, and models of "
+                          "this type have no attention_bias",
+                          err);
+    if (biases->mlp && !tt_spec_may_have(&job->spec, TT_ROLE_DOWN_BIAS))
+        return exp_refuse(job,
+                          "cannot be merged: its steering would become a bias of the MLP, and "
+                          "models of this type have no mlp_bias",
+                          err);
+    return TT_OK;
+}
+
 static tt_status check_sites(const exp_job *job, tt_error *err) {
     const tt_method *m = &job->method;
     if (!tt_method_steers(m)) return TT_OK;
@@ -46,6 +75,18 @@ static tt_status check_sites(const exp_job *job, tt_error *err) {
             job, "cannot be merged: it steers some tokens only, weights act on all of them", err);
     if (m->form == TT_STEER_NONLINEAR)
         return exp_refuse(job, "cannot be merged: nonlinear steering is not a change of any weight",
+                          err);
+    const unsigned of_mlp =
+        1u << TT_SITE_MLP_INPUT | 1u << TT_SITE_POST_MLP | 1u << TT_SITE_POST_BLOCK;
+    if (m->sites & of_mlp && job->spec.n_experts > 0)
+        return exp_refuse(job,
+                          "cannot be merged: it steers around a mixture of experts, which has no "
+                          "biases and shares no weight",
+                          err);
+    if ((m->sites & 1u << TT_SITE_POST_BLOCK) && !adds_as_is(&job->spec))
+        return exp_refuse(job,
+                          "cannot be merged: at post_block it steers behind a norm or a scaled "
+                          "sum, which no bias of the layer reaches",
                           err);
     if ((m->sites & 1u << TT_SITE_POST_BLOCK) && m->form != TT_STEER_VECTOR)
         return exp_refuse(
@@ -62,10 +103,11 @@ tt_status exp_fold_check(const exp_job *job, exp_biases *out, tt_error *err) {
     *out = (exp_biases){false, false};
     if (m->full.tune) return TT_OK;
     TT_TRY(check_sites(job, err));
+    TT_TRY(check_experts(job, err));
     if (!tt_method_steers(m) || !has_constant(m)) return TT_OK;
     out->attention = (m->sites & of_attention) && !job->spec.o_bias;
     out->mlp = (m->sites & ~of_attention) && !job->spec.mlp_bias;
-    return TT_OK;
+    return check_biases(job, out, err);
 }
 
 /* --- Life --------------------------------------------------------------------------------------

@@ -47,22 +47,37 @@ static bool is_new(const merging *m, tt_role role) {
     return tt_spec_has(&m->spec, role, 0) && !tt_spec_has(&m->job->spec, role, 0);
 }
 
-/* The role of a tensor of the merged model. */
-static bool find_role(const merging *m, const char *name, tt_role *role, int *layer) {
-    char candidate[TT_TENSOR_NAME_BYTES];
+/* Is it the tensor's name, in the i-th spelling? */
+static bool is_name_of(const merging *m, tt_role role, int layer, const char *name, int *spelling) {
+    char own[TT_TENSOR_NAME_BYTES], spelled[TT_TENSOR_NAME_BYTES];
     int64_t shape[2];
-    for (int r = 0; r < TT_N_ROLES; r++) {
-        int n = tt_spec_is_per_layer((tt_role)r) ? m->spec.n_layers : 1;
-        for (int l = 0; l < n; l++) {
-            if (!tt_spec_has(&m->spec, (tt_role)r, l)) continue;
-            tt_spec_tensor(&m->spec, (tt_role)r, l, candidate, shape);
-            if (strcmp(candidate, name) != 0) continue;
-            *role = (tt_role)r;
-            *layer = l;
-            return true;
-        }
+    if (!tt_spec_has(&m->spec, role, layer)) return false;
+    tt_spec_tensor(&m->spec, role, layer, own, shape);
+    for (int i = 0; tt_spec_spelling(&m->spec, i, own, spelled); i++) {
+        if (strcmp(spelled, name) != 0) continue;
+        *spelling = i;
+        return true;
     }
     return false;
+}
+
+/* A tensor of the merged model: the next role behind *role (begin with -1) that lies in it. */
+static bool next_role(const merging *m, const char *name, int *role, int *layer, int *spelling) {
+    const char *start = strstr(name, "layers.");
+    int at = start ? atoi(start + strlen("layers.")) : 0;
+    if (at < 0 || at >= m->spec.n_layers) return false;
+    while (++*role < TT_N_ROLES) {
+        *layer = tt_spec_is_per_layer((tt_role)*role) ? at : 0;
+        if (is_name_of(m, (tt_role)*role, *layer, name, spelling)) return true;
+    }
+    return false;
+}
+
+static bool find_role(const merging *m, const char *name, tt_role *role, int *layer) {
+    int found = -1, spelling;
+    if (!next_role(m, name, &found, layer, &spelling)) return false;
+    *role = (tt_role)found;
+    return true;
 }
 
 /* A tied model may hold its head all the same: it is the embedding. */
@@ -72,10 +87,11 @@ static const char *trained_name(const merging *m, const char *name) {
 }
 
 static bool changes(const merging *m, const char *name) {
-    tt_role role;
-    int layer;
+    int role = -1, layer, spelling;
     if (m->trained) return tt_safetensors_find(m->trained, trained_name(m, name)) != NULL;
-    return find_role(m, name, &role, &layer) && exp_fold_changes(m->fold, role, layer);
+    while (next_role(m, name, &role, &layer, &spelling))
+        if (exp_fold_changes(m->fold, (tt_role)role, layer)) return true;
+    return false;
 }
 
 static tt_dtype dtype_of(const merging *m, tt_dtype dtype) {
@@ -101,15 +117,15 @@ static tt_status add_new_bias(merging *m, const char *file, const char *weight, 
     static const tt_role biases[] = {TT_ROLE_Q_BIAS,   TT_ROLE_K_BIAS,    TT_ROLE_V_BIAS,
                                      TT_ROLE_O_BIAS,   TT_ROLE_GATE_BIAS, TT_ROLE_UP_BIAS,
                                      TT_ROLE_DOWN_BIAS};
-    char name[TT_TENSOR_NAME_BYTES];
+    char name[TT_TENSOR_NAME_BYTES], spelled[TT_TENSOR_NAME_BYTES];
     int64_t shape[2];
-    tt_role role;
-    int layer;
-    if (!find_role(m, weight, &role, &layer)) return TT_OK;
+    int role = -1, layer, spelling;
+    if (!next_role(m, weight, &role, &layer, &spelling)) return TT_OK;
     for (int i = 0; i < 7; i++) {
-        if (weights[i] != role || !is_new(m, biases[i])) continue;
+        if ((int)weights[i] != role || !is_new(m, biases[i])) continue;
         int n_dims = tt_spec_tensor(&m->spec, biases[i], layer, name, shape);
-        TT_TRY(add_tensor(m, file, name, dtype, n_dims, shape, NULL, err));
+        tt_spec_spelling(&m->spec, spelling, name, spelled);
+        TT_TRY(add_tensor(m, file, spelled, dtype, n_dims, shape, NULL, err));
     }
     return TT_OK;
 }
@@ -194,21 +210,28 @@ static void round_as_stored(const merging *m, const char *name, size_t n, float 
     }
 }
 
+/* Over the values of the source, those of the roles that change: each the rows that are its. */
+static tt_status fold_roles(const merging *m, const tt_tensor *tensor, float *out, tt_error *err) {
+    int role = -1, layer, spelling;
+    size_t row = tensor->n_dims == 2 ? (size_t)tensor->shape[1] : 1;
+    while (m->fold && next_role(m, tensor->name, &role, &layer, &spelling)) {
+        if (!exp_fold_changes(m->fold, (tt_role)role, layer)) continue;
+        size_t first = (size_t)tt_spec_rows(&m->spec, (tt_role)role).first_row;
+        TT_TRY(exp_fold_tensor(m->fold, (tt_role)role, layer, out + first * row, err));
+    }
+    return TT_OK;
+}
+
 static tt_status fill(void *context, const tt_tensor *tensor, float *out, tt_error *err) {
     merging *m = context;
     size_t n = tensor->n_bytes / tt_dtype_bytes(tensor->dtype);
     const tt_tensor *from = NULL;
-    tt_role role;
-    int layer;
-    if (m->fold && find_role(m, tensor->name, &role, &layer) &&
-        exp_fold_changes(m->fold, role, layer))
-        return exp_fold_tensor(m->fold, role, layer, out, err);
     if (m->trained) from = tt_safetensors_find(m->trained, trained_name(m, tensor->name));
     if (!from && m->source) from = tt_safetensors_find(m->source, tensor->name);
     memset(out, 0, n * sizeof *out); /* a bias that nothing is added to */
     if (from) tt_dtype_widen(from->dtype, from->data, n, out);
     if (m->trained) round_as_stored(m, tensor->name, n, out);
-    return TT_OK;
+    return fold_roles(m, tensor, out, err);
 }
 
 /* Tensors [first, returned) of the list are one file's. */
@@ -271,9 +294,11 @@ static const char *dtype_word(tt_dtype dtype) {
 /* Only what changed is touched; without a change the file is copied as it is. */
 static bool change_config(const merging *m, json_t *root) {
     bool good = true;
+    json_t *text = json_object_get(root, "text_config"); /* of models of text and images */
+    if (!json_is_object(text)) text = root;
     if (m->new_biases.attention)
-        good = json_object_set_new(root, "attention_bias", json_true()) == 0;
-    if (good && m->new_biases.mlp) good = json_object_set_new(root, "mlp_bias", json_true()) == 0;
+        good = json_object_set_new(text, "attention_bias", json_true()) == 0;
+    if (good && m->new_biases.mlp) good = json_object_set_new(text, "mlp_bias", json_true()) == 0;
     static const char *const keys[] = {"dtype", "torch_dtype"};
     for (int i = 0; m->job->options->dtype >= 0 && i < 2; i++)
         if (good && json_object_get(root, keys[i]))

@@ -106,13 +106,66 @@ static void set_layers(const exp_job *job, const char *layers, tt_peft_config *c
     if (config->n_layers == n_layers) config->n_layers = -1; /* all */
 }
 
+/* --- Names of the modules ----------------------------------------------------------------------
+ */
+
+/* Where the model's class has its layers under another name, so has PEFT. */
+static tt_status spell(const exp_job *job, exp_list *list, tt_error *err) {
+    const size_t n_prefix = sizeof TT_PEFT_PREFIX - 1;
+    char spelled[TT_TENSOR_NAME_BYTES], name[EXP_NAME_BYTES];
+    if (!tt_spec_module_name(&job->spec, "model.layers.", spelled)) return TT_OK;
+    exp_list to = {0};
+    for (size_t i = 0; i < list->n; i++) {
+        tt_tensor *t = &list->tensors[i];
+        const char *module = t->name + n_prefix;
+        tt_spec_module_name(&job->spec, module, spelled);
+        snprintf(name, sizeof name, "%s%s", TT_PEFT_PREFIX, spelled);
+        if (!exp_list_add(&to, name, t->dtype, t->n_dims, t->shape, t->data, list->owned[i])) {
+            list->owned[i] = NULL; /* freed there */
+            exp_list_free(&to);
+            return no_memory(job, err);
+        }
+        list->owned[i] = NULL;
+    }
+    exp_list_free(list);
+    *list = to;
+    return TT_OK;
+}
+
+/* A list of targets would also match towers beside the text's: their whole paths do not. */
+static tt_status set_pattern(const exp_job *job, tt_peft_config *config, char *pattern, size_t room,
+                             tt_error *err) {
+    char spelled[TT_TENSOR_NAME_BYTES];
+    if (!tt_spec_module_name(&job->spec, "model.layers.", spelled)) return TT_OK;
+    size_t n = (size_t)snprintf(pattern, room, ".*language_model\\.layers\\.(");
+    for (int i = 0; i < (config->n_layers < 0 ? job->spec.n_layers : config->n_layers); i++)
+        if (n < room)
+            n += (size_t)snprintf(pattern + n, room - n, "%s%d", i ? "|" : "",
+                                  config->n_layers < 0 ? i : config->layers[i]);
+    for (int i = 0; i < config->n_targets && n < room; i++)
+        n += (size_t)snprintf(pattern + n, room - n, "%s%s", i ? "|" : ")\\.\\w+\\.(",
+                              config->targets[i]);
+    if (n + 2 > room)
+        return tt_fail(err, TT_ERR_INTERNAL, "%s: no room for its pattern", job->options->adapter);
+    strcpy(pattern + n, ")");
+    config->pattern = pattern;
+    config->n_layers = -1;
+    return TT_OK;
+}
+
 /* Both files; config: rank, alpha and switches. */
-static tt_status write_files(const exp_job *job, const exp_list *list, const char *layers,
+static tt_status write_files(const exp_job *job, exp_list *list, const char *layers,
                              tt_peft_config *config, tt_error *err) {
-    char path[TT_PATH_BYTES];
+    char path[TT_PATH_BYTES], pattern[8 * TT_MAX_LAYERS];
+    int times;
+    TT_TRY(exp_fuse(job, list, &times, err));
+    config->rank *= times;
+    config->alpha *= config->rslora ? sqrt(times) : times;
     config->base_model = job->options->model;
     for (size_t i = 0; i < list->n; i++) add_target(config, list->tensors[i].name);
     set_layers(job, layers, config);
+    TT_TRY(spell(job, list, err));
+    TT_TRY(set_pattern(job, config, pattern, sizeof pattern, err));
     TT_TRY(tt_file_join(path, sizeof path, job->dir, TT_PEFT_CONFIG_FILE, err));
     TT_TRY(tt_peft_write(path, config, err));
     TT_TRY(tt_file_join(path, sizeof path, job->dir, TT_PEFT_TENSOR_FILE, err));
@@ -134,7 +187,18 @@ static void set_lora(const exp_job *job, tt_peft_config *config) {
                      rank, 2 * rank);
 }
 
+/* transformers holds all experts of a layer in two parameters, which are no modules to PEFT. */
+static tt_status check_experts(const exp_job *job, tt_error *err) {
+    const unsigned of_mlp = 1u << TT_TARGET_GATE | 1u << TT_TARGET_UP | 1u << TT_TARGET_DOWN;
+    if (job->spec.n_experts == 0 || !(job->method.lora.targets & of_mlp)) return TT_OK;
+    return exp_refuse(job,
+                      "PEFT has no LoRA of single experts: lora.targets has gate, up or down of a "
+                      "model with experts",
+                      err);
+}
+
 tt_status exp_lora(const exp_job *job, tt_error *err) {
+    TT_TRY(check_experts(job, err));
     exp_list list = {0};
     tt_peft_config *config = calloc(1, sizeof *config);
     tt_status status = config ? TT_OK : no_memory(job, err);

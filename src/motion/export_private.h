@@ -4,6 +4,7 @@
  *     export_dir.c        a directory that appears complete or not at all
  *     export_write.c      safetensors files, written tensor by tensor
  *     export_peft.c       PEFT
+ *     export_fused.c      its LoRA on matrices that the model holds as one
  *     export_steerling.c  the paper's code
  *     export_pyreft.c     pyreft
  *     export_merge.c      model directories: which files and tensors
@@ -67,6 +68,12 @@ typedef tt_status (*exp_fill)(void *context, const tt_tensor *tensor, float *out
  * filled value that is not finite in its type), those of fill. */
 tt_status exp_write(const char *path, const exp_list *list, exp_fill fill, void *context,
                     tt_error *err) TT_MUST_CHECK;
+
+/* --- export_fused.c --------------------------------------------------------------------------- */
+
+/* Where the model's files fuse matrices: LoRA's tensors of their parts become those of the whole,
+ * and all ranks *times as large. Errors: ERR_CONFIG (DoRA of a part), ERR_MEMORY. */
+tt_status exp_fuse(const exp_job *job, exp_list *list, int *times, tt_error *err) TT_MUST_CHECK;
 
 /* --- export_fold.c ---------------------------------------------------------------------------- */
 

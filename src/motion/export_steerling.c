@@ -24,6 +24,11 @@ static tt_status check(const exp_job *job, tt_error *err) {
                           "the paper's code steers at post_block, post_mlp and mlp_input (its "
                           "block, mlp and attn) only",
                           err);
+    if (m->sites & 1u << TT_SITE_MLP_INPUT && job->spec.norms != TT_NORMS_PRE)
+        return exp_refuse(job,
+                          "the paper's attn is the output of post_attention_layernorm, which in "
+                          "this model is not what the MLP reads (mlp_input)",
+                          err);
     if (m->bias) return exp_refuse(job, "the paper's code has no bias", err);
     if (m->positions.kind != TT_POSITIONS_ALL)
         return exp_refuse(job,

@@ -16,23 +16,37 @@ typedef struct found {
     bool *matched; /* [config->n_targets] by some module */
 } found;
 
-/* "model.layers.3.self_attn.q_proj" -> 3, q. */
-static bool parse_module(const imp_job *job, const char *module, int *layer, tt_target *target) {
-    static const tt_role roles[TT_N_TARGETS] = {TT_ROLE_Q,    TT_ROLE_K,  TT_ROLE_V,   TT_ROLE_O,
-                                                TT_ROLE_GATE, TT_ROLE_UP, TT_ROLE_DOWN};
-    char name[TT_TENSOR_NAME_BYTES], wanted[IMP_NAME_BYTES + 8];
+static const tt_role target_roles[TT_N_TARGETS] = {TT_ROLE_Q,    TT_ROLE_K,  TT_ROLE_V,   TT_ROLE_O,
+                                                   TT_ROLE_GATE, TT_ROLE_UP, TT_ROLE_DOWN};
+
+/* What views call their modules, whatever holds them in the files. */
+static const char *const target_modules[TT_N_TARGETS] = {
+    "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj",
+    "mlp.gate_proj",    "mlp.up_proj",      "mlp.down_proj"};
+
+/* Is `module` what the files, or the model's class, call the one that holds the role? */
+static bool is_module_of(const tt_spec *spec, tt_role role, int layer, const char *module) {
+    char name[TT_TENSOR_NAME_BYTES], spelled[TT_TENSOR_NAME_BYTES];
     int64_t shape[2];
-    snprintf(wanted, sizeof wanted, "%s.weight", module);
-    if (sscanf(module, "model.layers.%6d.", layer) != 1 || *layer < 0 ||
-        *layer >= job->spec.n_layers)
-        return false;
-    for (int t = 0; t < TT_N_TARGETS; t++) {
-        tt_spec_tensor(&job->spec, roles[t], *layer, name, shape);
-        if (strcmp(name, wanted) != 0) continue;
-        *target = (tt_target)t;
-        return true;
+    if (!tt_spec_has(spec, role, layer)) return false;
+    tt_spec_tensor(spec, role, layer, name, shape);
+    for (int i = 0; tt_spec_spelling(spec, i, name, spelled); i++) {
+        size_t n = strlen(module);
+        if (strncmp(spelled, module, n) == 0 && strcmp(spelled + n, ".weight") == 0) return true;
     }
     return false;
+}
+
+/* "model.layers.3.self_attn.q_proj" -> 3, q; of a fused module all that it holds. */
+static bool parse_module(const imp_job *job, const char *module, int *layer, unsigned *targets) {
+    const char *layers = strstr(module, "layers.");
+    *targets = 0;
+    if (!layers || sscanf(layers, "layers.%6d.", layer) != 1 || *layer < 0 ||
+        *layer >= job->spec.n_layers)
+        return false;
+    for (int t = 0; t < TT_N_TARGETS; t++)
+        if (is_module_of(&job->spec, target_roles[t], *layer, module)) *targets |= 1u << t;
+    return *targets != 0;
 }
 
 /* Takes note of the module of a tensor "base_model.model.MODULE.lora_A.weight". */
@@ -45,9 +59,10 @@ static tt_status add_module(const imp_job *job, const imp_set *set, const char *
         return TT_OK;
     char module[IMP_NAME_BYTES];
     int layer;
-    tt_target target;
+    unsigned targets;
     snprintf(module, sizeof module, "%.*s", (int)(n - n_prefix - n_end), name + n_prefix);
-    if (strncmp(name, TT_PEFT_PREFIX, n_prefix) != 0 || !parse_module(job, module, &layer, &target))
+    if (strncmp(name, TT_PEFT_PREFIX, n_prefix) != 0 ||
+        !parse_module(job, module, &layer, &targets))
         return tt_fail(
             err, TT_ERR_FORMAT,
             "%s: tensor '%s': found a module that %s does not have, or whose LoRA is not "
@@ -55,7 +70,7 @@ static tt_status add_module(const imp_job *job, const imp_set *set, const char *
             "model.layers.N.self_attn.{q,k,v,o}_proj or .mlp.{gate,up,down}_proj",
             set->path, name, job->options->model);
     out->layers[layer] = true;
-    out->targets |= 1u << target;
+    out->targets |= targets;
     bool matched = config->n_targets == 0;
     for (int i = 0; i < config->n_targets; i++)
         if (tt_peft_matches(config, i, module)) matched = out->matched[i] = true;
@@ -141,22 +156,77 @@ tt_status imp_lora_open(imp_job *job, const char *dir, imp_lora *out, tt_error *
     return status;
 }
 
+/* --- Values ----------------------------------------------------------------------------------- */
+
+/* Where a view "PREFIX model.layers.3.self_attn.q_proj.lora_B.weight" lies in the file. */
+typedef struct place {
+    char name[IMP_NAME_BYTES];
+    tt_spec_range rows; /* of a fused module's: the view's first, and all */
+    bool is_fused;
+} place;
+
 /* DoRA's magnitudes: PEFT has called the parameter itself, and its module's weight. */
-static void source_name(const imp_set *set, const char *view, char out[IMP_NAME_BYTES]) {
-    snprintf(out, IMP_NAME_BYTES, "%s", view);
-    size_t n = strlen(view), m = strlen(".lora_magnitude_vector");
-    if (n > m && strcmp(view + n - m, ".lora_magnitude_vector") == 0 && !imp_set_find(set, out))
-        snprintf(out, IMP_NAME_BYTES, "%s.weight", view);
+static bool find_end(const imp_set *set, place *at) {
+    if (imp_set_find(set, at->name)) return true;
+    size_t n = strlen(at->name), m = strlen(".lora_magnitude_vector");
+    if (n <= m || n + sizeof ".weight" > IMP_NAME_BYTES ||
+        strcmp(at->name + n - m, ".lora_magnitude_vector") != 0)
+        return false;
+    strcpy(at->name + n, ".weight");
+    if (imp_set_find(set, at->name)) return true;
+    at->name[n] = 0;
+    return false;
+}
+
+static void find_place(const imp_job *job, const imp_set *set, const tt_adapter_view *view,
+                       place *at) {
+    const char *kind = strstr(view->name, ".lora_");
+    const char *module = view->name + sizeof TT_PEFT_PREFIX - 1;
+    char name[TT_TENSOR_NAME_BYTES], spelled[TT_TENSOR_NAME_BYTES];
+    int64_t shape[2];
+    *at = (place){.rows = {0, view->shape[0]}};
+    for (int t = 0; kind && t < TT_N_TARGETS; t++) {
+        const char *own = target_modules[t];
+        size_t n = strlen(own);
+        if ((size_t)(kind - module) < n || strncmp(kind - n, own, n) != 0) continue;
+        tt_spec_tensor(&job->spec, target_roles[t], view->layer, name, shape);
+        at->rows = tt_spec_rows(&job->spec, target_roles[t]);
+        at->is_fused = at->rows.n_rows != shape[0];
+        name[strlen(name) - strlen(".weight")] = 0;
+        for (int i = 0; tt_spec_spelling(&job->spec, i, name, spelled); i++) {
+            snprintf(at->name, sizeof at->name, TT_PEFT_PREFIX "%s%s", spelled, kind);
+            if (find_end(set, at)) return;
+        }
+    }
+    snprintf(at->name, sizeof at->name, "%s", view->name);
+}
+
+/* A of a fused module is that of each of its parts; B and magnitudes are theirs row by row. */
+static tt_status read_rows(imp_lora *lora, const place *at, const tt_adapter_view *view, float *out,
+                           tt_error *err) {
+    const int64_t shape[] = {at->rows.n_rows, view->n_dims == 2 ? view->shape[1] : 1};
+    size_t width = (size_t)shape[1];
+    float *all = malloc((size_t)shape[0] * width * sizeof *all);
+    if (!all) return tt_fail(err, TT_ERR_MEMORY, "%s: no memory to read it", lora->dir);
+    tt_status status = imp_set_read(&lora->set, at->name, view->n_dims, shape, all, err);
+    if (status == TT_OK)
+        memcpy(out, all + (size_t)at->rows.first_row * width,
+               (size_t)view->shape[0] * width * sizeof *out);
+    free(all);
+    return status;
 }
 
 tt_status imp_lora_fill(imp_job *job, imp_lora *lora, tt_error *err) {
     for (int i = 0; i < job->adapter->n_views; i++) {
         const tt_adapter_view *view = &job->adapter->views[i];
         if (strncmp(view->name, TT_PEFT_PREFIX, sizeof TT_PEFT_PREFIX - 1) != 0) continue;
-        char name[IMP_NAME_BYTES];
-        source_name(&lora->set, view->name, name);
-        TT_TRY(imp_set_read(&lora->set, name, view->n_dims, view->shape,
-                            tt_adapter_values(job->adapter, view), err));
+        float *out = tt_adapter_values(job->adapter, view);
+        place at;
+        find_place(job, &lora->set, view, &at);
+        bool is_a = strstr(view->name, ".lora_A.") != NULL;
+        TT_TRY(at.is_fused && !is_a
+                   ? read_rows(lora, &at, view, out, err)
+                   : imp_set_read(&lora->set, at.name, view->n_dims, view->shape, out, err));
         job->n_filled++;
     }
     return imp_set_check_used(&lora->set, err);

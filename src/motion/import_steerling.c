@@ -74,6 +74,11 @@ static tt_status set_places(imp_job *job, const imp_steering *in, const found *o
                        "%s: found no tensor of steering (adapters.layer0_block.down.weight, "
                        "deltas.layer0_block, ...)",
                        in->set.path);
+    if (job->method.sites & 1u << TT_SITE_MLP_INPUT && job->spec.norms != TT_NORMS_PRE)
+        return tt_fail(err, TT_ERR_FORMAT,
+                       "%s: found tensors of attn, the output of post_attention_layernorm, "
+                       "expected none: in %s that is not what the MLP reads",
+                       in->set.path, job->options->model);
     return imp_layers(out->layers[first], n_layers, job->method.layers, err);
 }
 
