@@ -13,11 +13,9 @@
 static const double usual_bandwidth = 1.0, usual_latency = 50; /* GB/s, us */
 
 static const cli_option options[] = {
-    {"ranks", "N",
-     "plan for N ranks (default: those it is started with), on paper: the model needs no weights "
-     "or tokenizer, the job no data"},
+    {"ranks", "N", "plan for N ranks, on paper (default: those it is started with)"},
     {"cores-per-rank", "N", "cores of a rank on those machines (default: as this one)"},
-    {"memory-per-rank", "GIB", "memory of a rank: does it fit, and from how many ranks on?"},
+    {"memory-per-rank", "GIB", "memory of a rank: does it fit, and what is the fewest that do?"},
     {"gflops-per-core", "X",
      "rate of a layer's work (default: measured here on one of its kind, in a moment)"},
     {"bandwidth", "GB/S", "between two ranks (default: 1, as 10 Gbit/s Ethernet)"},
@@ -31,7 +29,10 @@ void cli_check_help(void) {
     printf("usage: trimtab check JOB.cfg [--ranks N] [OPTIONS]\n\n"
            "Validates a job, its model's headers, tokenizer, task and data, and prints what would\n"
            "be trained on and the plan: which rank holds which layers, the bytes of each, and a\n"
-           "prediction of a step's time (docs/plan.md). Trains nothing, loads no weights.\n\n");
+           "prediction of a step's time (docs/plan.md). Trains nothing, loads no weights. With "
+           "--ranks\n"
+           "neither weights nor tokenizer nor data need be here: what is not is assumed, and "
+           "told.\n\n");
     cli_print_options(options);
 }
 
