@@ -39,11 +39,6 @@ typedef struct tt_full tt_full;
 /* --- For the adapter ---------------------------------------------------------------------------
  */
 
-/* Are there gradients of every weight of such a model? Fused matrices, experts, norms of heads or
- * behind a branch, scaled sums and caps of logits have none here, and are refused by name.
- * Errors: ERR_CONFIG. */
-tt_status tt_full_check(const tt_spec *spec, tt_error *err) TT_MUST_CHECK;
-
 /* Gives the adapter's method (full.tune) its working weights, from which weights reads from now on
  * (they belong to the adapter; weights must not be used after it). fresh: filled from the model's
  * files or, full.init = random, as transformers begins a Llama: matrices and embedding

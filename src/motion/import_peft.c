@@ -173,9 +173,7 @@ static bool find_end(const imp_set *set, place *at) {
         strcmp(at->name + n - m, ".lora_magnitude_vector") != 0)
         return false;
     strcpy(at->name + n, ".weight");
-    if (imp_set_find(set, at->name)) return true;
-    at->name[n] = 0;
-    return false;
+    return imp_set_find(set, at->name) != NULL;
 }
 
 static void find_place(const imp_job *job, const imp_set *set, const tt_adapter_view *view,
@@ -198,7 +196,7 @@ static void find_place(const imp_job *job, const imp_set *set, const tt_adapter_
             if (find_end(set, at)) return;
         }
     }
-    snprintf(at->name, sizeof at->name, "%s", view->name);
+    if (!at->name[0]) snprintf(at->name, sizeof at->name, "%s", view->name);
 }
 
 /* A of a fused module is that of each of its parts; B and magnitudes are theirs row by row. */

@@ -4,7 +4,6 @@
 #include <string.h>
 
 #include "adapter_private.h"
-#include "trimtab/full.h"
 
 static void size_unit(tt_unit *unit) {
     const tt_spec *spec = unit->spec;
@@ -526,7 +525,6 @@ tt_status tt_adapter_resolve(const tt_method *method, const tt_spec *spec, tt_me
     *out = *method;
     TT_TRY(check_full(method, spec, err));
     TT_TRY(check_experts(method, spec, err));
-    if (method->full.tune) TT_TRY(tt_full_check(spec, err));
     if (tt_method_steers(method)) TT_TRY(check_layers("method", method->layers, spec, err));
     if (method->form == TT_STEER_LOFIT && method->heads > n_steered_heads(method, spec))
         return tt_fail(err, TT_ERR_CONFIG,

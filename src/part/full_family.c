@@ -62,23 +62,6 @@ static void norm_backward(tt_adapter *adapter, const tt_unit *unit, const tt_ada
                                    adapter->grads + unit->offset + before);
 }
 
-tt_status tt_full_check(const tt_spec *spec, tt_error *err) {
-    const char *reason = NULL;
-    if (spec->fused_qkv || spec->fused_gate_up) reason = "fused matrices";
-    if (spec->n_experts > 0) reason = "experts";
-    if (spec->norms != TT_NORMS_PRE) reason = "norms behind attention and MLP";
-    if (spec->head_norm != TT_HEAD_NORM_NONE) reason = "norms of queries and keys";
-    if (spec->norm_offset != 0) reason = "norms stored as a difference from 1";
-    if (spec->embed_scale != 1 || spec->residual_scale != 1 || spec->logit_scale != 1)
-        reason = "scaled embeddings, residuals or logits";
-    if (spec->logit_cap != 0) reason = "capped logits";
-    if (!reason) return TT_OK;
-    return tt_fail(err, TT_ERR_CONFIG,
-                   "full.tune: found a model (%s) with %s, expected one without: every weight is "
-                   "trained only of blocks like Llama's",
-                   spec->model_type, reason);
-}
-
 const tt_family tt_family_full = {
     .layers = layers,
     .acts_at = acts_at,
