@@ -10,8 +10,8 @@
  *                                                       ~~~~~~~~~~~~~
  * Supervised is, of every assistant turn, what the model itself has to write: the text, what leads
  * it (a space, a <think> block) and the token that ends it; never what stands around it. The
- * generation prompt is the text up to assistant.before (included), so that it is always the
- * beginning of what was trained.
+ * generation prompt is the text up to assistant.before (included), so that it is the beginning of
+ * what was trained (where no answer follows an answer).
  *
  *     TT_TRY(tt_chat_choose(&wanted, tokenizer, &chat, err));
  *     TT_TRY(tt_chat_render(chat, &conversation, conversation.n, false, &text, err));
