@@ -69,7 +69,6 @@ typedef struct tt_plan_stage {
     int first_layer, n_layers;
     bool is_first, is_last;
     double cost; /* relative time of a training step; 1 = forward and backward of one layer */
-    double backward_layers; /* that run backward; the lowest adapted one as far as it does */
     struct {
         size_t weights; /* mapped pages, shared by the ranks of a node, and fp32 vectors;
                            weights that are trained, which nobody shares */
@@ -86,9 +85,10 @@ typedef struct tt_plan_stage {
 
 typedef struct tt_plan {
     int n_stages, n_replicas, n_threads;
-    tt_method method;   /* the job's, rank budgets resolved */
-    int first_adapted;  /* lowest adapted layer; n_layers when none */
-    int first_backward; /* lowest stage that runs backward; n_stages when none */
+    tt_method method;       /* the job's, rank budgets resolved */
+    int first_adapted;      /* lowest adapted layer; n_layers when none */
+    double lowest_backward; /* training: the part of that layer's backward that is run, 0 to 1 */
+    int first_backward;     /* lowest stage that runs backward; n_stages when none */
     int min_micro_batches, max_micro_batches; /* per replica and step */
     int max_tokens, max_seqs, max_targets;    /* of a micro-batch */
     int max_seq_length; /* longest sequence any call will see, generation included */

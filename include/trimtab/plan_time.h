@@ -17,8 +17,9 @@
  *
  *     forward    2 n P + 4 n a v         P: elements of its matrices (of the experts that a token
  *     backward   2 n P + 10 n a v           meets); a = heads * head_dim; v: tokens that the
- * average token sees, (L + 1) / 2 of a sequence of L weights    2 n P                   more, where
- * all weights are trained adapter    6 n p                   p: parameters of the layer's adapter
+ * average token sees, (L + 1) / 2 of a sequence of L, fewer where the layer has a window weights 2
+ * n P                   more, where all weights are trained adapter    6 n p                   p:
+ * parameters of the layer's adapter
  *
  * Backward gives gradients of inputs only; it computes the scores of attention again (5 products
  * where forward has 2) and no other product. The head costs 4 T hidden vocab (8, trained) on the
@@ -57,7 +58,7 @@ typedef struct tt_plan_time {
 } tt_plan_time;
 
 /* FLOPs of one token in a layer; full: all weights are trained. length: of its sequence. */
-void tt_plan_time_layer(const tt_spec *spec, bool full, double length, double *forward,
+void tt_plan_time_layer(const tt_spec *spec, int layer, bool full, double length, double *forward,
                         double *backward);
 
 /* plan was built from input, with input->train and facts of training data; all numbers of machine
@@ -70,8 +71,8 @@ void tt_plan_time_predict(const tt_plan_input *input, const tt_plan *plan,
 void tt_plan_time_print(const tt_plan_time *time, const tt_plan *plan,
                         const tt_plan_machine *machine, const char *rate_source, FILE *stream);
 
-/* Least number of ranks, in n_replicas replicas of any number of stages, for which no rank needs more
- * than rank_bytes; 0: there is none. Errors: those of tt_plan_build. */
+/* Least number of ranks, in n_replicas replicas of any number of stages, for which no rank needs
+ * more than rank_bytes; 0: there is none. Errors: those of tt_plan_build. */
 tt_status tt_plan_fewest_ranks(const tt_plan_input *input, int n_replicas, size_t rank_bytes,
                                int *n_ranks, tt_error *err) TT_MUST_CHECK;
 

@@ -175,9 +175,11 @@ static tt_status share_layers(const tt_plan_input *in, tt_plan *plan, tt_error *
         goto done;
     }
     double mean = mean_flops(in);
+    if (in->train && plan->first_adapted < n)
+        plan->lowest_backward = 2 * lowest_cost(in, plan) - 1; /* forward is the other half */
     for (int l = 0; l < n; l++) {
         double part = in->train && l <= plan->first_adapted ? 0.5 : 1;
-        if (in->train && l == plan->first_adapted) part = lowest_cost(in, plan);
+        if (in->train && l == plan->first_adapted) part += plan->lowest_backward / 2;
         cost[l] = part * layer_flops(in, l) / mean;
     }
     double head = head_cost(in, mean);
@@ -192,10 +194,7 @@ static tt_status share_layers(const tt_plan_input *in, tt_plan *plan, tt_error *
         stage->is_first = s == 0;
         stage->is_last = s == plan->n_stages - 1;
         stage->cost = stage->is_last ? head : 0;
-        for (int l = first[s]; l < first[s + 1]; l++) {
-            stage->cost += cost[l];
-            if (in->train) stage->backward_layers += 2 * cost[l] - 1; /* forward: a half */
-        }
+        for (int l = first[s]; l < first[s + 1]; l++) stage->cost += cost[l];
         if (in->train && plan->first_adapted < first[s + 1]) plan->first_backward = s;
     }
 done:

@@ -4,33 +4,19 @@
 
 #include "trimtab/adapter.h"
 
-/* FLOPs of one token. */
-typedef struct work {
-    double layer_forward, layer_backward, head; /* head: of one supervised token, both ways */
-} work;
-
-/* Elements that a token is multiplied with: of the largest layer, should they differ. */
-static double active_params(const tt_spec *spec) {
-    double idle = spec->n_experts > 0 ? 3.0 * (spec->n_experts - spec->n_experts_per_token) *
-                                            spec->expert_intermediate * spec->hidden
-                                      : 0;
-    return (double)tt_spec_layer_params(spec) - idle;
+/* Tokens that the average token of a sequence sees in the layer, itself included. */
+static double visible_tokens(const tt_spec *spec, int layer, double length) {
+    double window = tt_spec_window(spec, layer);
+    if (window == 0 || window >= length) return (length + 1) / 2;
+    return window - window * (window - 1) / (2 * length); /* the first ones see fewer */
 }
 
-void tt_plan_time_layer(const tt_spec *spec, bool full, double length, double *forward,
+void tt_plan_time_layer(const tt_spec *spec, int layer, bool full, double length, double *forward,
                         double *backward) {
-    double params = active_params(spec);
-    double attention = (double)spec->n_heads * spec->head_dim * (length + 1) / 2;
+    double params = (double)tt_spec_active_params(spec, layer);
+    double attention = (double)spec->n_heads * spec->head_dim * visible_tokens(spec, layer, length);
     *forward = 2 * params + 4 * attention;
     *backward = (full ? 4 : 2) * params + 10 * attention;
-}
-
-static work work_of(const tt_plan_input *in, const tt_plan *plan) {
-    bool full = plan->method.full.tune;
-    double length = (double)in->train_tokens / (double)in->train_examples;
-    work w = {.head = (full ? 8.0 : 4.0) * in->spec->hidden * in->spec->vocab};
-    tt_plan_time_layer(in->spec, full, length, &w.layer_forward, &w.layer_backward);
-    return w;
 }
 
 /* Trained parameters of the stage, of weights that are trained themselves none. */
@@ -59,15 +45,30 @@ static void share_step(const tt_plan_input *in, const tt_plan *plan, tt_plan_tim
     out->targets_micro = targets / n_bins;
 }
 
+/* What part of a layer's backward is run. */
+static double backward_part(const tt_plan *plan, int layer) {
+    if (layer == plan->first_adapted) return plan->lowest_backward;
+    return layer > plan->first_adapted ? 1 : 0;
+}
+
 /* A micro-batch on a stage: its FLOPs, forward and backward. */
-static void count_stage(const tt_plan_input *in, const tt_plan *plan, int s, const work *w,
-                        tt_plan_time *out, double *forward, double *backward) {
+static void count_stage(const tt_plan_input *in, const tt_plan *plan, int s,
+                        const tt_plan_time *share, double *forward, double *backward) {
     const tt_plan_stage *stage = &plan->stages[s];
-    double n = out->tokens_micro;
-    double params = plan->method.full.tune ? 0 : adapter_params(in, plan, s);
-    double head = stage->is_last ? w->head * out->targets_micro : 0;
-    *forward = n * (stage->n_layers * w->layer_forward + 2 * params) + head / 2;
-    *backward = n * (stage->backward_layers * w->layer_backward + 4 * params) + head / 2;
+    bool full = plan->method.full.tune;
+    double length = (double)in->train_tokens / (double)in->train_examples;
+    double params = full ? 0 : adapter_params(in, plan, s);
+    *forward = 2 * params, *backward = 4 * params;
+    for (int l = stage->first_layer; l < stage->first_layer + stage->n_layers; l++) {
+        double one_forward, one_backward;
+        tt_plan_time_layer(in->spec, l, full, length, &one_forward, &one_backward);
+        *forward += one_forward;
+        *backward += backward_part(plan, l) * one_backward;
+    }
+    *forward *= share->tokens_micro, *backward *= share->tokens_micro;
+    if (!stage->is_last) return;
+    double head = (full ? 4.0 : 2.0) * in->spec->hidden * in->spec->vocab * share->targets_micro;
+    *forward += head, *backward += head;
 }
 
 static double log2_up(int n) {
@@ -89,13 +90,12 @@ static double reduce_time(const tt_plan_input *in, const tt_plan *plan,
 
 void tt_plan_time_predict(const tt_plan_input *in, const tt_plan *plan,
                           const tt_plan_machine *machine, tt_plan_time *out) {
-    const work w = work_of(in, plan);
     double rate = machine->flops_per_core * machine->cores, passing = 0, slowest = 0;
     *out = (tt_plan_time){0};
     share_step(in, plan, out);
     for (int s = 0; s < plan->n_stages; s++) {
         double forward, backward;
-        count_stage(in, plan, s, &w, out, &forward, &backward);
+        count_stage(in, plan, s, out, &forward, &backward);
         double took = (forward + backward) / rate;
         if (took > slowest) slowest = took, out->slowest_stage = s;
         passing += took;

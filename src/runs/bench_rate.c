@@ -179,7 +179,7 @@ tt_status tt_bench_layer(const tt_spec *spec, tt_dtype dtype, const tt_bench_set
     if (status == TT_OK) {
         double forward, backward, took = run(&rig, settings->seconds);
         double params = (double)tt_adapter_layer_params(&method, &rig.spec, LAYER, NULL);
-        tt_plan_time_layer(&rig.spec, false, (double)rig.n_tokens / rig.n_seqs, &forward,
+        tt_plan_time_layer(&rig.spec, LAYER, false, (double)rig.n_tokens / rig.n_seqs, &forward,
                            &backward);
         if (took > 0) *flops = rig.n_tokens * (forward + backward + 6 * params) / took;
     }

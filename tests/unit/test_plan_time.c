@@ -154,10 +154,26 @@ static void only_experts_that_are_met_count(void **state) {
     spec.n_experts = 8, spec.n_experts_per_token = 2, spec.expert_intermediate = 512;
     for (int l = 0; l < spec.n_layers; l++) spec.layers[l] = TT_LAYER_EXPERTS;
     double forward, backward, attention = 4 * 8192 * 100.5;
-    tt_plan_time_layer(&spec, false, 200, &forward, &backward);
+    tt_plan_time_layer(&spec, 3, false, 200, &forward, &backward);
     double rest = 2 * 67108864.0 + 2 * 8388608.0 + 2 * 8192 + 8 * 8192;
     assert_true(near(forward, 2 * (rest + 2 * 3 * 512 * 8192.0) + attention));
     assert_true(near(backward, forward + 1.5 * attention));
+}
+
+/* Sliding layers see 4 tokens: of 10, 1 2 3 4 4 4 4 4 4 4; the others 1 to 10. */
+static void windows_shorten_attention(void **state) {
+    (void)state;
+    tt_spec spec = llama_70b;
+    double wide, narrow, backward;
+    spec.window = 4;
+    spec.layers[1] = TT_LAYER_SLIDING;
+    tt_plan_time_layer(&spec, 0, false, 10, &wide, &backward);
+    tt_plan_time_layer(&spec, 1, false, 10, &narrow, &backward);
+    assert_true(near(wide - narrow, 4 * 8192 * (5.5 - 3.4)));
+    assert_true(near(backward, narrow + 6 * 8192 * 3.4));
+    tt_plan_time_layer(&spec, 1, false, 4, &narrow, &backward);
+    tt_plan_time_layer(&spec, 0, false, 4, &wide, &backward);
+    assert_true(near(wide, narrow));
 }
 
 static void messages_and_sums_take_their_time(void **state) {
@@ -314,6 +330,7 @@ int main(void) {
         cmocka_unit_test(sizes_of_a_70b_model),
         cmocka_unit_test(flops_are_those_of_the_formula),
         cmocka_unit_test(only_experts_that_are_met_count),
+        cmocka_unit_test(windows_shorten_attention),
         cmocka_unit_test(messages_and_sums_take_their_time),
         cmocka_unit_test(the_formula_is_the_schedules_time),
         cmocka_unit_test(the_fewest_ranks_fit_and_one_less_does_not),
