@@ -1,4 +1,4 @@
-"""Records rotary frequencies as transformers computes them, for tests/unit/test_spec*.c.
+"""Records rotary frequencies as transformers computes them, for tests/unit/test_spec_rope.c.
 
 Run by hand:  python tests/golden/record_rope.py > tests/golden/rope_frequencies.h
 Pinned: torch 2.13.0, transformers 5.23.0 (any CPU build).

@@ -10,7 +10,6 @@
 #include <unistd.h>
 #include <cmocka.h>
 
-#include "golden/rope_frequencies.h"
 #include "trimtab/file.h"
 #include "trimtab/rng.h"
 #include "trimtab/spec.h"
@@ -380,36 +379,6 @@ static void no_damage_crashes(void **state) {
     assert_true(n_refused > 1000);
 }
 
-/* --- RoPE ------------------------------------------------------------------------------------- */
-
-/* transformers computes in fp32: a power (a few units in the last place, 6e-8 each) and, blended,
- * a difference that loses a few bits more. */
-static void check_frequencies(tt_rope rope, int head_dim, const double *expected) {
-    tt_spec spec = {.head_dim = head_dim, .rope = rope};
-    double inv_freq[128];
-    tt_spec_complete(&spec);
-    tt_spec_rope_frequencies(&spec, &spec.rope, false, inv_freq);
-    for (int i = 0; i < head_dim / 2; i++)
-        if (fabs(inv_freq[i] - expected[i]) > 2e-6 * expected[i])
-            fail_msg("frequency %d: %.9g, recorded %.9g", i, inv_freq[i], expected[i]);
-}
-
-static void frequencies_match_transformers(void **state) {
-    (void)state;
-    check_frequencies((tt_rope){.kind = TT_ROPE_DEFAULT, .theta = 1e4}, 128, rope_plain);
-    check_frequencies((tt_rope){.kind = TT_ROPE_LINEAR, .theta = 1e4, .factor = 8}, 64,
-                      rope_linear);
-    tt_rope llama3 = {.kind = TT_ROPE_LLAMA3,
-                      .theta = 5e5,
-                      .factor = 8,
-                      .low_freq_factor = 1,
-                      .high_freq_factor = 4,
-                      .original_max_positions = 8192};
-    check_frequencies(llama3, 128, rope_llama31);
-    llama3.factor = 32;
-    check_frequencies(llama3, 64, rope_llama32);
-}
-
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(llama_1_takes_the_defaults),
@@ -422,7 +391,6 @@ int main(void) {
         cmocka_unit_test(a_missing_config_is_missing),
         cmocka_unit_test(a_config_of_a_megabyte_is_refused),
         cmocka_unit_test(no_damage_crashes),
-        cmocka_unit_test(frequencies_match_transformers),
     };
     return cmocka_run_group_tests(tests, make_dir, remove_dir);
 }

@@ -1,4 +1,4 @@
-/* spec: frequencies of yarn and longrope against those that transformers computes. */
+/* spec: frequencies of rotary embeddings against those that transformers computes. */
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -23,16 +23,36 @@ static void check_frequencies(const tt_spec *spec, bool is_long, int n, const do
 #define CHECK(spec, is_long, expected)                                                             \
     check_frequencies(spec, is_long, (int)(sizeof(expected) / sizeof *(expected)), expected)
 
+static tt_spec rotated(int rotary_dim, tt_rope rope) {
+    return (tt_spec){.head_dim = rotary_dim, .rotary_dim = rotary_dim, .rope = rope};
+}
+
+static void plain_linear_and_llama3(void **state) {
+    (void)state;
+    tt_spec spec = rotated(128, (tt_rope){.kind = TT_ROPE_DEFAULT, .theta = 1e4});
+    CHECK(&spec, false, rope_plain);
+    spec = rotated(64, (tt_rope){.kind = TT_ROPE_LINEAR, .theta = 1e4, .factor = 8});
+    CHECK(&spec, false, rope_linear);
+    spec = rotated(128, (tt_rope){.kind = TT_ROPE_LLAMA3,
+                                  .theta = 5e5,
+                                  .factor = 8,
+                                  .low_freq_factor = 1,
+                                  .high_freq_factor = 4,
+                                  .original_max_positions = 8192});
+    CHECK(&spec, false, rope_llama31);
+    spec.head_dim = spec.rotary_dim = 64;
+    spec.rope.factor = 32;
+    CHECK(&spec, false, rope_llama32);
+}
+
 static tt_spec yarn(int rotary_dim, double theta, double factor, double original) {
-    return (tt_spec){.head_dim = rotary_dim,
-                     .rotary_dim = rotary_dim,
-                     .rope = {.kind = TT_ROPE_YARN,
-                              .theta = theta,
-                              .factor = factor,
-                              .original_max_positions = original,
-                              .beta_fast = 32,
-                              .beta_slow = 1,
-                              .truncates = true}};
+    return rotated(rotary_dim, (tt_rope){.kind = TT_ROPE_YARN,
+                                         .theta = theta,
+                                         .factor = factor,
+                                         .original_max_positions = original,
+                                         .beta_fast = 32,
+                                         .beta_slow = 1,
+                                         .truncates = true});
 }
 
 static void yarn_is_that_of_transformers(void **state) {
@@ -81,6 +101,7 @@ static void longrope_has_factors_for_short_and_long(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(plain_linear_and_llama3),
         cmocka_unit_test(yarn_is_that_of_transformers),
         cmocka_unit_test(yarn_of_part_of_a_head),
         cmocka_unit_test(yarn_where_the_ramp_ends_early),
