@@ -142,6 +142,7 @@ CONVERSATIONS = {
                    "a:<think>\n51 + 1\n\n</think>\n\n\n52"),
     "half_thought": say("u:a?", "a:no opening</think>answer", "u:b?", "a:<think>x<think>y</think>z"
                         "</think> end"),
+    "two_thoughts": say("u:Go.", "a:<think>\nfirst\n</think>\n\none", "a:two"),
     "asked": say("u:First.", "a:Second.", "u:Third?"),
     "question": say("s:S", "u:Alone?"),
     "two_questions": say("u:One.", "u:Two.", "a:Three."),

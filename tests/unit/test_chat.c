@@ -139,6 +139,47 @@ static void thoughts_given_apart_are_written_down(void **state) {
     tt_chat_close(chat);
 }
 
+/* What Python's str.isspace() says of one character (3.11; up to U+3000 there are no others). */
+static bool is_space(unsigned code) {
+    static const unsigned single[] = {0x20,   0x85,   0xA0,   0x1680, 0x2028,
+                                      0x2029, 0x202F, 0x205F, 0x3000};
+    for (size_t i = 0; i < sizeof single / sizeof *single; i++)
+        if (code == single[i]) return true;
+    return (code >= 0x09 && code <= 0x0D) || (code >= 0x1C && code <= 0x1F) ||
+           (code >= 0x2000 && code <= 0x200A);
+}
+
+static int put_utf8(char *out, unsigned code) {
+    if (code < 0x80) return sprintf(out, "%c", (int)code);
+    if (code < 0x800)
+        return sprintf(out, "%c%c", (int)(0xC0 | code >> 6), (int)(0x80 | (code & 63)));
+    return sprintf(out, "%c%c%c", (int)(0xE0 | code >> 12), (int)(0x80 | (code >> 6 & 63)),
+                   (int)(0x80 | (code & 63)));
+}
+
+static void white_space_is_what_python_strips(void **state) {
+    (void)state;
+    tt_chat *chat;
+    tt_chat_text text = {0};
+    const char *path =
+        put("strip.cfg", "user = { strip = \"both\"; }; assistant = { end = \"e\"; }; "
+                         "stop = ( \"e\" );\n");
+    assert_int_equal(tt_chat_open(path, &chat, NULL), TT_OK);
+    for (unsigned code = 1; code < 0x3100; code++) {
+        char c[8], said[32];
+        tt_conversation talk = {0};
+        put_utf8(c, code);
+        snprintf(said, sizeof said, "%sx%sy%s%s", c, c, c, c);
+        assert_int_equal(tt_conversation_add(&talk, TT_SPEAKER_USER, said, NULL, NULL), TT_OK);
+        assert_int_equal(tt_chat_render(chat, &talk, 1, true, &text, NULL), TT_OK);
+        if (is_space(code)) snprintf(said, sizeof said, "x%sy", c);
+        if (strcmp(text.text.bytes, said) != 0) fail_msg("U+%04X", code);
+        tt_conversation_free(&talk);
+    }
+    tt_chat_text_free(&text);
+    tt_chat_close(chat);
+}
+
 /* --- Which template ----------------------------------------------------------------------------
  */
 
@@ -457,6 +498,29 @@ static void settings_that_do_not_go_together_are_refused(void **state) {
     }
 }
 
+/* Nothing stands before the first answer: its first token has nothing that predicts it. */
+static void the_first_token_of_all_is_no_target(void **state) {
+    (void)state;
+    char data[256], path[256];
+    tt_task *task;
+    tt_chat *chat;
+    tt_dataset *d;
+    tt_audit audit;
+    snprintf(path, sizeof path, "%s",
+             put("bare.cfg", "assistant = { end = \"<|end|>\"; }; stop = ( \"<|end|>\" );\n"));
+    snprintf(data, sizeof data, "%s",
+             put("data.jsonl", "{\"messages\": [" A("a") ", " U("b") ", " A("c") "]}\n"));
+    assert_int_equal(tt_chat_open(path, &chat, NULL), TT_OK);
+    assert_int_equal(tt_task_open(put("task.cfg", TALK), &task, NULL), TT_OK);
+    tt_dataset_options options = {.settings = *tt_task_settings_of(task), .chat = chat};
+    assert_int_equal(tt_dataset_build(data, task, tokenizer, &options, &d, &audit, NULL), TT_OK);
+    expect_example(d, "a[<|end|>]b[c<|end|>]");
+    assert_int_equal(d->n_supervised, 3);
+    tt_dataset_destroy(d);
+    tt_task_close(task);
+    tt_chat_close(chat);
+}
+
 /* --- Tasks -------------------------------------------------------------------------------------
  */
 
@@ -603,6 +667,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(answers_and_what_ends_them_are_supervised),
         cmocka_unit_test(thoughts_given_apart_are_written_down),
+        cmocka_unit_test(white_space_is_what_python_strips),
         cmocka_unit_test(model_and_tokenizer_choose_a_template),
         cmocka_unit_test(problems_of_a_template_file_are_told_at_once),
         cmocka_unit_test(bad_conversations_are_told_by_line_and_turn),
@@ -610,6 +675,7 @@ int main(void) {
         cmocka_unit_test(long_conversations_lose_their_last_turns),
         cmocka_unit_test(long_prompts_lose_the_beginning_of_what_the_user_said),
         cmocka_unit_test(settings_that_do_not_go_together_are_refused),
+        cmocka_unit_test(the_first_token_of_all_is_no_target),
         cmocka_unit_test(alpaca_has_two_prompts),
         cmocka_unit_test(a_task_has_prompts_or_conversations),
         cmocka_unit_test(spans_survive_the_way_through_bytes),
