@@ -254,6 +254,8 @@ static tt_status read_whole(const tt_spec_keys *whole, tt_spec *spec, tt_error *
     snprintf(spec->architecture, sizeof spec->architecture, "%s", family->architecture);
     TT_TRY(find_text(whole, family, &text, err));
     bool is_nested = text.object != whole->object;
+    TT_TRY(tt_spec_refuse_unknown(whole, err));
+    TT_TRY(tt_spec_refuse_unknown(&text, err));
     TT_TRY(tt_spec_refuse_unread(
         &text, family, is_nested ? family->reads & ~(unsigned)TT_READS_TEXT_CONFIG : family->reads,
         err));

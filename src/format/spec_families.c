@@ -253,6 +253,7 @@ static const struct {
     {"sliding_window", NAN, TT_READS_WINDOW},
     {"use_sliding_window", NAN, TT_READS_USE_WINDOW},
     {"sliding_window_pattern", NAN, TT_READS_PATTERN},
+    {"_sliding_window_pattern", NAN, TT_READS_PATTERN},
     {"no_rope_layers", NAN, TT_READS_NO_ROPE},
     {"rope_local_base_freq", NAN, TT_READS_LOCAL_ROPE},
     {"partial_rotary_factor", 1, TT_READS_PARTIAL_ROTARY},
@@ -294,7 +295,18 @@ static const struct {
     {"chunk_size_feed_forward", 0, 0},
     {"add_cross_attention", NAN, 0},
     {"is_encoder_decoder", NAN, 0},
+    {"rope_interleaved", NAN, 0},
+    {"lm_head_bias", NAN, 0},
+    {"use_mrope", NAN, 0},
+    {"full_attn_mod", 1, 0},
+    {"interpolate_factor", 1, 0},
 };
+
+bool tt_spec_is_setting(const char *key) {
+    for (size_t i = 0; i < sizeof settings / sizeof *settings; i++)
+        if (strcmp(settings[i].key, key) == 0) return true;
+    return false;
+}
 
 /* Code of its own beside the weights is harmless when it stands for the class that we know. */
 static tt_status check_own_code(const tt_spec_keys *config, const tt_spec_family *family,

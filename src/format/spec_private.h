@@ -116,6 +116,12 @@ tt_status tt_spec_find_family(const tt_spec_keys *config, const tt_spec_family *
 tt_status tt_spec_refuse_unread(const tt_spec_keys *config, const tt_spec_family *family,
                                 unsigned reads, tt_error *err) TT_MUST_CHECK;
 
+/* Is the key one of those? */
+bool tt_spec_is_setting(const char *key);
+
+/* Refuses keys that nobody has looked at, unless they say nothing (spec_known.c). */
+tt_status tt_spec_refuse_unknown(const tt_spec_keys *config, tt_error *err) TT_MUST_CHECK;
+
 /* --- spec_layers.c: what is particular to layers (n_layers, hidden, intermediate are read) ---- */
 
 tt_status tt_spec_read_layers(const tt_spec_keys *config, const tt_spec_family *family,

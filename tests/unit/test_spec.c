@@ -146,7 +146,7 @@ static void harmless_settings_are_read(void **state) {
         "\"partial_rotary_factor\":1.0,\"rope_scaling\":{\"type\":\"default\"},\"rope_parameters\":"
         "{},"
         "\"layer_types\":[\"full_attention\",\"full_attention\"],\"eos_token_id\":null,"
-        "\"bos_token_id\":null,\"something_new\":[1,2]}");
+        "\"bos_token_id\":null,\"use_cache\":true,\"something_new\":[]}");
     assert_true(spec.qkv_bias && spec.mlp_bias);
     assert_int_equal(spec.bos_id, -1);
     assert_int_equal(spec.n_eos, 0);
@@ -250,6 +250,7 @@ static const bad_config bad_configs[] = {
      "\"num_attention_heads\":4,\"vocab_size\":100}",
      "hidden_size: found 2000000, expected a whole number from 1 to 1048576"},
     {"{" GOOD ",\"rms_norm_eps\":0}", "rms_norm_eps: found 0"},
+    {"{" GOOD ",\"something_new\":[1,2]}", "something_new: found [1,2]"},
     {"{" GOOD ",\"dtype\":\"int8\"}", "dtype: found \"int8\""},
     {"{" GOOD ",\"torch_dtype\":16}", "torch_dtype: found 16"},
     {"{" GOOD ",\"initializer_range\":-1}", "initializer_range: found -1"},
