@@ -117,6 +117,8 @@ static tt_status check_numbers(const tt_gguf *file, const char *architecture, co
         {"rope.dimension_count", spec->rotary_dim, "the rotated part of head_dim"},
         {"rope.scaling.factor", spec->rope.factor, "RoPE's factor",
          spec->rope.kind != TT_ROPE_LINEAR && spec->rope.kind != TT_ROPE_YARN},
+        {"rope.scaling.attn_factor", spec->rope.attention_factor, "RoPE's attention_factor",
+         spec->rope.kind != TT_ROPE_LONGROPE || spec->rope.attention_factor == 0},
         {"attn_logit_softcapping", spec->attention_cap, "attn_logit_softcapping"},
         {"final_logit_softcapping", spec->logit_cap, "final_logit_softcapping"},
         {"embedding_scale", spec->embed_scale, "embedding_multiplier"},

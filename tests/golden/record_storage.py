@@ -12,6 +12,7 @@ files must make the same model of the file. Read by tests/golden/test_families.c
 """
 
 import json
+import math
 import pathlib
 import shutil
 import sys
@@ -110,7 +111,8 @@ def fp8_rows(tensors, case):
 # --- GGUF -----------------------------------------------------------------------------------------
 
 ARCHITECTURES = {"llama": "llama", "mistral": "llama", "granite": "granite",
-                 "smollm3": "smollm3", "gemma3_text": "gemma3", "qwen3_moe": "qwen3moe"}
+                 "smollm3": "smollm3", "gemma3_text": "gemma3", "qwen3_moe": "qwen3moe",
+                 "phi3": "phi3"}
 INTERLEAVED = ("llama", "granite", "smollm3")
 
 
@@ -187,6 +189,10 @@ def write_gguf(tensors, case, config, path):
             if name.endswith("gate_up_proj") else parts[f"{stem}.down_proj.weight"]
     if config.rope_parameters.get("rope_type") == "llama3":
         writer.add_tensor("rope_freqs.weight", divisors(config))
+    for kind in ("short", "long"):
+        if kind + "_factor" in config.rope_parameters:
+            writer.add_tensor(f"rope_factors_{kind}.weight",
+                              np.array(config.rope_parameters[kind + "_factor"], dtype=np.float32))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -222,10 +228,15 @@ def describe(writer, config):
     if rope["rope_type"] == "linear":
         writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
         writer.add_rope_scaling_factor(rope["factor"])
-    if config.model_type not in ("gemma3_text",):
-        writer.add_rope_dimension_count(head_dim(config))
-    if config.model_type == "gemma3_text":
-        writer.add_sliding_window(config.sliding_window)
+    if config.model_type != "gemma3_text":
+        writer.add_rope_dimension_count(int(head_dim(config) * rope.get("partial_rotary_factor", 1)))
+    if config.model_type in ("gemma3_text", "phi3"):
+        writer.add_sliding_window(config.sliding_window or 0)
+    if rope["rope_type"] == "longrope":
+        longer = config.max_position_embeddings / config.original_max_position_embeddings
+        writer.add_rope_scaling_orig_ctx_len(config.original_max_position_embeddings)
+        writer.add_rope_scaling_attn_factors(
+            math.sqrt(1 + math.log(longer) / math.log(config.original_max_position_embeddings)))
     experts = getattr(config, "num_local_experts", None) or getattr(config, "num_experts", None)
     if experts:
         writer.add_expert_count(experts)
@@ -286,6 +297,12 @@ CASES = {
         config=wide("qwen3_moe", head_dim=16, moe_intermediate_size=32, num_experts=4,
                     num_experts_per_tok=2, norm_topk_prob=True, rope_parameters=families.PLAIN),
         off=[], mixed=True),
+    # Fused products stay fused; divisors of both ranges as tensors, half of a head rotated.
+    "gguf_phi3": dict(
+        config=wide("phi3", original_max_position_embeddings=14, max_position_embeddings=64,
+                    rope_parameters=dict(families.LONGROPE, partial_rotary_factor=0.5)),
+        off=[], mixed=False, lengths=[14, 21],
+        generation=[dict(lengths=[4, 5], n_new=9), dict(lengths=[15, 18], n_new=9)]),
 }
 
 

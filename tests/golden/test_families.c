@@ -271,6 +271,12 @@ static bool is_quantised(const golden *g) {
 /* Full-parameter tuning: every weight's gradient, or refused by name. */
 static void check_full(golden *g, int n_stages, const tt_micro_batch *mb) {
     const json_t *full = json_object_get(g->json, "full");
+    tt_weights_storage storage;
+    assert_int_equal(tt_weights_check(&g->spec, g->dir, &storage, NULL), TT_OK);
+    if (storage.is_gguf || storage.is_quantised) { /* refused: cli.models_stored_otherwise */
+        assert_null(full);
+        return;
+    }
     tt_method method;
     tt_method_defaults(&method);
     set_key(&method, "method", "form", "none");
