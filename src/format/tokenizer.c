@@ -42,10 +42,14 @@ static tt_status build_entries(tt_tokenizer *t, tt_error *err) {
         if (t->added.v[i].id >= t->n_ids) t->n_ids = t->added.v[i].id + 1;
     t->entries = calloc((size_t)t->n_ids + 1, sizeof *t->entries);
     if (!t->entries) return tt_fail(err, TT_ERR_MEMORY, "no memory for %d tokens", (int)t->n_ids);
-    for (int32_t id = 0; id < words->n_ids; id++)
-        if (words->start[id] != SIZE_MAX)
-            t->entries[id] =
-                (tt_tok_entry){words->texts.bytes + words->start[id], words->length[id], false};
+    for (int32_t id = 0; id < words->n_ids; id++) {
+        if (words->start[id] == SIZE_MAX) continue;
+        tt_text text = {words->texts.bytes + words->start[id], words->length[id], 0};
+        /* A second id of a text (Unigram) is special if the text is. */
+        bool twin = tt_tok_words_find(words, text.bytes, text.n) != id;
+        t->entries[id] =
+            (tt_tok_entry){text.bytes, text.n, twin && is_special_text(&t->added, &text)};
+    }
     for (size_t i = 0; i < t->added.n; i++) {
         const tt_tok_added *token = &t->added.v[i];
         const tt_text *text = &token->changed;

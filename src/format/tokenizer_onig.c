@@ -3,16 +3,16 @@
 #include <stdio.h>
 #include <string.h>
 
-/* Items of a class: Oniguruma's \s (White_Space), its complement, and what \w has beside letters:
- * superscripts and fractions of Latin-1 are word characters, other numbers of category No not. */
+/* Items of a class: Oniguruma's \s (White_Space), its complement, and \w. By itself \w has the
+ * superscripts and fractions of Latin-1 too, of all numbers of category No; inside a class not. */
 static const char space_items[] = "\\x{9}-\\x{D}\\x{20}\\x{85}\\x{A0}\\x{1680}\\x{2000}-\\x{200A}"
                                   "\\x{2028}\\x{2029}\\x{202F}\\x{205F}\\x{3000}";
 static const char no_space_items[] =
     "\\x{0}-\\x{8}\\x{E}-\\x{1F}\\x{21}-\\x{84}\\x{86}-\\x{9F}\\x{A1}-\\x{167F}\\x{1681}-\\x{1FFF}"
     "\\x{200B}-\\x{2027}\\x{202A}-\\x{202E}\\x{2030}-\\x{205E}\\x{2060}-\\x{2FFF}"
     "\\x{3001}-\\x{10FFFF}";
-static const char word_items[] =
-    "\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}\\x{B2}\\x{B3}\\x{B9}\\x{BC}-\\x{BE}";
+static const char word_items[] = "\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}";
+static const char lone_word_items[] = "\\x{B2}\\x{B3}\\x{B9}\\x{BC}-\\x{BE}";
 static const char *const word_new[] = {"L", "M", "Nd", "Nl", "Pc"};
 
 typedef struct onig {
@@ -26,6 +26,7 @@ typedef struct onig {
 /* One escape or character: either a code point or a set of class items. */
 typedef struct item {
     bool set, negated;
+    bool word; /* \w or \W */
     uint32_t code;
     tt_text items;
 } item;
@@ -136,6 +137,7 @@ static tt_status read_set_escape(onig *o, char letter, item *out) {
     case 'W':
         out->negated = true; /* fall through */
     default:
+        out->word = true;
         TT_TRY(add_items(o, out, word_items));
         for (size_t i = 0; i < sizeof word_new / sizeof word_new[0]; i++)
             TT_TRY(tt_tok_append_new_ranges(&out->items, word_new[i], o->err));
@@ -224,6 +226,7 @@ static tt_status translate_escape(onig *o) {
     if (status == TT_OK && !it.set) status = put_code(o, it.code);
     if (status == TT_OK && it.set) {
         status = put(o, it.negated ? "[^" : "[");
+        if (status == TT_OK && it.word) status = put(o, lone_word_items);
         if (status == TT_OK) status = tt_text_append(o->out, it.items.bytes, it.items.n, o->err);
         if (status == TT_OK) status = put(o, "]");
     }

@@ -1,5 +1,7 @@
-/* Tokenizer: token for token what HF tokenizers gave (recorded by record_tokenizer.py, which says
- * how the files are laid out). */
+/* Tokenizer: token for token what HF tokenizers and transformers gave (recorded by
+ * record_tokenizer.py, which says how the files are laid out). Lines and code points are drawn on
+ * both sides; only hashes of what they became are kept. By default a bounded sample of blocks, for
+ * every family another; with the argument "all" all 22 000 lines of every family (minutes), "all FAMILY" of one. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -12,254 +14,214 @@
 
 #include <jansson.h>
 
+#include "tokenizer_lines.h"
 #include "trimtab/file.h"
 #include "trimtab/tokenizer.h"
 
 #define DATA TT_SOURCE_DIR "/tests/golden/tokenizer/"
+#define REAL TT_SOURCE_DIR "/../shared/models/stories260K"
 
-enum { MAX_SHOWN = 5, SWEEP_STEP = 4096 };
+enum { MAX_SHOWN = 3, SAMPLE = 22 /* one block of so many */, VARIANT_BLOCKS = 20 };
 
-/* A recorded file, read from front to back. */
-typedef struct reader {
+static bool whole; /* argument "all" */
+
+/* Recorded hashes. */
+typedef struct record {
     char *bytes;
-    size_t n, at;
-} reader;
+    size_t n; /* hashes */
+} record;
 
 typedef struct check {
     const char *name;
     tt_tokenizer *tokenizer;
-    reader record;
-    reader lines;
+    tt_text line, raw;
     size_t n_wrong;
 } check;
 
-static void open_reader(const char *name, reader *out) {
+static void open_record(const char *name, record *out) {
     char path[256];
     snprintf(path, sizeof path, "%s%s", DATA, name);
-    *out = (reader){0};
     assert_int_equal(tt_file_read_all(path, 0, &out->bytes, &out->n, NULL), TT_OK);
+    out->n /= 4;
 }
 
-static const char *take(reader *r, size_t n) {
-    assert_true(n <= r->n - r->at);
-    r->at += n;
-    return r->bytes + r->at - n;
+static uint32_t hash_at(const record *r, size_t i) {
+    assert_true(i < r->n);
+    const unsigned char *b = (const unsigned char *)r->bytes + 4 * i;
+    return (uint32_t)b[0] | (uint32_t)b[1] << 8 | (uint32_t)b[2] << 16 | (uint32_t)b[3] << 24;
 }
 
-static size_t take_number(reader *r) {
-    size_t value = 0;
-    for (int shift = 0;; shift += 7) {
-        unsigned char byte = (unsigned char)*take(r, 1);
-        value |= (size_t)(byte & 0x7F) << shift;
-        if (byte < 0x80) return value;
-    }
+static void open_tokenizer(const char *path, check *c) {
+    tt_error err = {0};
+    if (tt_tokenizer_open(path, &c->tokenizer, &err) != TT_OK) fail_msg("%s", err.text);
 }
 
-static void take_ids(reader *r, tt_ids *out) {
-    for (size_t n = take_number(r); n > 0; n--)
-        assert_int_equal(tt_ids_push(out, (int32_t)take_number(r), NULL), TT_OK);
+static void close_check(check *c) {
+    tt_tokenizer_close(c->tokenizer);
+    tt_text_free(&c->line);
+    tt_text_free(&c->raw);
 }
 
-static uint64_t take_hash(reader *r) {
-    const unsigned char *bytes = (const unsigned char *)take(r, 8);
-    uint64_t value = 0;
-    for (int i = 7; i >= 0; i--) value = value << 8 | bytes[i];
-    return value;
-}
+/* --- Blocks ----------------------------------------------------------------------------------- */
 
-static uint64_t fnv(uint64_t value, const void *data, size_t n) {
-    for (size_t i = 0; i < n; i++)
-        value = (value ^ ((const unsigned char *)data)[i]) * 0x100000001B3u;
-    return value;
-}
-
-static const uint64_t fnv_start = 0xCBF29CE484222325u;
-
-static void wrong(check *c, const char *what, size_t number, const char *text, size_t n) {
-    if (c->n_wrong++ >= MAX_SHOWN) return;
-    print_error("%s, %s %zu:", c->name, what, number);
-    for (size_t i = 0; i < n && i < 160; i++) print_error(" %02x", (unsigned char)text[i]);
-    print_error("\n");
-}
-
-static void compare_ids(check *c, const char *what, size_t number, const tt_text *text,
-                        const tt_ids *found, const tt_ids *expected) {
-    if (found->n == expected->n &&
-        (found->n == 0 || !memcmp(found->ids, expected->ids, found->n * sizeof *found->ids)))
-        return;
-    wrong(c, what, number, text->bytes, text->n);
-    if (c->n_wrong > MAX_SHOWN) return;
-    for (size_t i = 0; i < found->n; i++) print_error(" %d", (int)found->ids[i]);
-    print_error(" found;");
-    for (size_t i = 0; i < expected->n; i++) print_error(" %d", (int)expected->ids[i]);
-    print_error(" expected\n");
-}
-
-/* Decodes ids both ways and compares with the two recorded texts. */
-static void compare_texts(check *c, size_t number, const tt_text *line, const tt_ids *ids) {
-    for (int skip = 0; skip < 2; skip++) {
-        tt_text text = {0};
-        assert_int_equal(
-            tt_tokenizer_decode(c->tokenizer, ids->ids, ids->n, skip == 1, &text, NULL), TT_OK);
-        bool as_line = *take(&c->record, 1) == 0;
-        bool equal = as_line ? text.n == line->n && !memcmp(text.bytes, line->bytes, text.n)
-                             : fnv(fnv_start, text.bytes, text.n) == take_hash(&c->record);
-        if (!equal) wrong(c, skip ? "decoded, skipped" : "decoded", number, text.bytes, text.n);
-        tt_text_free(&text);
-    }
-}
-
-static void check_line(check *c, size_t number, const char *bytes, size_t n) {
+static uint64_t hash_decoded(const check *c, uint64_t h, const tt_ids *ids, bool skip) {
     tt_text text = {0};
-    tt_ids plain = {0}, full = {0}, expected = {0}, expected_full = {0}, between = {0};
-    assert_int_equal(tt_text_append_utf8(&text, bytes, n, NULL), TT_OK);
-    bool valid = text.n == n && !memcmp(text.bytes, bytes, n);
-    assert_int_equal(tt_tokenizer_encode(c->tokenizer, bytes, n, false, &plain, NULL),
+    assert_int_equal(tt_tokenizer_decode(c->tokenizer, ids->ids, ids->n, skip, &text, NULL), TT_OK);
+    h = lines_hash_text(h, &text);
+    tt_text_free(&text);
+    return h;
+}
+
+static uint64_t hash_line(check *c, uint64_t h, uint64_t number, bool shown) {
+    tt_ids plain = {0}, full = {0};
+    lines_line(number, &c->line, &c->raw);
+    bool valid = c->line.n == c->raw.n && !memcmp(c->line.bytes, c->raw.bytes, c->raw.n);
+    assert_int_equal(tt_tokenizer_encode(c->tokenizer, c->raw.bytes, c->raw.n, false, &plain, NULL),
                      valid ? TT_OK : TT_ERR_FORMAT);
     plain.n = 0;
-    assert_int_equal(tt_tokenizer_encode(c->tokenizer, text.bytes, text.n, false, &plain, NULL),
-                     TT_OK);
-    assert_int_equal(tt_tokenizer_encode(c->tokenizer, text.bytes, text.n, true, &full, NULL),
-                     TT_OK);
-    take_ids(&c->record, &expected);
-    take_ids(&c->record, &expected_full);
-    for (size_t i = 0; i < expected.n; i++)
-        assert_int_equal(tt_ids_push(&expected_full, expected.ids[i], NULL), TT_OK);
-    take_ids(&c->record, &between);
-    for (size_t i = 0; i < between.n; i++)
-        assert_int_equal(tt_ids_push(&expected_full, between.ids[i], NULL), TT_OK);
-    compare_ids(c, "line", number, &text, &plain, &expected);
-    compare_ids(c, "line with special tokens", number, &text, &full, &expected_full);
-    compare_texts(c, number, &text, &expected_full);
-    tt_text_free(&text);
+    for (int special = 0; special < 2; special++)
+        assert_int_equal(tt_tokenizer_encode(c->tokenizer, c->line.bytes, c->line.n, special == 1,
+                                             special ? &full : &plain, NULL),
+                         TT_OK);
+    h = lines_hash_ids(lines_hash_ids(h, &plain), &full);
+    h = hash_decoded(c, hash_decoded(c, h, &full, false), &full, true);
+    if (shown) {
+        print_error("line %llu:", (unsigned long long)number);
+        for (size_t i = 0; i < c->line.n; i++)
+            print_error(" %02x", (unsigned char)c->line.bytes[i]);
+        print_error("\n  ids");
+        for (size_t i = 0; i < full.n; i++) print_error(" %d", (int)full.ids[i]);
+        print_error("\n");
+    }
     tt_ids_free(&plain);
     tt_ids_free(&full);
-    tt_ids_free(&expected);
-    tt_ids_free(&expected_full);
-    tt_ids_free(&between);
+    return h;
 }
 
-static void check_lines(check *c) {
-    size_t step = take_number(&c->record);
-    c->lines.at = 0;
-    size_t n_lines = take_number(&c->lines);
-    for (size_t i = 0; i < n_lines; i++) {
-        size_t n = take_number(&c->lines);
-        const char *bytes = take(&c->lines, n);
-        if (i % step == 0) check_line(c, i, bytes, n);
-    }
-}
-
-static void check_lists(check *c) {
-    const tt_text nothing = {0};
-    for (size_t i = 0, n = take_number(&c->record); i < n; i++) {
-        tt_ids ids = {0};
-        take_ids(&c->record, &ids);
-        compare_texts(c, i, &nothing, &ids);
-        tt_ids_free(&ids);
-    }
-}
-
-/* --- Texts that both sides make --------------------------------------------------------------- */
-
-static void repeat(tt_text *out, const char *unit, int n_times) {
-    for (int i = 0; i < n_times; i++)
-        assert_int_equal(tt_text_append(out, unit, strlen(unit), NULL), TT_OK);
-}
-
-/* long_texts() of the recorder: runs without a boundary, where a slow merge would be quadratic. */
-static bool long_text(size_t i, tt_text *out) {
-    static const struct {
-        const char *unit;
-        int n_times;
-        const char *end;
-    } runs[] = {{"a", 100000, ""},       {"ab", 50000, ""},
-                {" ", 100000, ""},       {"\n", 30000, ""},
-                {"\xC3\xA9", 50000, ""}, {"0", 50000, ""},
-                {"the ", 25000, ""},     {"\xF0\x9F\x98\x80", 20000, ""},
-                {"-", 60000, "x"},       {" \n", 30000, "x"}};
-    if (i >= sizeof runs / sizeof runs[0]) return false;
-    repeat(out, runs[i].unit, runs[i].n_times);
-    repeat(out, runs[i].end, 1);
-    return true;
-}
-
-static void append_code(tt_text *out, uint32_t code) {
-    char bytes[4];
-    int n = code < 0x80 ? 1 : code < 0x800 ? 2 : code < 0x10000 ? 3 : 4;
-    static const unsigned char lead[] = {0, 0, 0xC0, 0xE0, 0xF0};
-    for (int i = n - 1; i > 0; i--, code >>= 6) bytes[i] = (char)(0x80 | (code & 0x3F));
-    bytes[0] = (char)(lead[n] | code);
-    assert_int_equal(tt_text_append(out, bytes, (size_t)n, NULL), TT_OK);
-}
-
-/* One of sweep_texts(): every code point from `first` on, after a letter and after a space. */
-static void sweep_text(uint32_t first, tt_text *out) {
-    for (uint32_t code = first; code < first + SWEEP_STEP; code++) {
-        if (code >= 0xD800 && code <= 0xDFFF) continue;
-        repeat(out, "a", 1);
-        append_code(out, code);
-        repeat(out, " ", 1);
-        append_code(out, code);
-    }
-}
-
-static void check_hash(check *c, const char *what, size_t number, const tt_text *text) {
+static uint64_t hash_block(check *c, uint64_t block, bool shown) {
+    uint64_t h = 0;
     tt_ids ids = {0};
-    assert_int_equal(tt_tokenizer_encode(c->tokenizer, text->bytes, text->n, false, &ids, NULL),
+    for (uint64_t i = 0; i < LINES_BLOCK; i++) h = hash_line(c, h, block * LINES_BLOCK + i, shown);
+    lines_ids(block, tt_tokenizer_n_ids(c->tokenizer), &ids);
+    h = hash_decoded(c, hash_decoded(c, h, &ids, false), &ids, true);
+    tt_ids_free(&ids);
+    return h;
+}
+
+static void wrong(check *c, const char *what, size_t number) {
+    if (c->n_wrong++ < MAX_SHOWN) print_error("%s: %s %zu differs\n", c->name, what, number);
+}
+
+static void check_block(check *c, size_t block, uint32_t expected) {
+    if (hash_block(c, block, false) >> 32 == expected) return;
+    wrong(c, "block", block);
+    if (c->n_wrong > 1) return;
+    hash_block(c, block, true);
+    print_error("expected: record_tokenizer.py %s %zu\n", c->name, block);
+}
+
+/* Hashes from r's first on; of the sample those that `turn` chooses. */
+static void check_blocks(check *c, const record *r, size_t first, size_t turn) {
+    for (size_t i = 0; i < LINES_N_BLOCKS; i++)
+        if (whole || i % SAMPLE == turn % SAMPLE) check_block(c, i, hash_at(r, first + i));
+}
+
+/* --- Sweeps, long texts ----------------------------------------------------------------------- */
+
+static void check_text(check *c, const char *what, size_t number, uint32_t expected) {
+    tt_ids ids = {0};
+    assert_int_equal(tt_tokenizer_encode(c->tokenizer, c->line.bytes, c->line.n, false, &ids, NULL),
                      TT_OK);
-    uint64_t value = fnv_start;
-    for (size_t i = 0; i < ids.n; i++) {
-        uint32_t id = (uint32_t)ids.ids[i];
-        unsigned char bytes[4] = {(unsigned char)id, (unsigned char)(id >> 8),
-                                  (unsigned char)(id >> 16), (unsigned char)(id >> 24)};
-        value = fnv(value, bytes, 4);
-    }
-    if (value != take_hash(&c->record)) wrong(c, what, number, text->bytes, 16);
+    if (lines_hash_ids(0, &ids) >> 32 != expected) wrong(c, what, number);
     tt_ids_free(&ids);
 }
 
-static void check_made_texts(check *c) {
-    size_t n_hashes = take_number(&c->record), n_done = 0;
-    tt_text text = {0};
-    for (size_t i = 0; n_hashes > 0 && long_text(i, &text); i++, n_done++, text.n = 0)
-        check_hash(c, "long text", i, &text);
-    for (uint32_t first = 0; n_hashes > 0 && first < 0x110000; first += SWEEP_STEP) {
-        text.n = 0;
-        sweep_text(first, &text);
-        if (text.n == 0) continue;
-        check_hash(c, "code points from", first, &text);
-        n_done++;
+static void check_sweeps(check *c, const record *r, size_t first, size_t turn, size_t step) {
+    for (uint32_t i = 0; i < LINES_N_SWEEPS; i++) {
+        if (!whole && i % step != turn % step) continue;
+        lines_sweep(i, &c->line);
+        check_text(c, "sweep of 4096 code points", i, hash_at(r, first + i));
     }
-    tt_text_free(&text);
-    assert_int_equal(n_done, n_hashes);
+}
+
+static void check_long_texts(check *c, const record *r, size_t first, size_t turn) {
+    for (uint32_t i = 0; i < LINES_N_LONG; i++) {
+        if (!whole && i != turn % LINES_N_LONG) continue;
+        lines_long(i, &c->line);
+        check_text(c, "long text", i, hash_at(r, first + i));
+    }
 }
 
 /* --- Families --------------------------------------------------------------------------------- */
 
-static void check_record(check *c) {
-    check_lines(c);
-    check_lists(c);
-    check_made_texts(c);
-    if (c->n_wrong) print_error("%s: %zu differences\n", c->name, c->n_wrong);
+static const char *const families[] = {
+    "llama1",  "llama2",        "llama2_new",   "llama3",    "mistral_v1",      "mistral_v3",
+    "mixtral", "tekken",        "qwen2",        "qwen3",     "gemma",           "gemma3",
+    "phi3",    "phi4_mini",     "smollm2",      "smollm3",   "olmo2",           "granite3",
+    "t5",      "unigram_bytes", "three_splits", "nfc_added", "metaspace_split", "lower_added"};
+enum { N_FAMILIES = sizeof families / sizeof families[0] };
+
+static void lines_are_the_recorded_ones(void **state) {
+    (void)state;
+    record r;
+    tt_text line = {0}, raw = {0};
+    open_record("lines.bin", &r);
+    assert_int_equal(r.n, LINES_N_BLOCKS);
+    for (size_t i = 0; i < LINES_N_BLOCKS; i++) {
+        uint64_t h = 0;
+        for (size_t k = 0; k < LINES_BLOCK; k++) {
+            lines_line(i * LINES_BLOCK + k, &line, &raw);
+            h = lines_hash_text(h, &line);
+        }
+        if (h >> 32 != hash_at(&r, i)) fail_msg("block %zu has other lines", i);
+    }
+    tt_text_free(&line);
+    tt_text_free(&raw);
+    free(r.bytes);
 }
 
 static void family(void **state) {
-    check c = {.name = *state};
-    char name[64], path[256];
-    tt_error err = {0};
-    snprintf(path, sizeof path, "%s%s.json", DATA, c.name);
-    if (tt_tokenizer_open(path, &c.tokenizer, &err) != TT_OK) fail_msg("%s", err.text);
-    snprintf(name, sizeof name, "%s.bin", c.name);
-    open_reader(name, &c.record);
-    open_reader("lines.bin", &c.lines);
-    check_record(&c);
-    assert_int_equal(c.record.at, c.record.n);
-    tt_tokenizer_close(c.tokenizer);
-    free(c.record.bytes);
-    free(c.lines.bytes);
-    assert_int_equal(c.n_wrong, 0);
+    const char *const *place = *state;
+    size_t turn = (size_t)(place - families);
+    check by_file = {.name = *place}, by_directory = {.name = *place};
+    char path[256], name[64];
+    record r;
+    snprintf(name, sizeof name, "%s/hashes.bin", *place);
+    open_record(name, &r);
+    assert_int_equal(r.n, 2 * LINES_N_BLOCKS + LINES_N_SWEEPS + LINES_N_LONG);
+    snprintf(path, sizeof path, "%s%s/tokenizer.json", DATA, *place);
+    open_tokenizer(path, &by_file);
+    check_blocks(&by_file, &r, 0, turn);
+    check_sweeps(&by_file, &r, 2 * LINES_N_BLOCKS, turn, N_FAMILIES);
+    check_long_texts(&by_file, &r, 2 * LINES_N_BLOCKS + LINES_N_SWEEPS, turn);
+    close_check(&by_file);
+    snprintf(path, sizeof path, "%s%s", DATA, *place);
+    open_tokenizer(path, &by_directory);
+    check_blocks(&by_directory, &r, LINES_N_BLOCKS, turn + SAMPLE / 2);
+    close_check(&by_directory);
+    free(r.bytes);
+    assert_int_equal(by_file.n_wrong, 0);
+    assert_int_equal(by_directory.n_wrong, 0);
 }
+
+/* A published tokenizer, where it is at hand. */
+static void real_vocabulary(void **state) {
+    (void)state;
+    if (!tt_file_is_dir(REAL)) skip();
+    check by_file = {.name = "stories260K"}, by_directory = {.name = "stories260K"};
+    record r;
+    open_record("real.bin", &r);
+    open_tokenizer(REAL "/tokenizer.json", &by_file);
+    check_blocks(&by_file, &r, 0, 0);
+    close_check(&by_file);
+    open_tokenizer(REAL, &by_directory);
+    check_blocks(&by_directory, &r, LINES_N_BLOCKS, 1);
+    close_check(&by_directory);
+    free(r.bytes);
+    assert_int_equal(by_file.n_wrong + by_directory.n_wrong, 0);
+}
+
+/* --- Variants --------------------------------------------------------------------------------- */
 
 /* variants.json with the parts of one line of variants.jsonl, written to path. */
 static void write_variant(const char *line, const char *path, char name[64]) {
@@ -275,46 +237,123 @@ static void write_variant(const char *line, const char *path, char name[64]) {
     json_decref(change);
 }
 
+static bool is_swept(const char *name) {
+    static const char *const swept[] = {"words", "digits", "punctuation", "split_classes",
+                                        "split_script"};
+    for (size_t i = 0; i < sizeof swept / sizeof swept[0]; i++)
+        if (!strcmp(name, swept[i])) return true;
+    return !strncmp(name, "form_", 5);
+}
+
+static size_t check_variant(check *c, const record *r, size_t at, size_t turn) {
+    for (size_t k = 0; k < VARIANT_BLOCKS; k++) {
+        if (!whole && k % 7 != turn % 7) continue;
+        check_block(c, turn % SAMPLE + k * SAMPLE, hash_at(r, at + k));
+    }
+    at += VARIANT_BLOCKS;
+    if (!is_swept(c->name)) return at;
+    check_sweeps(c, r, at, turn, 4);
+    return at + LINES_N_SWEEPS;
+}
+
 static void variants(void **state) {
     (void)state;
-    char path[] = "/tmp/tt_tokenizer_XXXXXX", name[64];
+    char path[] = "/tmp/tt_tokenizer_XXXXXX", name[64], *text;
     check c = {.name = name};
-    reader changes;
-    size_t n_variants = 0;
+    record r;
+    size_t n_variants = 0, at = 0, n;
     close(mkstemp(path));
-    open_reader("variants.jsonl", &changes);
-    open_reader("variants.bin", &c.record);
-    open_reader("lines.bin", &c.lines);
-    for (char *line = changes.bytes; *line; line = strchr(line, '\n') + 1, n_variants++) {
-        tt_error err = {0};
+    assert_int_equal(tt_file_read_all(DATA "variants.jsonl", 0, &text, &n, NULL), TT_OK);
+    open_record("variants.bin", &r);
+    for (char *line = text; *line; line = strchr(line, '\n') + 1, n_variants++) {
         write_variant(line, path, name);
-        if (tt_tokenizer_open(path, &c.tokenizer, &err) != TT_OK)
-            fail_msg("%s: %s", name, err.text);
-        size_t n_before = c.n_wrong;
-        c.n_wrong = 0;
-        check_record(&c);
-        c.n_wrong += n_before;
-        tt_tokenizer_close(c.tokenizer);
+        open_tokenizer(path, &c);
+        at = check_variant(&c, &r, at, n_variants);
+        close_check(&c);
+        c = (check){.name = name, .n_wrong = c.n_wrong};
     }
     unlink(path);
-    assert_int_equal(c.record.at, c.record.n);
+    assert_int_equal(at, r.n);
     assert_true(n_variants > 25);
-    free(changes.bytes);
-    free(c.record.bytes);
-    free(c.lines.bytes);
+    free(text);
+    free(r.bytes);
     assert_int_equal(c.n_wrong, 0);
 }
 
-#define FAMILY(name)                                                                               \
-    { #name, family, NULL, NULL, #name }
+/* --- Directories ------------------------------------------------------------------------------ */
 
-int main(void) {
-    const struct CMUnitTest tests[] = {
-        FAMILY(llama3),       FAMILY(llama2),
-        FAMILY(llama2_new),   FAMILY(metaspace_split),
-        FAMILY(nfc_added),    FAMILY(lower_added),
-        FAMILY(cl100k),       FAMILY(o200k),
-        FAMILY(three_splits), cmocka_unit_test(variants),
-    };
-    return cmocka_run_group_tests_name("tokenizer", tests, NULL, NULL);
+static void write_file(const char *dir, const char *name, const json_t *value) {
+    char path[128];
+    snprintf(path, sizeof path, "%s/%s.json", dir, name);
+    unlink(path);
+    if (json_is_object(value)) assert_int_equal(json_dump_file(value, path, 0), 0);
+}
+
+static void write_directory(const json_t *row, const char *dir) {
+    static const char *const files[] = {"tokenizer_config", "special_tokens_map", "config"};
+    char base[256];
+    snprintf(base, sizeof base, "%s%s/tokenizer.json", DATA,
+             json_string_value(json_object_get(row, "base")));
+    json_t *file = json_load_file(base, 0, NULL);
+    assert_non_null(file);
+    assert_int_equal(json_object_update(file, json_object_get(row, "file")), 0);
+    write_file(dir, "tokenizer", file);
+    json_decref(file);
+    for (int i = 0; i < 3; i++) write_file(dir, files[i], json_object_get(row, files[i]));
+}
+
+static void check_directory(check *c, const json_t *row, const char *dir) {
+    size_t block = (size_t)json_integer_value(json_object_get(row, "block"));
+    const json_t *specials = json_object_get(row, "specials");
+    const json_t *hashes = json_object_get(row, "hashes");
+    size_t n_before = c->n_wrong;
+    open_tokenizer(dir, c);
+    for (size_t i = 0; i < TT_N_SPECIAL_TOKENS; i++)
+        if (tt_tokenizer_special(c->tokenizer, (tt_special_token)i) !=
+            json_integer_value(json_array_get(specials, i)))
+            wrong(c, "special token", i);
+    for (size_t i = 0; i < 2; i++)
+        check_block(c, (block + 200 * i) % LINES_N_BLOCKS,
+                    (uint32_t)json_integer_value(json_array_get(hashes, i)));
+    if (c->n_wrong > n_before) {
+        char *text = json_dumps(row, JSON_ENSURE_ASCII);
+        print_error("%s\n", text);
+        free(text);
+    }
+}
+
+static void directories(void **state) {
+    (void)state;
+    char dir[] = "/tmp/tt_tokenizer_XXXXXX", *text;
+    check c = {.name = "directory"};
+    size_t n, n_rows = 0;
+    assert_non_null(mkdtemp(dir));
+    assert_int_equal(tt_file_read_all(DATA "directories.jsonl", 0, &text, &n, NULL), TT_OK);
+    for (char *line = text; *line; line = strchr(line, '\n') + 1, n_rows++) {
+        json_t *row = json_loads(line, JSON_DISABLE_EOF_CHECK, NULL);
+        assert_non_null(row);
+        write_directory(row, dir);
+        check_directory(&c, row, dir);
+        json_decref(row);
+        close_check(&c);
+        c = (check){.name = c.name, .n_wrong = c.n_wrong};
+    }
+    assert_int_equal(tt_file_remove_tree(dir, NULL), TT_OK);
+    free(text);
+    assert_true(n_rows > 60);
+    assert_int_equal(c.n_wrong, 0);
+}
+
+int main(int n_arguments, char **arguments) {
+    struct CMUnitTest tests[N_FAMILIES + 4] = {
+        cmocka_unit_test(lines_are_the_recorded_ones), cmocka_unit_test(real_vocabulary),
+        cmocka_unit_test(variants), cmocka_unit_test(directories)};
+    whole = n_arguments > 1 && !strcmp(arguments[1], "all");
+    if (n_arguments > 2) cmocka_set_test_filter(arguments[2]);
+    if (!lines_open(DATA "texts.json")) return 1;
+    for (size_t i = 0; i < N_FAMILIES; i++)
+        tests[4 + i] = (struct CMUnitTest){families[i], family, NULL, NULL, (void *)&families[i]};
+    int n_failed = cmocka_run_group_tests_name("tokenizer", tests, NULL, NULL);
+    lines_close();
+    return n_failed;
 }

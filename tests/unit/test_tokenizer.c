@@ -397,6 +397,10 @@ static void use(const tt_tokenizer *t) {
     tt_text_free(&decoded);
 }
 
+static const char unigram_model[] = "{\"type\":\"Unigram\",\"unk_id\":0,\"byte_fallback\":false,"
+                                    "\"vocab\":[[\"<unk>\",0.0],[\"a\",-1.5],"
+                                    "[\"b\",-2.25],[\"ab\",-3.0],[\"_\",-4.1]]}";
+
 static void cut_and_scratched_files_never_crash(void **state) {
     (void)state;
     char text[4096], scratched[4096];
@@ -406,7 +410,8 @@ static void cut_and_scratched_files_never_crash(void **state) {
     size_t n_opened = 0, n_refused = 0;
     for (size_t cut = 0; cut < n; cut++)
         assert_int_equal(open_text(text, cut, &t, NULL), TT_ERR_FORMAT);
-    for (uint64_t i = 0; i < 4000; i++) {
+    for (uint64_t i = 0; i < 6000; i++) {
+        if (i == 4000) n = compose(text, sizeof text, MODEL, unigram_model);
         memcpy(scratched, text, n);
         for (uint64_t k = 0; k <= i % 3; k++)
             scratched[tt_rng_below(7, k, 2 * i, n)] =
@@ -420,6 +425,107 @@ static void cut_and_scratched_files_never_crash(void **state) {
         tt_tokenizer_close(t);
     }
     assert_true(n_opened > 50 && n_refused > 1000); /* both happen */
+}
+
+static const char base64_letters[] =
+    "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+
+/* Units of a trie, little-endian, and its texts, as a Precompiled normalizer. */
+static size_t compose_charsmap(char *out, size_t n_out, const uint32_t *units, size_t n_units,
+                               const char *texts, size_t n_texts) {
+    unsigned char bytes[4096];
+    char base64[6000], normalizer[6100];
+    size_t n = 0, done = 0;
+    assert_true(4 + 4 * n_units + n_texts + 3 < sizeof bytes);
+    for (size_t i = 0; i <= n_units; i++)
+        for (int k = 0; k < 4; k++)
+            bytes[n++] = (unsigned char)((i ? units[i - 1] : (uint32_t)(4 * n_units)) >> 8 * k);
+    memcpy(bytes + n, texts, n_texts);
+    n += n_texts;
+    while (n % 3) bytes[n++] = 0;
+    for (size_t i = 0; i < n; i += 3) {
+        unsigned word = (unsigned)bytes[i] << 16 | (unsigned)bytes[i + 1] << 8 | bytes[i + 2];
+        for (int k = 18; k >= 0; k -= 6) base64[done++] = base64_letters[word >> k & 63];
+    }
+    base64[done] = 0;
+    snprintf(normalizer, sizeof normalizer, CHARSMAP_OF("%s"), base64);
+    return compose(out, n_out, NORMALIZER, normalizer);
+}
+
+/* Tables whose rules lead out of them, in circles, or into the middle of a text: found when a text
+ * asks for the rule, whatever else the table holds. */
+static void rules_that_lead_astray_end_in_an_error(void **state) {
+    (void)state;
+    enum { N = 128 };
+    static const struct {
+        uint32_t root, a, end;
+        tt_status expected;
+    } rows[] = {
+        {0, 'a' | 1u << 8, 1u << 31, TT_OK},                              /* "a" -> "b" */
+        {0, 'a', 0, TT_OK},                                               /* no rule */
+        {0, 'a' | 1u << 8, 1u << 31 | 1, TT_OK},                          /* "a" -> nothing */
+        {0, 'a' | 1u << 8, 1u << 31 | 100, TT_ERR_FORMAT},                /* text beyond the end */
+        {0, 'a' | 1u << 8, 0xFFFFFFFFu, TT_ERR_FORMAT},                   /* far beyond */
+        {0, 'a' | 1u << 8, 1u << 31 | 3, TT_ERR_FORMAT},                  /* inside a character */
+        {0x7FFFFFu << 9, 'a', 0, TT_ERR_FORMAT},                          /* root leads out */
+        {0, 'a' | 1u << 8 | 1u << 9 | 0x1FFFFFu << 10, 0, TT_ERR_FORMAT}, /* the rule does */
+        {0, 'a' | ('a' ^ 'a') << 10, 0, TT_OK},                           /* to itself, and on */
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+        char text[16384];
+        uint32_t units[N] = {0};
+        tt_tokenizer *t;
+        tt_ids ids = {0};
+        tt_error err = {0};
+        units[0] = rows[i].root;
+        units['a'] = rows[i].a;
+        units['a' ^ 'b'] = rows[i].a; /* where a circle would come back to */
+        if (rows[i].a >> 8 & 1) units['a' ^ (rows[i].a >> 10 & 127)] |= rows[i].a;
+        /* A rule of "a" ends at the position of "a" itself when the offset is 0: give it one. */
+        if (rows[i].a == ('a' | 1u << 8)) {
+            units['a'] |= ('a' ^ 1u) << 10;
+            units[1] = rows[i].end;
+        }
+        size_t n = compose_charsmap(text, sizeof text, units, N, "b\0\xC3\xA9\0", 5);
+        assert_int_equal(open_text(text, n, &t, &err), TT_OK);
+        tt_status status = tt_tokenizer_encode(t, "aaaaaaaa", 8, false, &ids, &err);
+        if (status != rows[i].expected) fail_msg("row %zu: %d, %s", i, (int)status, err.text);
+        if (status != TT_OK) assert_non_null(strstr(err.text, "a rule leads out of its table"));
+        tt_tokenizer_close(t);
+        tt_ids_free(&ids);
+    }
+}
+
+/* Random tables: an error or a result, nothing else. */
+static void random_rules_never_crash(void **state) {
+    (void)state;
+    enum { N = 256 };
+    static const char sample[] = "abc \xC3\xA9 \xE2\x82\xAC"
+                                 "e\xCC\x81\r\nxyz";
+    size_t n_refused = 0, n_done = 0;
+    for (uint64_t i = 0; i < 300; i++) {
+        char text[16384];
+        uint32_t units[N];
+        tt_tokenizer *t;
+        tt_ids ids = {0};
+        for (uint64_t k = 0; k < N; k++) {
+            uint32_t offset = (uint32_t)tt_rng_below(11, i, 3 * k, i % 3 ? 256 : 1u << 21);
+            uint32_t flags = (uint32_t)tt_rng_below(11, i, 3 * k + 1, 8) & 5u;
+            units[k] = (uint32_t)(k & 0xFF) | flags << 8 | offset << 10;
+            if (flags & 4 && i % 2)
+                units[k] = (uint32_t)tt_rng_below(11, i, 3 * k + 2, 8) | 1u << 31;
+        }
+        units[0] &= ~0xFFu;
+        size_t n = compose_charsmap(text, sizeof text, units, N, "b\0\xC3\xA9\0", 5);
+        assert_int_equal(open_text(text, n, &t, NULL), TT_OK);
+        if (tt_tokenizer_encode(t, sample, sizeof sample - 1, false, &ids, NULL) == TT_OK)
+            n_done++;
+        else
+            n_refused++;
+        tt_tokenizer_close(t);
+        tt_ids_free(&ids);
+    }
+    assert_true(n_refused > 20 && n_done > 20); /* both happen */
 }
 
 /* Exponentially many ways to fail: the match limit ends it. */
@@ -436,6 +542,117 @@ static void hostile_pattern_ends_in_an_error(void **state) {
     assert_non_null(strstr(err.text, "regular expression: gave up at byte 0 of 64"));
     tt_tokenizer_close(t);
     tt_ids_free(&ids);
+}
+
+static void unigram_finds_the_best_path(void **state) {
+    (void)state;
+    char text[4096];
+    tt_tokenizer *t;
+    tt_ids ids = {0};
+    tt_error err = {0};
+    static const int32_t expected[] = {4, 3, 0, 1, 0};
+    size_t n = compose(text, sizeof text, MODEL, unigram_model);
+    assert_int_equal(open_text(text, n, &t, &err), TT_OK);
+    assert_int_equal(tt_tokenizer_encode(t, "abxyaz", 6, false, &ids, &err), TT_OK);
+    assert_int_equal(ids.n, 5); /* "xy" is one unknown token */
+    assert_memory_equal(ids.ids, expected, sizeof expected);
+    tt_tokenizer_close(t);
+    n = compose(text, sizeof text, MODEL,
+                "{\"type\":\"Unigram\",\"unk_id\":null,\"vocab\":[[\"<unk>\",0],[\"a\",-1],"
+                "[\"_\",-1],[\"b\",-2],[\"c\",-3]]}");
+    assert_int_equal(open_text(text, n, &t, &err), TT_OK);
+    assert_int_equal(tt_tokenizer_encode(t, "a", 1, false, &ids, &err), TT_OK);
+    assert_int_equal(tt_tokenizer_encode(t, "ax", 2, false, &ids, &err), TT_ERR_FORMAT);
+    assert_non_null(strstr(err.text, "character U+0078 is unknown and model.unk_id is null"));
+    tt_tokenizer_close(t);
+    tt_ids_free(&ids);
+}
+
+/* --- What stands beside the file -----------------------------------------------------------------
+ */
+
+static const struct {
+    const char *config, *map, *words;
+} beside[] = {
+    {"[]", NULL, "expected an object"},
+    {"{", NULL, "not valid JSON"},
+    {"{\"bos_token\":7}", NULL, "bos_token: found 7, expected a text or"},
+    {"{\"bos_token\":{\"content\":\"<s>\"}}", NULL, "bos_token: found {\"content\":\"<s>\"}"},
+    {"{\"bos_token\":{\"__type\":\"AddedToken\"}}", NULL, "bos_token.content: found nothing"},
+    {"{\"bos_token\":{\"__type\":\"AddedToken\",\"content\":\"x\",\"lstrip\":1}}", NULL,
+     "bos_token.lstrip: found 1, expected true or false"},
+    {"{\"tokenizer_class\":\"BertTokenizer\"}", NULL,
+     "tokenizer_class: \"BertTokenizer\" is not supported, expected LlamaTokenizer"},
+    {"{\"tokenizer_class\":\"CohereTokenizerFast\"}", NULL, "\"CohereTokenizerFast\""},
+    {"{\"tokenizer_class\":\"T5Tokenizer\"}", NULL, "model.type: \"BPE\", expected \"Unigram\""},
+    {"{\"auto_map\":{\"AutoTokenizer\":[\"a.b\",null]}}", NULL, "auto_map: found"},
+    {"{\"auto_map\":[\"a.b\",null]}", NULL, "code of a model's own is not run"},
+    {"{\"split_special_tokens\":true}", NULL, "split_special_tokens: found true, expected false"},
+    {"{\"fix_mistral_regex\":true}", NULL, "fix_mistral_regex: found true"},
+    {"{\"fast_tokenizer_files\":[\"tokenizer.9.json\"]}", NULL, "fast_tokenizer_files"},
+    {"{\"added_tokens_decoder\":[]}", NULL, "added_tokens_decoder: found an array"},
+    {"{\"added_tokens_decoder\":{\"x\":{}}}", NULL, "added_tokens_decoder.x: expected an id"},
+    {"{\"added_tokens_decoder\":{\"-1\":{}}}", NULL, "added_tokens_decoder.-1: expected an id"},
+    {"{\"added_tokens_decoder\":{\"5000000\":{}}}", NULL, "expected an id below 4194304"},
+    {"{\"added_tokens_decoder\":{\"99999999999999999999\":{}}}", NULL, "expected an id below"},
+    {"{\"added_tokens_decoder\":{\"5\":\"<s>\"}}", NULL, "added_tokens_decoder.5: found a string"},
+    {"{\"added_tokens_decoder\":{\"5\":{}}}", NULL,
+     "added_tokens_decoder.5.content: found nothing"},
+    {"{\"added_tokens_decoder\":{\"9\":{\"content\":\"new\"}}}", NULL, "9 for \"new\", expected 6"},
+    {"{\"extra_special_tokens\":7}", NULL, "extra_special_tokens: found an integer"},
+    {"{\"extra_special_tokens\":[7]}", NULL, "extra_special_tokens: found 7"},
+    {"{\"legacy\":\"yes\"}", NULL, "legacy: found \"yes\", expected true or false"},
+    {"{}", "{\"bos_token\":7}", "bos_token: found 7"},
+    {"{}", "[]", "expected an object"},
+};
+
+static void what_stands_beside_is_checked(void **state) {
+    (void)state;
+    tt_tokenizer_close(open_valid());
+    for (size_t i = 0; i < sizeof beside / sizeof beside[0]; i++) {
+        tt_tokenizer *t;
+        tt_error err = {0};
+        write_beside("tokenizer_config.json", beside[i].config);
+        write_beside("special_tokens_map.json", beside[i].map);
+        if (tt_tokenizer_open(dir, &t, &err) != TT_ERR_FORMAT)
+            fail_msg("accepted: %s", beside[i].config);
+        assert_null(t);
+        if (!strstr(err.text, beside[i].words) || !strstr(err.text, ".json"))
+            fail_msg("%s: \"%s\" has no \"%s\"", beside[i].config, err.text, beside[i].words);
+    }
+    write_beside("tokenizer_config.json", NULL);
+    write_beside("special_tokens_map.json", NULL);
+}
+
+static void scratched_configs_never_crash(void **state) {
+    (void)state;
+    static const char config[] =
+        "{\"tokenizer_class\":\"LlamaTokenizer\",\"bos_token\":\"<s>\",\"eos_token\":{\"__type\":"
+        "\"AddedToken\",\"content\":\"</s>\",\"lstrip\":true},\"added_tokens_decoder\":{\"0\":{"
+        "\"content\":\"<unk>\",\"special\":true},\"1\":{\"content\":\"a\"}},\"extra_special_"
+        "tokens\":"
+        "[\"x\",\"y\"],\"legacy\":false,\"add_prefix_space\":null}";
+    static const char signs[] = "0123456789{}[]\",:\\ab-.\x80_";
+    size_t n_opened = 0, n_refused = 0;
+    tt_tokenizer_close(open_valid());
+    for (uint64_t i = 0; i < 1500; i++) {
+        char scratched[sizeof config];
+        tt_tokenizer *t;
+        memcpy(scratched, config, sizeof config);
+        for (uint64_t k = 0; k < i % 4; k++)
+            scratched[tt_rng_below(13, k, 2 * i, sizeof config - 1)] =
+                signs[tt_rng_below(13, k, 2 * i + 1, sizeof signs - 1)];
+        write_beside("tokenizer_config.json", scratched);
+        if (tt_tokenizer_open(dir, &t, NULL) == TT_OK) {
+            use(t);
+            n_opened++;
+        } else {
+            n_refused++;
+        }
+        tt_tokenizer_close(t);
+    }
+    write_beside("tokenizer_config.json", NULL);
+    assert_true(n_opened > 50 && n_refused > 200); /* both happen */
 }
 
 static void unknown_token_missing_is_said_when_needed(void **state) {
@@ -465,6 +682,11 @@ int main(void) {
         cmocka_unit_test(deep_nesting_is_refused),
         cmocka_unit_test(cut_and_scratched_files_never_crash),
         cmocka_unit_test(hostile_pattern_ends_in_an_error),
+        cmocka_unit_test(rules_that_lead_astray_end_in_an_error),
+        cmocka_unit_test(random_rules_never_crash),
+        cmocka_unit_test(unigram_finds_the_best_path),
+        cmocka_unit_test(what_stands_beside_is_checked),
+        cmocka_unit_test(scratched_configs_never_crash),
         cmocka_unit_test(unknown_token_missing_is_said_when_needed),
     };
     return cmocka_run_group_tests_name("tokenizer", tests, make_dir, remove_dir);
