@@ -89,6 +89,21 @@ static int64_t role_params(const tt_spec *spec, tt_role role) {
     return shape[0] * shape[1];
 }
 
+/* What one token is multiplied with, the head included. */
+static int64_t active_params(const tt_spec *spec) {
+    int64_t n = role_params(spec, spec->tied_head ? TT_ROLE_EMBED : TT_ROLE_HEAD);
+    for (int l = 0; l < spec->n_layers; l++) n += tt_spec_active_params(spec, l);
+    return n;
+}
+
+static void tell_quantisation(ins_work *work, const tt_quantisation *quantisation) {
+    if (quantisation->block_rows)
+        ins_format(work, "quantisation", "FP8 e4m3, a factor for %d x %d", quantisation->block_rows,
+                   quantisation->block_cols);
+    else
+        ins_text(work, "quantisation", "FP8 e4m3, factors of rows or tensors");
+}
+
 static void tell_params(ins_work *work, const tt_spec *spec) {
     tt_weights_storage paper;
     tt_weights_imagine(spec, &paper);
@@ -97,7 +112,9 @@ static void tell_params(ins_work *work, const tt_spec *spec) {
     ins_count(work, "per_layer", tt_spec_layer_params(spec));
     ins_count(work, "embedding", role_params(spec, TT_ROLE_EMBED));
     ins_count(work, "head", role_params(spec, TT_ROLE_HEAD));
+    if (spec->n_experts) ins_count(work, "met_by_a_token", active_params(spec));
     ins_text(work, "config_dtype", tt_dtype_name(spec->dtype));
+    if (spec->quantisation.is_fp8) tell_quantisation(work, &spec->quantisation);
     ins_bytes(work, "bytes_in_it", paper.total_bytes);
 }
 
