@@ -228,7 +228,7 @@ static void fp8_storage_is_told(void **state) {
 static void fp8_factors_must_be_there_and_fit(void **state) {
     (void)state;
     static const char *const bad[][5] = {
-        {"fp8_blocks", "config.json", "\"quantization_config\"", "\"elsewhere\"",
+        {"fp8_blocks", "config.json", "\"quantization_config\"", "\"id2label\"",
          "expected F32, BF16 or F16, since config.json has no quantization_config"},
         {"fp8_blocks", "config.json", "16,\n      64", "32,\n      64", "shape: found ["},
         {"fp8_blocks", "config.json", "\"weight_block_size\"", "\"ignored_layers\"",
