@@ -397,7 +397,7 @@ static void check_sane(const tt_spec *spec) {
 static void no_damage_crashes(void **state) {
     (void)state;
     int n_refused = 0, n_read = 0;
-    for (uint64_t round = 0; round < 4000; round++) {
+    for (uint64_t round = 0; round < 1000; round++) {
         const char *text = published[round % N_PUBLISHED].config;
         size_t n = strlen(text);
         char damaged[4096];
@@ -417,7 +417,7 @@ static void no_damage_crashes(void **state) {
             n_refused++;
         }
     }
-    assert_true(n_refused > 1000 && n_read > 300);
+    assert_true(n_refused > 250 && n_read > 75);
 }
 
 int main(void) {
