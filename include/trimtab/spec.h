@@ -6,15 +6,14 @@
  * transformers v5's rope_parameters. bos/eos ids come from generation_config.json when present,
  * else config.json (key by key).
  *
- * A missing key, or null, takes transformers' default: num_key_value_heads = heads, head_dim =
- * hidden / heads, max_position_embeddings 2048, rms_norm_eps 1e-6, rope_theta 10000, hidden_act
- * silu, tie_word_embeddings, attention_bias and mlp_bias false, bos 1, eos 2, dtype (older files:
- * torch_dtype) float32, initializer_range 0.02. Sizes without a
- * default there that matter (layers, hidden, intermediate, heads, vocab) must be given. Sizes are
- * bounded so that no product of them, times layers and element bytes, overflows 63 bits.
+ * A missing key takes the default of transformers' class; null does too, but for a window and soft
+ * caps, where it says that there is none. Sizes that matter (layers, hidden, intermediate, heads,
+ * vocab) must be given, except in gemma3, whose files leave them out. Sizes are bounded so that no
+ * product of them, times layers and element bytes, overflows 63 bits.
  * The list of keys, used and refused, is in docs/formats.md.
  *
- * Sources: transformers models/llama/modeling_llama.py, modeling_rope_utils.py. */
+ * Sources: transformers models/<model_type>/configuration_*.py and modeling_*.py,
+ * modeling_rope_utils.py. */
 #ifndef TRIMTAB_SPEC_H
 #define TRIMTAB_SPEC_H
 
