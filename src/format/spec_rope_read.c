@@ -232,7 +232,10 @@ static tt_status read_rope(const rope_source *source, const tt_spec_family *fami
     case TT_ROPE_LLAMA3:
         return read_llama3(from, rope, err);
     case TT_ROPE_YARN:
-        return read_yarn(from, rope, err);
+        TT_TRY(read_yarn(from, rope, err));
+        if (!rope->truncates && family->reads & TT_READS_LOCAL_ROPE) /* transformers forgets it */
+            return tt_spec_fail(from, "truncate", "true in this family", err);
+        return TT_OK;
     case TT_ROPE_LONGROPE:
         return read_longrope(from, spec, rope, err);
     }
