@@ -286,6 +286,7 @@ static tt_status wish_decoder(tt_tok_config *config, json_t *root, tt_error *err
         TT_TRY(wish_for(config, token, at, text && has_name(root, text), false, err));
         config->wishes[config->n_wishes - 1].id = id;
     }
+    if (config->n_wishes == 0) return TT_OK;
     qsort(config->wishes, config->n_wishes, sizeof *config->wishes, compare_ids);
     return TT_OK;
 }
