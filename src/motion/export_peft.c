@@ -187,14 +187,37 @@ static void set_lora(const exp_job *job, tt_peft_config *config) {
                      rank, 2 * rank);
 }
 
-/* transformers holds all experts of a layer in two parameters, which are no modules to PEFT. */
+/* Does a layer that LoRA acts in have a dense MLP? */
+static bool has_dense_layer(const exp_job *job) {
+    const tt_spec *spec = &job->spec;
+    for (int l = 0; l < spec->n_layers; l++)
+        if (tt_job_has_layer(job->method.lora.layers, spec->n_layers, l) &&
+            !(spec->layers[l] & TT_LAYER_EXPERTS))
+            return true;
+    return false;
+}
+
+/* The names are those of transformers 4, where every expert is a module. transformers 5 holds all
+ * experts of a layer in two parameters, and PEFT 0.21 rewrites such files for it while it reads
+ * them: rightly, save for what is refused here. */
 static tt_status check_experts(const exp_job *job, tt_error *err) {
-    const unsigned of_mlp = 1u << TT_TARGET_GATE | 1u << TT_TARGET_UP | 1u << TT_TARGET_DOWN;
-    if (job->spec.n_experts == 0 || !(job->method.lora.targets & of_mlp)) return TT_OK;
-    return exp_refuse(job,
-                      "PEFT has no LoRA of single experts: lora.targets has gate, up or down of a "
-                      "model with experts",
-                      err);
+    const unsigned down = 1u << TT_TARGET_DOWN;
+    const unsigned all = down | 1u << TT_TARGET_GATE | 1u << TT_TARGET_UP;
+    unsigned targets = job->method.lora.targets & all;
+    if (job->spec.n_experts == 0 || !targets) return TT_OK;
+    if (targets != down && targets != all)
+        return exp_refuse(job,
+                          "of experts PEFT takes LoRA on down, or on gate, up and down together; "
+                          "lora.targets has others",
+                          err);
+    if (job->method.lora.dora || (job->method.lora.rslora && targets == all))
+        return exp_refuse(job, "PEFT takes neither DoRA nor rsLoRA of experts", err);
+    if (has_dense_layer(job))
+        return exp_refuse(job,
+                          "PEFT loses LoRA on gate, up and down of a dense layer where other "
+                          "layers have experts: leave these layers out of lora.layers",
+                          err);
+    return TT_OK;
 }
 
 tt_status exp_lora(const exp_job *job, tt_error *err) {
