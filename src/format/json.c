@@ -13,14 +13,14 @@ static bool has_too_many_values(const char *text, size_t n) {
     return n_values > TT_JSON_MAX_VALUES;
 }
 
-tt_status tt_json_parse_object(const char *path, const char *text, size_t n, json_t **out,
-                               tt_error *err) {
+static tt_status parse_object(const char *path, const char *text, size_t n, size_t flags,
+                              json_t **out, tt_error *err) {
     *out = NULL;
     if (has_too_many_values(text, n))
         return tt_fail(err, TT_ERR_FORMAT, "%s: JSON of more than %d values", path,
                        TT_JSON_MAX_VALUES);
     json_error_t problem;
-    json_t *root = json_loadb(text, n, JSON_REJECT_DUPLICATES, &problem);
+    json_t *root = json_loadb(text, n, JSON_REJECT_DUPLICATES | flags, &problem);
     if (!root) {
         char shown[TT_JSON_SHOWN_BYTES];
         return tt_fail(err, TT_ERR_FORMAT, "%s:%d: not valid JSON: %s", path, problem.line,
@@ -35,14 +35,29 @@ tt_status tt_json_parse_object(const char *path, const char *text, size_t n, jso
     return TT_OK;
 }
 
-tt_status tt_json_read_object(const char *path, size_t max_bytes, json_t **out, tt_error *err) {
+tt_status tt_json_parse_object(const char *path, const char *text, size_t n, json_t **out,
+                               tt_error *err) {
+    return parse_object(path, text, n, 0, out, err);
+}
+
+static tt_status read_object(const char *path, size_t max_bytes, size_t flags, json_t **out,
+                             tt_error *err) {
     *out = NULL;
     char *text;
     size_t n;
     TT_TRY(tt_file_read_all(path, max_bytes, &text, &n, err));
-    tt_status status = tt_json_parse_object(path, text, n, out, err);
+    tt_status status = parse_object(path, text, n, flags, out, err);
     free(text);
     return status;
+}
+
+tt_status tt_json_read_object(const char *path, size_t max_bytes, json_t **out, tt_error *err) {
+    return read_object(path, max_bytes, 0, out, err);
+}
+
+tt_status tt_json_read_object_of_reals(const char *path, size_t max_bytes, json_t **out,
+                                       tt_error *err) {
+    return read_object(path, max_bytes, JSON_DECODE_INT_AS_REAL, out, err);
 }
 
 const char *tt_json_shown(const char *text, char shown[TT_JSON_SHOWN_BYTES]) {

@@ -26,6 +26,11 @@ tt_status tt_json_parse_object(const char *path, const char *text, size_t n, jso
 tt_status tt_json_read_object(const char *path, size_t max_bytes, json_t **out,
                               tt_error *err) TT_MUST_CHECK;
 
+/* As above, every number a real one: for files whose integers may be larger than 64 bits, such as
+ * the model_max_length of 10^30 that transformers writes. */
+tt_status tt_json_read_object_of_reals(const char *path, size_t max_bytes, json_t **out,
+                                       tt_error *err) TT_MUST_CHECK;
+
 /* Foreign text for an error message: cut to the buffer, control bytes as '?'. Returns shown. */
 const char *tt_json_shown(const char *text, char shown[TT_JSON_SHOWN_BYTES]);
 

@@ -20,12 +20,26 @@ static const char *const special_keys[TT_N_SPECIAL_TOKENS] = {"bos_token", "eos_
 
 /* --- Files ------------------------------------------------------------------------------------ */
 
-/* NULL when the file is not there. */
+/* NULL when the file is not there. Numbers are real ones. */
 static tt_status read_optional(const char *dir, const char *name, json_t **out, tt_error *err) {
     char path[PATH_MAX];
     *out = NULL;
     TT_TRY(tt_file_join(path, sizeof path, dir, name, err));
-    return tt_file_exists(path) ? tt_json_read_object(path, MAX_CONFIG_BYTES, out, err) : TT_OK;
+    if (!tt_file_exists(path)) return TT_OK;
+    return tt_json_read_object_of_reals(path, MAX_CONFIG_BYTES, out, err);
+}
+
+/* An integer 0..most out of a real number. */
+static tt_status read_number(const json_t *value, const char *at, const char *key, int64_t most,
+                             int64_t *out, tt_error *err) {
+    char shown[TT_JSON_SHOWN_BYTES];
+    double found = json_real_value(value);
+    if (!json_is_real(value) || found < 0 || found > (double)most ||
+        found != (double)(int64_t)found)
+        return tt_fail(err, TT_ERR_FORMAT, "%s: %s: found %s, expected an integer 0 to %lld", at,
+                       key, tt_json_shown_value(value, shown), (long long)most);
+    *out = (int64_t)found;
+    return TT_OK;
 }
 
 static bool is_empty(const json_t *value) {
@@ -124,7 +138,7 @@ static tt_status merge_added(json_t *root, json_t *added, json_t *decoder, tt_er
         char key[24];
         int64_t number;
         bool special = has_name(root, text) || is_extra(root, text);
-        TT_TRY(tt_tok_json_number(id, "added_tokens.json", text, TT_TOK_MAX_IDS - 1, &number, err));
+        TT_TRY(read_number(id, "added_tokens.json", text, TT_TOK_MAX_IDS - 1, &number, err));
         snprintf(key, sizeof key, "%lld", (long long)number);
         if (json_object_set_new(decoder, key,
                                 json_pack("{s:s, s:b, s:b}", "content", text, "special", special,
@@ -192,7 +206,7 @@ static tt_status add_extra_ids(json_t *root, tt_error *err) {
     const json_t *number = json_object_get(root, "extra_ids");
     int64_t n = 100, n_found = 0;
     size_t i;
-    if (number) TT_TRY(tt_tok_json_number(number, "T5Tokenizer", "extra_ids", 1000, &n, err));
+    if (number) TT_TRY(read_number(number, "T5Tokenizer", "extra_ids", 1000, &n, err));
     if (!json_is_array(list)) {
         list = json_array();
         if (!list || json_object_set_new(root, "additional_special_tokens", list))

@@ -125,7 +125,8 @@ static void special_tokens_are_named_beside_the_file(void **state) {
     assert_int_equal(tt_tokenizer_special(t, TT_SPECIAL_TOKEN_BOS), -1);
     tt_tokenizer_close(t);
     write_beside("tokenizer_config.json",
-                 "{\"bos_token\":\"<s>\",\"unk_token\":{\"__type\":\"AddedToken\","
+                 "{\"model_max_length\":1000000000000000019884624838656,\"bos_token\":\"<s>\","
+                 "\"unk_token\":{\"__type\":\"AddedToken\","
                  "\"content\":\"<unk>\"," FLAGS "},\"pad_token\":null}");
     assert_int_equal(tt_tokenizer_open(dir, &t, NULL), TT_OK);
     assert_int_equal(tt_tokenizer_special(t, TT_SPECIAL_TOKEN_BOS), 5);
@@ -137,6 +138,15 @@ static void special_tokens_are_named_beside_the_file(void **state) {
     assert_int_equal(tt_tokenizer_open(dir, &t, NULL), TT_OK);
     assert_int_equal(tt_tokenizer_special(t, TT_SPECIAL_TOKEN_EOS), 5);
     tt_tokenizer_close(t);
+    write_beside("added_tokens.json", "{\"new\":6}");
+    assert_int_equal(tt_tokenizer_open(dir, &t, NULL), TT_OK);
+    assert_int_equal(tt_tokenizer_find(t, "new"), 6);
+    tt_tokenizer_close(t);
+    write_beside("added_tokens.json", "{\"new\":6.5}");
+    tt_error err = {0};
+    assert_int_equal(tt_tokenizer_open(dir, &t, &err), TT_ERR_FORMAT);
+    assert_non_null(strstr(err.text, "added_tokens.json: new: found 6.5, expected an integer"));
+    write_beside("added_tokens.json", NULL);
     write_beside("tokenizer_config.json", "{\"added_tokens_decoder\":{}}");
     assert_int_equal(tt_tokenizer_open(dir, &t, NULL), TT_OK);
     assert_int_equal(tt_tokenizer_special(t, TT_SPECIAL_TOKEN_EOS), -1);
@@ -576,11 +586,11 @@ static const struct {
 } beside[] = {
     {"[]", NULL, "expected an object"},
     {"{", NULL, "not valid JSON"},
-    {"{\"bos_token\":7}", NULL, "bos_token: found 7, expected a text or"},
+    {"{\"bos_token\":7}", NULL, "bos_token: found 7.0, expected a text or"},
     {"{\"bos_token\":{\"content\":\"<s>\"}}", NULL, "bos_token: found {\"content\":\"<s>\"}"},
     {"{\"bos_token\":{\"__type\":\"AddedToken\"}}", NULL, "bos_token.content: found nothing"},
     {"{\"bos_token\":{\"__type\":\"AddedToken\",\"content\":\"x\",\"lstrip\":1}}", NULL,
-     "bos_token.lstrip: found 1, expected true or false"},
+     "bos_token.lstrip: found 1.0, expected true or false"},
     {"{\"tokenizer_class\":\"BertTokenizer\"}", NULL,
      "tokenizer_class: \"BertTokenizer\" is not supported, expected LlamaTokenizer"},
     {"{\"tokenizer_class\":\"CohereTokenizerFast\"}", NULL, "\"CohereTokenizerFast\""},
@@ -599,7 +609,7 @@ static const struct {
     {"{\"added_tokens_decoder\":{\"5\":{}}}", NULL,
      "added_tokens_decoder.5.content: found nothing"},
     {"{\"added_tokens_decoder\":{\"9\":{\"content\":\"new\"}}}", NULL, "9 for \"new\", expected 6"},
-    {"{\"extra_special_tokens\":7}", NULL, "extra_special_tokens: found an integer"},
+    {"{\"extra_special_tokens\":7}", NULL, "extra_special_tokens: found a real number"},
     {"{\"extra_special_tokens\":[7]}", NULL, "extra_special_tokens: found 7"},
     {"{\"legacy\":\"yes\"}", NULL, "legacy: found \"yes\", expected true or false"},
     {"{}", "{\"bos_token\":7}", "bos_token: found 7"},
