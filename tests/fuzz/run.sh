@@ -19,7 +19,7 @@ setting() { sed -n "s/^tt_fuzz($target .*$1 \([a-z_0-9]*\).*/\1/p" "$here/CMakeL
 options=(-timeout=5 -rss_limit_mb=1024 "-max_len=$(setting MAX_LEN)" -print_final_stats=1)
 if [ -n "$(setting DICT)" ]; then options+=("-dict=$here/$(setting DICT).dict"); fi
 if [ "$seconds" = merge ]; then
-    exec "$program" "${options[@]}" -merge=1 "$corpus" "$found"
+    exec "$program" "${options[@]}" -set_cover_merge=1 -use_counters=0 "$corpus" "$found"
 fi
 # libconfig keeps the text of a string that a syntax error interrupts.
 echo leak:libconfig >"$found.leaks"
