@@ -127,9 +127,14 @@ INLINE void pack_rows(tt_dtype dtype, const void *w, const size_t start[VEC], in
             out[(size_t)p * (size_t)ld + (size_t)i] = widen_one(dtype, w, start[i] + (size_t)p);
 }
 
+/* The matrix, where its rows are interleaved in the file; else NULL. */
+INLINE const tt_matrix *order_of(const tt_gemm_share *s) {
+    return s->matrix && s->matrix->interleaved ? s->matrix : NULL;
+}
+
 /* Row of w in the file. */
-INLINE size_t stored_row(const tt_gemm_share *s, int row) {
-    return (size_t)(s->matrix ? tt_gemm_stored_row(s->matrix, row) : row);
+INLINE size_t stored_row(const tt_matrix *order, int row) {
+    return (size_t)(order ? tt_gemm_stored_row(order, row) : row);
 }
 
 /* --- Packing of one-byte elements with factors (F8_E4M3, Q8_0) ----------------------------------
@@ -244,6 +249,7 @@ INLINE void line_of_bytes(tt_dtype dtype, const tt_gemm_share *s, size_t row, in
  */
 INLINE void pack_transposed(tt_dtype dtype, const tt_gemm_share *s, int first, int n, int inner,
                             int n_inner) {
+    const tt_matrix *order = order_of(s);
     for (int panel = 0; panel < n; panel += PANEL) {
         int n_vecs = n - panel < PANEL ? (n - panel + VEC - 1) / VEC : PANEL_VECS;
         float *out = s->packed + (size_t)panel * (size_t)n_inner;
@@ -251,7 +257,7 @@ INLINE void pack_transposed(tt_dtype dtype, const tt_gemm_share *s, int first, i
             size_t start[VEC];
             for (int i = 0; i < VEC; i++) {
                 int o = panel + v * VEC + i;
-                start[i] = stored_row(s, first + (o < n ? o : n - 1));
+                start[i] = stored_row(order, first + (o < n ? o : n - 1));
             }
             if (in_bytes(dtype)) {
                 pack_rows_of_bytes(dtype, s, start, inner, n_inner, n_vecs * VEC, out + v * VEC);
@@ -266,8 +272,9 @@ INLINE void pack_transposed(tt_dtype dtype, const tt_gemm_share *s, int first, i
 /* Outputs are stored columns: each stored row is one line of every panel. */
 INLINE void pack_straight(tt_dtype dtype, const tt_gemm_share *s, int first, int n, int inner,
                           int n_inner) {
+    const tt_matrix *order = order_of(s);
     for (int p = 0; p < n_inner; p++) {
-        size_t stored = stored_row(s, inner + p), row = stored * s->w_ld + (size_t)first;
+        size_t stored = stored_row(order, inner + p), row = stored * s->w_ld + (size_t)first;
         for (int panel = 0; panel < n; panel += PANEL) {
             int count = n - panel < PANEL ? n - panel : PANEL, i = 0;
             int ld = (count + VEC - 1) / VEC * VEC;
@@ -276,34 +283,49 @@ INLINE void pack_straight(tt_dtype dtype, const tt_gemm_share *s, int first, int
                 line_of_bytes(dtype, s, stored, first + panel, count, out);
                 i = count;
             }
+            const size_t at = row + (size_t)panel;
+            if (!in_bytes(dtype) && count == PANEL) {
+                UNROLL
+                for (int v = 0; v < PANEL; v += VEC)
+                    *(uvec *)(out + v) = widen_vec(dtype, s->w, at + (size_t)v);
+                continue;
+            }
             for (; i + VEC <= count; i += VEC)
-                *(uvec *)(out + i) = widen_vec(dtype, s->w, row + (size_t)(panel + i));
-            for (; i < count; i++) out[i] = widen_one(dtype, s->w, row + (size_t)(panel + i));
+                *(uvec *)(out + i) = widen_vec(dtype, s->w, at + (size_t)i);
+            for (; i < count; i++) out[i] = widen_one(dtype, s->w, at + (size_t)i);
             for (; i < ld; i++) out[i] = 0.0f;
         }
     }
 }
 
-/* dtype arrives as a constant, so that each case is compiled for its own. */
-INLINE void pack_as(tt_dtype dtype, const tt_gemm_share *s, int first, int n, int inner,
-                    int n_inner) {
-    if (s->outputs_are_rows)
-        pack_transposed(dtype, s, first, n, inner, n_inner);
-    else
-        pack_straight(dtype, s, first, n, inner, n_inner);
-}
+/* A function for each dtype, which arrives as a constant: all in one would get in each other's way
+ * for registers. */
+#define PACK(name, dtype)                                                                          \
+    static __attribute__((noinline)) void name(const tt_gemm_share *s, int first, int n,           \
+                                               int inner, int n_inner) {                           \
+        if (s->outputs_are_rows)                                                                   \
+            pack_transposed(dtype, s, first, n, inner, n_inner);                                   \
+        else                                                                                       \
+            pack_straight(dtype, s, first, n, inner, n_inner);                                     \
+    }
+
+PACK(pack_bf16, TT_DTYPE_BF16)
+PACK(pack_f16, TT_DTYPE_F16)
+PACK(pack_f8, TT_DTYPE_F8_E4M3)
+PACK(pack_q8, TT_DTYPE_Q8_0)
+PACK(pack_f32, TT_DTYPE_F32)
 
 static void pack(const tt_gemm_share *s, int first, int n, int inner, int n_inner) {
     if (s->w_dtype == TT_DTYPE_BF16)
-        pack_as(TT_DTYPE_BF16, s, first, n, inner, n_inner);
+        pack_bf16(s, first, n, inner, n_inner);
     else if (s->w_dtype == TT_DTYPE_F16)
-        pack_as(TT_DTYPE_F16, s, first, n, inner, n_inner);
+        pack_f16(s, first, n, inner, n_inner);
     else if (s->w_dtype == TT_DTYPE_F8_E4M3)
-        pack_as(TT_DTYPE_F8_E4M3, s, first, n, inner, n_inner);
+        pack_f8(s, first, n, inner, n_inner);
     else if (s->w_dtype == TT_DTYPE_Q8_0)
-        pack_as(TT_DTYPE_Q8_0, s, first, n, inner, n_inner);
+        pack_q8(s, first, n, inner, n_inner);
     else
-        pack_as(TT_DTYPE_F32, s, first, n, inner, n_inner);
+        pack_f32(s, first, n, inner, n_inner);
 }
 
 /* --- Register tile ------------------------------------------------------------------------------
