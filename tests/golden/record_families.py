@@ -4,6 +4,8 @@
     python record_families.py [CASE...]        writes tests/golden/families/<case>/
     python record_families.py --again CASE...  computes all of it again from what is committed, and
                                                compares
+    python record_families.py --model DIR CASE VOCABULARY [SPELLING]
+                                               such a model for a tokenizer, not recorded
 
 Versions are pinned in requirements.txt. A case is a tiny random model as save_pretrained writes it
 (config.json, model.safetensors: names and layout are theirs), golden.json (sequences, methods,
@@ -28,7 +30,8 @@ can show something and shows it clearly:
 Adapters: "steer" after every block, "joint" that and LoRA on every product (of experts too),
 "sites" at the other sites. Products that a family fuses are adapted apart, as rows of the fused
 one. Full-parameter tuning, where trimtab has it, as two numbers for each tensor's gradient g: its
-length, and sum g[i] cos(i). Read by tests/golden/test_families.c; nothing here runs when the tests run.
+length, and sum g[i] cos(i). Read by tests/golden/test_families.c; nothing here runs when the tests
+run.
 """
 
 import contextlib
@@ -286,7 +289,8 @@ def gemma3_tensors(prefix):
     """The text part under its prefix, beside a vision tower."""
     def rewrite(tensors, config):
         torch.manual_seed(0)
-        text = dict(hidden_size=config["hidden_size"], num_hidden_layers=1, vocab_size=59)
+        text = dict(hidden_size=config["hidden_size"], num_hidden_layers=1,
+                    vocab_size=config["vocab_size"])
         whole = transformers.Gemma3ForConditionalGeneration(transformers.Gemma3Config(
             text_config=text, vision_config=VISION, mm_tokens_per_image=4))
         out = {prefix + "." + name.removeprefix("model."): t for name, t in tensors.items()}
@@ -785,12 +789,12 @@ def read_values(where):
     return golden, out
 
 
-def write_spelling(case_dir, where, rewrite_config, rewrite_tensors=None):
+def write_spelling(case_dir, where, rewrite_config, rewrite_tensors=None, is_recorded=True):
     shutil.rmtree(where, ignore_errors=True)
     where.mkdir(parents=True)
     config = json.loads((case_dir / "config.json").read_text())
     (where / "config.json").write_text(json.dumps(rewrite_config(config), indent=2) + "\n")
-    links = ["golden.json", "golden.safetensors"]
+    links = ["golden.json", "golden.safetensors"] if is_recorded else []
     if rewrite_tensors:
         tensors = rewrite_tensors(load_file(case_dir / "model.safetensors"), config)
         save_file(tensors, where / "model.safetensors", metadata={"format": "pt"})
@@ -867,6 +871,15 @@ def record_again(name):
     print(f"largest difference {max(found)[0]:.1e} in {max(found)[1]}", file=sys.stderr)
 
 
+def write_model(where, name, vocab, spelling=None):
+    case = copy.deepcopy(CASES[name])
+    case["config"].update(vocab_size=vocab, max_position_embeddings=512)
+    plain = where.with_name(where.name + ".plain") if spelling else where
+    make_model(case, torch.Generator().manual_seed(1)).save_pretrained(plain)
+    if spelling:
+        write_spelling(plain, where, *SPELLINGS[name][spelling], is_recorded=False)
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
     transformers.utils.logging.set_verbosity_error()
@@ -875,6 +888,8 @@ if __name__ == "__main__":
     if arguments[:1] == ["--again"]:
         for case_name in arguments[1:]:
             record_again(case_name)
+    elif arguments[:1] == ["--model"]:
+        write_model(pathlib.Path(arguments[1]), arguments[2], int(arguments[3]), *arguments[4:])
     else:
         for case_name in arguments or CASES:
             record(case_name, DEFAULTS | CASES[case_name], OUT)
