@@ -37,6 +37,21 @@ static bool is_module_of(const tt_spec *spec, tt_role role, int layer, const cha
     return false;
 }
 
+/* Likewise of one expert. */
+static bool is_expert_of(const tt_spec *spec, tt_role role, int layer, const char *module) {
+    char name[TT_TENSOR_NAME_BYTES], wanted[IMP_NAME_BYTES + 8];
+    int64_t shape[2];
+    int expert;
+    const char *experts = strstr(module, "experts.");
+    bool of_mlp = role == TT_ROLE_GATE || role == TT_ROLE_UP || role == TT_ROLE_DOWN;
+    if (!of_mlp || !(spec->layers[layer] & TT_LAYER_EXPERTS) || !experts ||
+        sscanf(experts, "experts.%6d.", &expert) != 1 || expert < 0 || expert >= spec->n_experts)
+        return false;
+    tt_spec_expert_tensor(spec, role, layer, expert, name, shape);
+    snprintf(wanted, sizeof wanted, "%s.weight", module);
+    return strcmp(name, wanted) == 0;
+}
+
 /* "model.layers.3.self_attn.q_proj" -> 3, q; of a fused module all that it holds. */
 static bool parse_module(const imp_job *job, const char *module, int *layer, unsigned *targets) {
     const char *layers = strstr(module, "layers.");
@@ -45,7 +60,9 @@ static bool parse_module(const imp_job *job, const char *module, int *layer, uns
         *layer >= job->spec.n_layers)
         return false;
     for (int t = 0; t < TT_N_TARGETS; t++)
-        if (is_module_of(&job->spec, target_roles[t], *layer, module)) *targets |= 1u << t;
+        if (is_module_of(&job->spec, target_roles[t], *layer, module) ||
+            is_expert_of(&job->spec, target_roles[t], *layer, module))
+            *targets |= 1u << t;
     return *targets != 0;
 }
 
