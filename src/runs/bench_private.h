@@ -3,7 +3,11 @@
 #define TRIMTAB_BENCH_PRIVATE_H
 
 #include "trimtab/bench.h"
+#include "trimtab/job.h"
 #include "trimtab/process.h"
+
+/* What is trained where a layer is measured: post-block steering. */
+extern const tt_method tt_bench_method;
 
 /* Shortest of all runs so far, in seconds. */
 typedef struct tt_stopwatch {

@@ -9,15 +9,6 @@
 
 enum { MOST_PARAMS = 1 << 24, MOST_WORK_TOKENS = 512, MOST_TOKENS = 4096, LAYER = 1 };
 
-static const tt_method method = {.form = TT_STEER_NONLINEAR,
-                                 .sites = 1u << TT_SITE_POST_BLOCK,
-                                 .rank = {.value = 8},
-                                 .activation = TT_ACT_SILU,
-                                 .scale = 1,
-                                 .init_scale = 1e-3,
-                                 .share_positions = true,
-                                 .layers = "all"};
-
 typedef struct rate_rig {
     tt_spec spec;
     int n_tokens, n_seqs;
@@ -120,7 +111,7 @@ static tt_status create(rate_rig *rig, int n_threads, tt_error *err) {
     TT_TRY(tt_weights_create(&rig->spec, LAYER, 1, false, false, &rig->weights, err));
     TT_TRY(fill_weights(rig, err));
     const tt_stage_shape shape = {.spec = &rig->spec,
-                                  .method = &method,
+                                  .method = &tt_bench_method,
                                   .first_layer = LAYER,
                                   .n_layers = 1,
                                   .max_tokens = rig->n_tokens,
@@ -129,7 +120,7 @@ static tt_status create(rate_rig *rig, int n_threads, tt_error *err) {
                                   .n_slots = 1,
                                   .n_threads = n_threads};
     TT_TRY(tt_gemm_create(n_threads, &rig->gemm, err));
-    TT_TRY(tt_adapter_create(&method, &rig->spec, LAYER, 1, 1, &rig->adapter, err));
+    TT_TRY(tt_adapter_create(&tt_bench_method, &rig->spec, LAYER, 1, 1, &rig->adapter, err));
     return tt_stage_create(&shape, rig->weights, rig->gemm, &rig->stage, err);
 }
 
@@ -178,7 +169,7 @@ tt_status tt_bench_layer(const tt_spec *spec, tt_dtype dtype, const tt_bench_set
     tt_status status = create(&rig, settings->n_threads, err);
     if (status == TT_OK) {
         double forward, backward, took = run(&rig, settings->seconds);
-        double params = (double)tt_adapter_layer_params(&method, &rig.spec, LAYER, NULL);
+        double params = (double)tt_adapter_layer_params(&tt_bench_method, &rig.spec, LAYER, NULL);
         tt_plan_time_layer(&rig.spec, LAYER, false, (double)rig.n_tokens / rig.n_seqs, &forward,
                            &backward);
         if (took > 0) *flops = rig.n_tokens * (forward + backward + 6 * params) / took;

@@ -26,14 +26,14 @@ static const tt_spec spec = {.model_type = "llama",
                              .rope = {.kind = TT_ROPE_DEFAULT, .theta = 500000},
                              .tied_head = true};
 
-static const tt_method method = {.form = TT_STEER_NONLINEAR,
-                                 .sites = 1u << TT_SITE_POST_BLOCK,
-                                 .rank = {.value = 8},
-                                 .activation = TT_ACT_SILU,
-                                 .scale = 1,
-                                 .init_scale = 1e-3,
-                                 .share_positions = true,
-                                 .layers = "all"};
+const tt_method tt_bench_method = {.form = TT_STEER_NONLINEAR,
+                                   .sites = 1u << TT_SITE_POST_BLOCK,
+                                   .rank = {.value = 8},
+                                   .activation = TT_ACT_SILU,
+                                   .scale = 1,
+                                   .init_scale = 1e-3,
+                                   .share_positions = true,
+                                   .layers = "all"};
 
 /* Layers of made-up weights, and everything a step through them needs. */
 typedef struct bench_step {
@@ -149,7 +149,7 @@ static tt_status create_step(const tt_bench_settings *s, bench_step *b, tt_error
     TT_TRY(create_arrays(b, err));
     pack(b);
     const tt_stage_shape shape = {.spec = &spec,
-                                  .method = &method,
+                                  .method = &tt_bench_method,
                                   .first_layer = FIRST_LAYER,
                                   .n_layers = TT_BENCH_LAYERS,
                                   .max_tokens = b->n_tokens,
@@ -158,7 +158,8 @@ static tt_status create_step(const tt_bench_settings *s, bench_step *b, tt_error
                                   .n_slots = 1,
                                   .n_threads = s->n_threads};
     TT_TRY(tt_gemm_create(s->n_threads, &b->gemm, err));
-    TT_TRY(tt_adapter_create(&method, &spec, FIRST_LAYER, TT_BENCH_LAYERS, 1, &b->adapter, err));
+    TT_TRY(tt_adapter_create(&tt_bench_method, &spec, FIRST_LAYER, TT_BENCH_LAYERS, 1, &b->adapter,
+                             err));
     return tt_stage_create(&shape, &b->weights, b->gemm, &b->stage, err);
 }
 

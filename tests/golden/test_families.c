@@ -29,7 +29,7 @@
 #include "trimtab/safetensors.h"
 
 static const double TOLERANCE = 1e-4;
-enum { MAX_IDS = 1024, MAX_CASES = 128, NAME_BYTES = 64, N_STAGES = 3 };
+enum { MAX_CASES = 128, NAME_BYTES = 64, N_STAGES = 3 };
 
 typedef struct golden {
     const char *name;
@@ -37,8 +37,7 @@ typedef struct golden {
     tt_spec spec;
     json_t *json;
     tt_safetensors *tensors;
-    int32_t ids[MAX_IDS];
-    int n_ids;
+    recorded_ids ids;
 } golden;
 
 /* One model, its layers dealt to n_stages. */
@@ -51,22 +50,11 @@ typedef struct network {
 /* --- What was recorded ----------------------------------------------------------------------- */
 
 static void open_golden(golden *out, const char *name) {
-    char path[600];
     tt_error err = {0};
-    json_error_t json_err;
     *out = (golden){.name = name};
     snprintf(out->dir, sizeof out->dir, "%s/tests/golden/families/%s", TT_SOURCE_DIR, name);
     if (tt_spec_read(out->dir, &out->spec, &err) != TT_OK) fail_msg("%s", err.text);
-    snprintf(path, sizeof path, "%s/golden.json", out->dir);
-    out->json = json_load_file(path, 0, &json_err);
-    if (!out->json) fail_msg("%s: %s", path, json_err.text);
-    snprintf(path, sizeof path, "%s/golden.safetensors", out->dir);
-    if (tt_safetensors_open(path, &out->tensors, &err) != TT_OK) fail_msg("%s", err.text);
-}
-
-static void close_golden(golden *g) {
-    json_decref(g->json);
-    tt_safetensors_close(g->tensors);
+    recorded_open(out->dir, &out->json, &out->tensors);
 }
 
 static const tt_tensor *tensor(const golden *g, const char *variant, const char *what,
@@ -103,14 +91,6 @@ static size_t offset_of(const golden *g, const json_t *variant, const tt_adapter
     return 0;
 }
 
-static rig_sequence sequence_of(golden *g, const json_t *ids, int prompt_len) {
-    rig_sequence out = {g->ids + g->n_ids, (int)json_array_size(ids), prompt_len};
-    assert_true(out.n > 0 && g->n_ids + out.n <= MAX_IDS);
-    for (int i = 0; i < out.n; i++)
-        g->ids[g->n_ids++] = (int32_t)json_integer_value(at(ids, (size_t)i));
-    return out;
-}
-
 static void build_batch(golden *g, rig_batch *out) {
     const json_t *list = field(g->json, "sequences");
     rig_sequence seqs[RIG_SEQS];
@@ -118,7 +98,7 @@ static void build_batch(golden *g, rig_batch *out) {
     assert_int_equal(n, 2);
     for (int i = 0; i < n; i++) {
         const json_t *entry = at(list, (size_t)i);
-        seqs[i] = sequence_of(g, field(entry, "ids"), (int)number(entry, "prompt_len"));
+        seqs[i] = recorded_entry(&g->ids, entry);
     }
     rig_batch_build(out, seqs, n);
 }
@@ -326,7 +306,7 @@ static void check_group(const network *net, rig *r, const json_t *group, bool ad
     assert_true(n > 0 && n <= RIG_SEQS && n_new > 0);
     for (int p = 0; p < n; p++) {
         const json_t *ids = at(list, (size_t)p);
-        prompts[p] = sequence_of(net->g, ids, (int)json_array_size(ids));
+        prompts[p] = recorded_sequence(&net->g->ids, ids, (int)json_array_size(ids));
     }
     int32_t *out = calloc((size_t)(n * n_new), sizeof *out);
     assert_non_null(out);
@@ -351,7 +331,7 @@ static void check_generation(const network *net) {
         const json_t *variant = find_variant(net->g, json_string_value(field(run, "variant")));
         size_t n_rows = 0;
         rig r;
-        net->g->n_ids = 0;
+        net->g->ids.n = 0;
         open_rig(&r, net, variant);
         json_array_foreach(field(net->g->json, "prompts"), k, group) {
             check_group(net, &r, group, variant != NULL, field(run, "ids"), n_rows);
@@ -372,7 +352,7 @@ static void check_case(void **state) {
         rig_batch batch;
         json_t *variant;
         size_t i;
-        g.n_ids = 0;
+        g.ids.n = 0;
         build_batch(&g, &batch);
         open_network(&net, &g, n_stages);
         check_logits(&net, &batch.mb);
@@ -383,7 +363,7 @@ static void check_case(void **state) {
         check_generation(&net);
         close_network(&net);
     }
-    close_golden(&g);
+    recorded_close(g.json, g.tensors);
 }
 
 /* --- Cases ----------------------------------------------------------------------------------- */

@@ -23,7 +23,6 @@
 #include "trimtab/safetensors.h"
 
 static const double TOLERANCE = 1e-4;
-enum { MAX_IDS = 1024 };
 
 typedef struct golden {
     const char *name;
@@ -32,8 +31,7 @@ typedef struct golden {
     tt_method method;
     json_t *json;
     tt_safetensors *tensors;
-    int32_t ids[MAX_IDS];
-    int n_ids;
+    recorded_ids ids;
 } golden;
 
 /* One case on one number of stages. */
@@ -47,25 +45,15 @@ typedef struct run {
 /* --- What was recorded ----------------------------------------------------------------------- */
 
 static void open_golden(golden *out, const char *name) {
-    char path[600];
+    char dir[512];
     tt_error err = {0};
-    json_error_t json_err;
     *out = (golden){.name = name};
-    snprintf(path, sizeof path, "%s/tests/golden/methods/%s/golden.json", TT_SOURCE_DIR, name);
-    out->json = json_load_file(path, 0, &json_err);
-    if (!out->json) fail_msg("%s: %s", path, json_err.text);
-    snprintf(path, sizeof path, "%s/tests/golden/methods/%s/golden.safetensors", TT_SOURCE_DIR,
-             name);
-    if (tt_safetensors_open(path, &out->tensors, &err) != TT_OK) fail_msg("%s", err.text);
+    snprintf(dir, sizeof dir, "%s/tests/golden/methods/%s", TT_SOURCE_DIR, name);
+    recorded_open(dir, &out->json, &out->tensors);
     snprintf(out->model, sizeof out->model, "%s/tests/golden/methods/models/%s", TT_SOURCE_DIR,
              json_string_value(field(out->json, "model")));
     if (tt_spec_read(out->model, &out->spec, &err) != TT_OK) fail_msg("%s", err.text);
     out->method = method_of(field(out->json, "method"));
-}
-
-static void close_golden(golden *g) {
-    json_decref(g->json);
-    tt_safetensors_close(g->tensors);
 }
 
 /* Where `what` ("start", "grad", "step5") stands in a tensor's first dimension; -1: not recorded.
@@ -91,14 +79,6 @@ static const float *recorded(const golden *g, const tt_adapter_view *view, int p
     return (const float *)t->data + (size_t)place * view->n;
 }
 
-static rig_sequence sequence_of(golden *g, const json_t *ids, int prompt_len) {
-    rig_sequence out = {g->ids + g->n_ids, (int)json_array_size(ids), prompt_len};
-    assert_true(out.n > 0 && g->n_ids + out.n <= MAX_IDS);
-    for (int i = 0; i < out.n; i++)
-        g->ids[g->n_ids++] = (int32_t)json_integer_value(at(ids, (size_t)i));
-    return out;
-}
-
 /* Packs sequences [first, first + n) of the list; example [n] is borrowed by the batch. */
 static void pack(golden *g, const json_t *list, int first, int n, rig_batch *out,
                  int64_t *example) {
@@ -106,7 +86,7 @@ static void pack(golden *g, const json_t *list, int first, int n, rig_batch *out
     assert_true(n <= RIG_SEQS);
     for (int i = 0; i < n; i++) {
         const json_t *entry = at(list, (size_t)(first + i));
-        seqs[i] = sequence_of(g, field(entry, "ids"), (int)number(entry, "prompt_len"));
+        seqs[i] = recorded_entry(&g->ids, entry);
         const json_t *numbered = json_object_get(entry, "example");
         example[i] = numbered ? json_integer_value(numbered) : 0;
     }
@@ -213,7 +193,7 @@ static void open_run(run *t, golden *g, int n_stages) {
     tt_error err = {0};
     int first[RIG_STAGES + 1];
     *t = (run){.g = g};
-    g->n_ids = 0;
+    g->ids.n = 0;
     for (int i = 0; i <= n_stages; i++) first[i] = i * g->spec.n_layers / n_stages;
     for (int i = 0; i < n_stages; i++)
         if (tt_weights_open(&g->spec, g->model, first[i], first[i + 1] - first[i], i == 0,
@@ -292,7 +272,7 @@ static double step_gradient(run *t, const json_t *step, int number_of_step) {
     rig_batch part[2];
     int64_t example[2][RIG_SEQS];
     double loss = 0;
-    t->g->n_ids = 0;
+    t->g->ids.n = 0;
     pack(t->g, list, 0, n - 1, &part[0], example[0]);
     pack(t->g, list, n - 1, 1, &part[1], example[1]);
     for (int i = 0; i < t->r.n_stages; i++)
@@ -348,7 +328,7 @@ static void check_generation(run *t) {
     assert_true(n == 2 && n_new == 8);
     for (int p = 0; p < n; p++) {
         const json_t *ids = at(prompts, (size_t)p);
-        seqs[p] = sequence_of(t->g, ids, (int)json_array_size(ids));
+        seqs[p] = recorded_sequence(&t->g->ids, ids, (int)json_array_size(ids));
     }
     int32_t out[2 * 8];
     rig_generate(&t->r, seqs, n, n_new, true, out);
@@ -371,7 +351,7 @@ static void check_case(void **state) {
         check_generation(&t);
         close_run(&t);
     }
-    close_golden(&g);
+    recorded_close(g.json, g.tensors);
 }
 
 static const char *const cases[] = {

@@ -18,43 +18,25 @@
 #include <jansson.h>
 
 #include "network_rig.h"
+#include "recorded.h"
 #include "trimtab/optim.h"
 
 static const double TOLERANCE = 1e-4;
-enum { MAX_IDS = 4096 };
 
 typedef struct golden {
     char dir[512];
     tt_spec spec;
     json_t *json;
     tt_safetensors *tensors;
-    int32_t ids[MAX_IDS];
-    int n_ids;
+    recorded_ids ids;
 } golden;
 
 static void open_golden(golden *out, const char *name) {
-    char path[600];
     tt_error err = {0};
-    json_error_t json_err;
     *out = (golden){0};
     snprintf(out->dir, sizeof out->dir, "%s/tests/golden/network/%s", TT_SOURCE_DIR, name);
     if (tt_spec_read(out->dir, &out->spec, &err) != TT_OK) fail_msg("%s", err.text);
-    snprintf(path, sizeof path, "%s/golden.json", out->dir);
-    out->json = json_load_file(path, 0, &json_err);
-    if (!out->json) fail_msg("%s: %s", path, json_err.text);
-    snprintf(path, sizeof path, "%s/golden.safetensors", out->dir);
-    if (tt_safetensors_open(path, &out->tensors, &err) != TT_OK) fail_msg("%s", err.text);
-}
-
-static void close_golden(golden *g) {
-    json_decref(g->json);
-    tt_safetensors_close(g->tensors);
-}
-
-static double number(const json_t *object, const char *key) {
-    json_t *value = json_object_get(object, key);
-    assert_true(json_is_number(value));
-    return json_number_value(value);
+    recorded_open(out->dir, &out->json, &out->tensors);
 }
 
 static const char *string(const json_t *object, const char *key) {
@@ -71,19 +53,10 @@ static const tt_tensor *tensor(const golden *g, const char *prefix, const char *
     return t;
 }
 
-/* Ids of a JSON array, kept in g. */
-static rig_sequence sequence_of(golden *g, const json_t *ids, int prompt_len) {
-    rig_sequence out = {g->ids + g->n_ids, (int)json_array_size(ids), prompt_len};
-    assert_true(g->n_ids + out.n <= MAX_IDS && out.n > 0);
-    for (int i = 0; i < out.n; i++)
-        g->ids[g->n_ids++] = (int32_t)json_integer_value(json_array_get(ids, (size_t)i));
-    return out;
-}
-
 static int sequences_of(golden *g, const json_t *list, int first, int n, rig_sequence *out) {
     for (int i = 0; i < n; i++) {
         const json_t *entry = json_array_get(list, (size_t)(first + i));
-        out[i] = sequence_of(g, json_object_get(entry, "ids"), (int)number(entry, "prompt_len"));
+        out[i] = recorded_entry(&g->ids, entry);
     }
     return n;
 }
@@ -105,7 +78,7 @@ static tt_site site_of(const char *name) {
     return TT_SITE_POST_BLOCK;
 }
 
-static tt_method method_of(const json_t *m) {
+static tt_method steering_of(const json_t *m) {
     tt_method out = {.rank = {.value = (int)number(m, "rank")},
                      .sites = 1u << TT_SITE_POST_BLOCK,
                      .share_positions = true,
@@ -212,7 +185,7 @@ static void check_variant(golden *g, const network *net, const json_t *variant,
                           const tt_micro_batch *mb) {
     char prefix[64];
     rig r;
-    tt_method method = method_of(json_object_get(variant, "method"));
+    tt_method method = steering_of(json_object_get(variant, "method"));
     const char *name = string(variant, "name");
     open_rig(&r, g, net, &method);
     snprintf(prefix, sizeof prefix, "%s.param", name);
@@ -267,7 +240,7 @@ static void check_training(golden *g, const network *net) {
     const json_t *train = json_object_get(g->json, "train");
     const json_t *losses = json_object_get(train, "losses"),
                  *norms = json_object_get(train, "norms");
-    tt_method method = method_of(json_object_get(train, "method"));
+    tt_method method = steering_of(json_object_get(train, "method"));
     tt_adamw adamw = {
         .beta1 = 0.9, .beta2 = 0.999, .eps = 1e-8, .weight_decay = number(train, "weight_decay")};
     moments state[RIG_STAGES];
@@ -314,7 +287,7 @@ static void check_run(golden *g, const network *net, const json_t *run, const ri
     const json_t *rows = json_object_get(run, "ids");
     int n_new = (int)json_array_size(json_array_get(rows, 0));
     tt_method method = {.form = TT_STEER_NONE, .layers = "all"};
-    if (name) method = method_of(json_object_get(find_variant(g, name), "method"));
+    if (name) method = steering_of(json_object_get(find_variant(g, name), "method"));
     rig r;
     open_rig(&r, g, net, &method);
     if (name) {
@@ -339,7 +312,7 @@ static void check_generation(golden *g, const network *net) {
     rig_sequence prompts[RIG_SEQS];
     size_t i, n_prompts = 0;
     json_array_foreach(json_object_get(generation, "prompts"), i, prompt) {
-        prompts[n_prompts] = sequence_of(g, prompt, (int)json_array_size(prompt));
+        prompts[n_prompts] = recorded_sequence(&g->ids, prompt, (int)json_array_size(prompt));
         n_prompts++;
     }
     assert_true(n_prompts > 0);
@@ -352,14 +325,14 @@ static void check_case(const char *name) {
     open_golden(&g, name);
     for (int n_stages = 1; n_stages <= g.spec.n_layers; n_stages++) {
         network net;
-        g.n_ids = 0;
+        g.ids.n = 0;
         open_network(&net, &g, n_stages);
         check_variants(&g, &net);
         check_training(&g, &net);
         check_generation(&g, &net);
         close_network(&net);
     }
-    close_golden(&g);
+    recorded_close(g.json, g.tensors);
 }
 
 static void grouped_queries_tied(void **state) {
