@@ -8,15 +8,16 @@
 
 #include "trimtab/tokenizer.h"
 
-static const char *const names[] = {"llama2",      "llama3",          "nfc_added",
-                                    "lower_added", "metaspace_split", "o200k"};
+static const char *const names[] = {"llama2",          "llama3",    "nfc_added", "lower_added",
+                                    "metaspace_split", "phi4_mini", "t5"};
 enum { N_NAMES = sizeof names / sizeof *names };
 
 static tt_tokenizer *tokenizer_of(size_t i) {
     static tt_tokenizer *opened[N_NAMES];
     char path[512];
     if (!opened[i]) {
-        snprintf(path, sizeof path, TT_SOURCE_DIR "/tests/golden/tokenizer/%s.json", names[i]);
+        snprintf(path, sizeof path, TT_SOURCE_DIR "/tests/golden/tokenizer/%s/tokenizer.json",
+                 names[i]);
         FUZZ_CHECK(tt_tokenizer_open(path, &opened[i], NULL) == TT_OK);
     }
     return opened[i];
