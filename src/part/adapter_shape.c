@@ -31,12 +31,12 @@ static int n_sets(const tt_method *method, tt_point point) {
 static int units_at(tt_unit unit, tt_unit_visit visit, void *context) {
     bool experts = tt_point_of_experts(unit.spec, unit.layer, unit.point);
     int n = experts ? unit.spec->n_experts : n_sets(unit.method, unit.point);
+    size_unit(&unit); /* all of them alike */
     for (int i = 0; visit && i < n; i++) {
         if (experts)
             unit.expert = i;
         else
             unit.set = i;
-        size_unit(&unit);
         visit(context, &unit);
     }
     return n;
