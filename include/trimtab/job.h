@@ -53,6 +53,9 @@ typedef enum tt_target {
     TT_N_TARGETS
 } tt_target;
 
+/* Those of the MLP, which experts have of their own, as bits. */
+enum { TT_TARGETS_OF_MLP = 1 << TT_TARGET_GATE | 1 << TT_TARGET_UP | 1 << TT_TARGET_DOWN };
+
 typedef enum tt_activation { TT_ACT_SILU, TT_ACT_GELU, TT_ACT_RELU, TT_ACT_TANH } tt_activation;
 
 typedef enum tt_positions_kind {
@@ -159,17 +162,17 @@ typedef struct tt_job {
         char path[TT_PATH_BYTES]; /* Hugging Face model directory */
     } model;
     struct {
-        char file[TT_PATH_BYTES];  /* task description */
-        char train[TT_PATH_BYTES]; /* JSONL; may be empty for eval-only jobs */
-        char eval[TT_PATH_BYTES];  /* JSONL held out; may be empty */
-        int max_length;            /* 0: the task's */
-        int max_new_tokens;        /* 0: the task's */
-        int append_eos;            /* -1: the task's, 0, 1 */
-        int truncation;            /* -1: the task's, else tt_truncation */
-        char chat[TT_PATH_BYTES];  /* "task", "auto", "none", a template's name or path */
+        char file[TT_PATH_BYTES];      /* task description */
+        char train[TT_PATH_BYTES];     /* JSONL; may be empty for eval-only jobs */
+        char eval[TT_PATH_BYTES];      /* JSONL held out; may be empty */
+        int max_length;                /* 0: the task's */
+        int max_new_tokens;            /* 0: the task's */
+        int append_eos;                /* -1: the task's, 0, 1 */
+        int truncation;                /* -1: the task's, else tt_truncation */
+        char chat[TT_PATH_BYTES];      /* "task", "auto", "none", a template's name or path */
         char chat_date[TT_NAME_BYTES]; /* in templates that write one; empty: theirs */
-        char system[TT_PATH_BYTES]; /* system text; empty: the task's, the record's */
-        tt_special special;        /* special tokens in the texts of a conversation */
+        char system[TT_PATH_BYTES];    /* system text; empty: the task's, the record's */
+        tt_special special;            /* special tokens in the texts of a conversation */
         tt_bad_record on_bad_record;
         bool allow_unsupervised; /* records without a supervised token are dropped, not an error */
         int64_t limit_train, limit_eval; /* first n records; 0: all */

@@ -199,8 +199,8 @@ void tt_spec_expert_tensor(const tt_spec *spec, tt_role role, int layer, int exp
 bool tt_spec_spelling(const tt_spec *spec, int i, const char *name,
                       char spelling[TT_TENSOR_NAME_BYTES]);
 
-/* The path of a module in the model's class, as transformers 5 builds it and PEFT names it, where it
- * is not what the functions above call it: path begins like their names ("model.layers.0...").
+/* The path of a module in the model's class, as transformers 5 builds it and PEFT names it, where
+ * it is not what the functions above call it: path begins like their names ("model.layers.0...").
  * false: it is the same. */
 bool tt_spec_module_name(const tt_spec *spec, const char *path, char out[TT_TENSOR_NAME_BYTES]);
 
@@ -208,6 +208,14 @@ bool tt_spec_module_name(const tt_spec *spec, const char *path, char out[TT_TENS
  * (a tied head counted once). */
 int64_t tt_spec_layer_params(const tt_spec *spec);
 int64_t tt_spec_params(const tt_spec *spec);
+
+/* Is the layer's MLP a mixture of experts? */
+bool tt_spec_has_experts(const tt_spec *spec, int layer);
+
+/* The roles that every expert has a tensor of (tt_spec_expert_tensor): gate, up, down. */
+enum { TT_N_EXPERT_ROLES = 3 };
+extern const tt_role tt_spec_expert_roles[TT_N_EXPERT_ROLES];
+bool tt_spec_is_of_experts(const tt_spec *spec, tt_role role, int layer);
 
 /* Elements of a layer's tensors that one token meets: of experts, those that it takes. */
 int64_t tt_spec_active_params(const tt_spec *spec, int layer);

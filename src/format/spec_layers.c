@@ -200,7 +200,7 @@ tt_status tt_spec_read_experts(const tt_spec_keys *config, const tt_spec_family 
         for (int i = 0; i < spec->n_layers; i++) spec->layers[i] |= TT_LAYER_EXPERTS;
     }
     for (int i = 0; i < spec->n_layers; i++)
-        if (spec->layers[i] & TT_LAYER_EXPERTS) return TT_OK;
+        if (tt_spec_has_experts(spec, i)) return TT_OK;
     spec->n_experts = spec->n_experts_per_token = spec->expert_intermediate = 0;
     return TT_OK;
 }

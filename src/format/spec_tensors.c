@@ -87,8 +87,15 @@ void tt_spec_complete(tt_spec *spec) {
         if (*scales[i] == 0) *scales[i] = 1;
 }
 
-static bool has_experts(const tt_spec *spec, int layer) {
+bool tt_spec_has_experts(const tt_spec *spec, int layer) {
     return (spec->layers[layer] & TT_LAYER_EXPERTS) != 0;
+}
+
+const tt_role tt_spec_expert_roles[TT_N_EXPERT_ROLES] = {TT_ROLE_GATE, TT_ROLE_UP, TT_ROLE_DOWN};
+
+bool tt_spec_is_of_experts(const tt_spec *spec, tt_role role, int layer) {
+    bool mlp = role == TT_ROLE_GATE || role == TT_ROLE_UP || role == TT_ROLE_DOWN;
+    return mlp && tt_spec_has_experts(spec, layer);
 }
 
 bool tt_spec_has(const tt_spec *spec, tt_role role, int layer) {
@@ -111,13 +118,13 @@ bool tt_spec_has(const tt_spec *spec, tt_role role, int layer) {
     case TT_ROLE_GATE:
     case TT_ROLE_UP:
     case TT_ROLE_DOWN:
-        return !has_experts(spec, layer);
+        return !tt_spec_has_experts(spec, layer);
     case TT_ROLE_GATE_BIAS:
     case TT_ROLE_UP_BIAS:
     case TT_ROLE_DOWN_BIAS:
-        return spec->mlp_bias && !has_experts(spec, layer);
+        return spec->mlp_bias && !tt_spec_has_experts(spec, layer);
     case TT_ROLE_ROUTER:
-        return has_experts(spec, layer);
+        return tt_spec_has_experts(spec, layer);
     case TT_ROLE_HEAD:
         return !spec->tied_head;
     default:
@@ -212,7 +219,7 @@ static int64_t count_layer(const tt_spec *spec, int layer, int n_experts) {
     for (int role = 0; role < TT_N_ROLES; role++)
         if (roles[role].per_layer && tt_spec_has(spec, (tt_role)role, layer))
             n += count_of(spec, roles[role].rows) * count_of(spec, roles[role].cols);
-    if (has_experts(spec, layer))
+    if (tt_spec_has_experts(spec, layer))
         n += 3 * (int64_t)n_experts * spec->expert_intermediate * spec->hidden;
     return n;
 }
@@ -241,8 +248,8 @@ int64_t tt_spec_params(const tt_spec *spec) {
 }
 
 int tt_spec_mlp_width(const tt_spec *spec, int layer) {
-    return has_experts(spec, layer) ? spec->n_experts_per_token * spec->expert_intermediate
-                                    : spec->intermediate;
+    return tt_spec_has_experts(spec, layer) ? spec->n_experts_per_token * spec->expert_intermediate
+                                            : spec->intermediate;
 }
 
 int tt_spec_window(const tt_spec *spec, int layer) {

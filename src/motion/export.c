@@ -34,6 +34,10 @@ void tt_notes_add(tt_notes *notes, const char *format, ...) {
     if (n + 1 < sizeof notes->text) strcpy(notes->text + n, "\n");
 }
 
+tt_status exp_no_memory(const exp_job *job, tt_error *err) {
+    return tt_fail(err, TT_ERR_MEMORY, "%s: no memory to export it", job->options->adapter);
+}
+
 tt_status exp_refuse(const exp_job *job, const char *why, tt_error *err) {
     return tt_fail(err, TT_ERR_CONFIG, "%s: %s", job->options->adapter, why);
 }

@@ -44,8 +44,7 @@ static bool adds_as_is(const tt_spec *spec) {
 }
 
 static tt_status check_experts(const exp_job *job, tt_error *err) {
-    const unsigned of_mlp = 1u << TT_TARGET_GATE | 1u << TT_TARGET_UP | 1u << TT_TARGET_DOWN;
-    if (job->spec.n_experts == 0 || !(job->method.lora.targets & of_mlp)) return TT_OK;
+    if (job->spec.n_experts == 0 || !(job->method.lora.targets & TT_TARGETS_OF_MLP)) return TT_OK;
     return exp_refuse(job,
                       "cannot be merged: lora.targets has gate, up or down of a model with "
                       "experts; q, k, v and o can be folded",

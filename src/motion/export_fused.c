@@ -33,10 +33,6 @@ typedef struct fusing {
     int64_t times; /* ranks that a module takes */
 } fusing;
 
-static tt_status no_memory(const exp_job *job, tt_error *err) {
-    return tt_fail(err, TT_ERR_MEMORY, "%s: no memory to export it", job->options->adapter);
-}
-
 /* Splits "PREFIX model.layers.3.self_attn.q_proj.lora_A.weight": what stands in front of the
  * module and behind it, and which part of which fused module it is (NULL: of none). */
 static const fused_module *find_part(const fusing *f, const char *name, int *part, int *n_front,
@@ -98,7 +94,7 @@ static tt_status add(fusing *f, const char *name, int n_dims, int64_t rows, int6
                      float *values, tt_error *err) {
     const int64_t shape[] = {rows, cols};
     if (exp_list_add(&f->to, name, TT_DTYPE_F32, n_dims, shape, values, values)) return TT_OK;
-    return no_memory(f->job, err);
+    return exp_no_memory(f->job, err);
 }
 
 /* Copies a part's A [r x in], B [out x r] or magnitude [out] to where it lies in the whole's. */
@@ -125,7 +121,7 @@ static tt_status add_whole(fusing *f, const char *name, const char *kind, int n_
     int64_t rows = which == 'A' ? any->shape[0] * f->times : n_rows;
     int64_t cols = which == 'A' ? any->shape[1] : which == 'B' ? any->shape[1] * f->times : 1;
     float *values = calloc((size_t)rows * (size_t)cols, sizeof *values);
-    if (!values) return no_memory(f->job, err);
+    if (!values) return exp_no_memory(f->job, err);
     int64_t index = 0;
     for (int p = 0; p < n_parts; p++)
         if (parts[p]) place(parts[p], which, index++, first_row[p], cols, values);

@@ -21,22 +21,18 @@ static const tt_adapter_view *sibling(const tt_adapter *adapter, const char *nam
     return tt_adapter_find_view(adapter, wanted);
 }
 
-static tt_status no_memory(const exp_job *job, tt_error *err) {
-    return tt_fail(err, TT_ERR_MEMORY, "%s: no memory to export it", job->options->adapter);
-}
-
 /* --- PiSSA: B A - B0 A0 is the product of [B, -B0] and [A; A0] ----------------------------------
  */
 
 static tt_status add_stacked(const exp_job *job, const tt_adapter_view *a,
                              const tt_adapter_view *a0, exp_list *list, tt_error *err) {
     float *values = malloc(2 * a->n * sizeof *values);
-    if (!values) return no_memory(job, err);
+    if (!values) return exp_no_memory(job, err);
     memcpy(values, tt_adapter_values(job->adapter, a), a->n * sizeof *values);
     memcpy(values + a->n, tt_adapter_values(job->adapter, a0), a->n * sizeof *values);
     const int64_t shape[] = {2 * a->shape[0], a->shape[1]};
     if (!exp_list_add(list, a->name, TT_DTYPE_F32, 2, shape, values, values))
-        return no_memory(job, err);
+        return exp_no_memory(job, err);
     return TT_OK;
 }
 
@@ -46,7 +42,7 @@ static tt_status add_side_by_side(const exp_job *job, const tt_adapter_view *b,
     const float *left = tt_adapter_values(job->adapter, b);
     const float *right = tt_adapter_values(job->adapter, b0);
     float *values = malloc(2 * b->n * sizeof *values);
-    if (!values) return no_memory(job, err);
+    if (!values) return exp_no_memory(job, err);
     for (size_t row = 0; row < (size_t)b->shape[0]; row++)
         for (size_t k = 0; k < rank; k++) {
             values[row * 2 * rank + k] = left[row * rank + k];
@@ -54,7 +50,7 @@ static tt_status add_side_by_side(const exp_job *job, const tt_adapter_view *b,
         }
     const int64_t shape[] = {b->shape[0], 2 * b->shape[1]};
     if (!exp_list_add(list, b->name, TT_DTYPE_F32, 2, shape, values, values))
-        return no_memory(job, err);
+        return exp_no_memory(job, err);
     return TT_OK;
 }
 
@@ -75,7 +71,7 @@ static tt_status add_view(const exp_job *job, const tt_adapter_view *view, exp_l
     } else {
         const float *values = tt_adapter_values(job->adapter, view);
         if (!exp_list_add(list, view->name, TT_DTYPE_F32, view->n_dims, view->shape, values, NULL))
-            return no_memory(job, err);
+            return exp_no_memory(job, err);
         return TT_OK;
     }
     return tt_fail(err, TT_ERR_INTERNAL, "%s: tensor '%s': found no start of PiSSA beside it",
@@ -123,7 +119,7 @@ static tt_status spell(const exp_job *job, exp_list *list, tt_error *err) {
         if (!exp_list_add(&to, name, t->dtype, t->n_dims, t->shape, t->data, list->owned[i])) {
             list->owned[i] = NULL; /* freed there */
             exp_list_free(&to);
-            return no_memory(job, err);
+            return exp_no_memory(job, err);
         }
         list->owned[i] = NULL;
     }
@@ -192,7 +188,7 @@ static bool has_dense_layer(const exp_job *job) {
     const tt_spec *spec = &job->spec;
     for (int l = 0; l < spec->n_layers; l++)
         if (tt_job_has_layer(job->method.lora.layers, spec->n_layers, l) &&
-            !(spec->layers[l] & TT_LAYER_EXPERTS))
+            !tt_spec_has_experts(spec, l))
             return true;
     return false;
 }
@@ -201,8 +197,7 @@ static bool has_dense_layer(const exp_job *job) {
  * experts of a layer in two parameters, and PEFT 0.21 rewrites such files for it while it reads
  * them: rightly, save for what is refused here. */
 static tt_status check_experts(const exp_job *job, tt_error *err) {
-    const unsigned down = 1u << TT_TARGET_DOWN;
-    const unsigned all = down | 1u << TT_TARGET_GATE | 1u << TT_TARGET_UP;
+    const unsigned down = 1u << TT_TARGET_DOWN, all = TT_TARGETS_OF_MLP;
     unsigned targets = job->method.lora.targets & all;
     if (job->spec.n_experts == 0 || !targets) return TT_OK;
     if (targets != down && targets != all)
@@ -224,7 +219,7 @@ tt_status exp_lora(const exp_job *job, tt_error *err) {
     TT_TRY(check_experts(job, err));
     exp_list list = {0};
     tt_peft_config *config = calloc(1, sizeof *config);
-    tt_status status = config ? TT_OK : no_memory(job, err);
+    tt_status status = config ? TT_OK : exp_no_memory(job, err);
     for (int i = 0; status == TT_OK && i < job->adapter->n_views; i++) {
         const tt_adapter_view *view = &job->adapter->views[i];
         if (strncmp(view->name, TT_PEFT_PREFIX, sizeof TT_PEFT_PREFIX - 1) != 0 ||
@@ -256,17 +251,17 @@ static tt_status add_directions(const exp_job *job, const tt_adapter_view *scale
     const char *module = scale->name + sizeof old_start - 1;
     int n_module = (int)(strlen(module) - strlen(".scale"));
     float *b = malloc(u->n * sizeof *b);
-    if (!b) return no_memory(job, err);
+    if (!b) return exp_no_memory(job, err);
     size_t k = (size_t)u->shape[1];
     const float *c = tt_adapter_values(job->adapter, scale);
     const float *directions = tt_adapter_values(job->adapter, u);
     for (size_t i = 0; i < u->n; i++) b[i] = directions[i] * c[i % k];
     snprintf(name, sizeof name, TT_PEFT_PREFIX "model.%.*s.lora_B.weight", n_module, module);
-    if (!exp_list_add(list, name, TT_DTYPE_F32, 2, u->shape, b, b)) return no_memory(job, err);
+    if (!exp_list_add(list, name, TT_DTYPE_F32, 2, u->shape, b, b)) return exp_no_memory(job, err);
     snprintf(name, sizeof name, TT_PEFT_PREFIX "model.%.*s.lora_A.weight", n_module, module);
     if (!exp_list_add(list, name, TT_DTYPE_F32, 2, v->shape, tt_adapter_values(job->adapter, v),
                       NULL))
-        return no_memory(job, err);
+        return exp_no_memory(job, err);
     return TT_OK;
 }
 
@@ -274,7 +269,7 @@ static tt_status write_spectral(const exp_job *job, tt_error *err) {
     exp_list list = {0};
     int k = job->method.spectral.top_k;
     tt_peft_config *config = calloc(1, sizeof *config);
-    tt_status status = config ? TT_OK : no_memory(job, err);
+    tt_status status = config ? TT_OK : exp_no_memory(job, err);
     for (int i = 0; status == TT_OK && i < job->adapter->n_views; i++)
         if (ends_in(job->adapter->views[i].name, ".scale"))
             status = add_directions(job, &job->adapter->views[i], &list, err);

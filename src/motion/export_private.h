@@ -44,6 +44,9 @@ tt_status exp_lora(const exp_job *job, tt_error *err) TT_MUST_CHECK;
 /* Refuses, naming the adapter: "PATH: WHY". */
 tt_status exp_refuse(const exp_job *job, const char *why, tt_error *err);
 
+/* The error of an allocation that failed. */
+tt_status exp_no_memory(const exp_job *job, tt_error *err);
+
 /* --- export_write.c --------------------------------------------------------------------------- */
 
 /* Tensors of a file in the making. Names, and values that are not borrowed, belong to the list. */

@@ -48,11 +48,10 @@ static tt_status add_rounded(const exp_job *job, const tt_adapter_view *view, co
                              exp_list *list, tt_error *err) {
     const float *values = tt_adapter_values(job->adapter, view);
     uint16_t *rounded = malloc(view->n * sizeof *rounded);
-    if (!rounded)
-        return tt_fail(err, TT_ERR_MEMORY, "%s: no memory to export it", job->options->adapter);
+    if (!rounded) return exp_no_memory(job, err);
     tt_round_nearest(TT_DTYPE_BF16, view->n, values, rounded);
     if (!exp_list_add(list, name, TT_DTYPE_BF16, view->n_dims, view->shape, rounded, rounded))
-        return tt_fail(err, TT_ERR_MEMORY, "%s: no memory to export it", job->options->adapter);
+        return exp_no_memory(job, err);
     return TT_OK;
 }
 
@@ -62,13 +61,12 @@ static tt_status add_rotation(const exp_job *job, const tt_adapter_view *view, e
     const float *values = tt_adapter_values(job->adapter, view);
     size_t rank = (size_t)view->shape[0], hidden = (size_t)view->shape[1];
     float *turned = malloc(view->n * sizeof *turned);
-    if (!turned)
-        return tt_fail(err, TT_ERR_MEMORY, "%s: no memory to export it", job->options->adapter);
+    if (!turned) return exp_no_memory(job, err);
     for (size_t k = 0; k < rank; k++)
         for (size_t i = 0; i < hidden; i++) turned[i * rank + k] = values[k * hidden + i];
     const int64_t shape[] = {view->shape[1], view->shape[0]};
     if (!exp_list_add(list, "rotate_layer", TT_DTYPE_F32, 2, shape, turned, turned))
-        return tt_fail(err, TT_ERR_MEMORY, "%s: no memory to export it", job->options->adapter);
+        return exp_no_memory(job, err);
     return TT_OK;
 }
 
@@ -113,8 +111,7 @@ tt_status exp_pyreft(const exp_job *job, tt_error *err) {
                                .rank = job->method.rank.value,
                                .hidden = job->spec.hidden,
                                .component = "block_output"};
-    if (!layers)
-        status = tt_fail(err, TT_ERR_MEMORY, "%s: no memory to export it", job->options->adapter);
+    if (!layers) status = exp_no_memory(job, err);
     for (int i = 0; status == TT_OK && i < n_layers; i++) {
         if (!tt_job_has_layer(job->method.layers, n_layers, i)) continue;
         layers[config.n++] = i;

@@ -56,13 +56,12 @@ static tt_status add_view(const exp_job *job, const tt_adapter_view *view, size_
     float *scaled = NULL;
     if (is_up(view->name) && job->method.scale != 1) {
         scaled = malloc(view->n * sizeof *scaled);
-        if (!scaled)
-            return tt_fail(err, TT_ERR_MEMORY, "%s: no memory to export it", job->options->adapter);
+        if (!scaled) return exp_no_memory(job, err);
         for (size_t i = 0; i < view->n; i++) scaled[i] = (float)(job->method.scale * values[i]);
     }
     if (!exp_list_add(list, view->name + skip, TT_DTYPE_F32, view->n_dims, view->shape,
                       scaled ? scaled : values, scaled))
-        return tt_fail(err, TT_ERR_MEMORY, "%s: no memory to export it", job->options->adapter);
+        return exp_no_memory(job, err);
     return TT_OK;
 }
 

@@ -43,8 +43,7 @@ static bool is_expert_of(const tt_spec *spec, tt_role role, int layer, const cha
     int64_t shape[2];
     int expert;
     const char *experts = strstr(module, "experts.");
-    bool of_mlp = role == TT_ROLE_GATE || role == TT_ROLE_UP || role == TT_ROLE_DOWN;
-    if (!of_mlp || !(spec->layers[layer] & TT_LAYER_EXPERTS) || !experts ||
+    if (!tt_spec_is_of_experts(spec, role, layer) || !experts ||
         sscanf(experts, "experts.%6d.", &expert) != 1 || expert < 0 || expert >= spec->n_experts)
         return false;
     tt_spec_expert_tensor(spec, role, layer, expert, name, shape);

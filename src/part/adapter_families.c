@@ -57,8 +57,7 @@ bool tt_point_is_site(tt_point point) {
 }
 
 bool tt_point_of_experts(const tt_spec *spec, int layer, tt_point point) {
-    bool mlp = point == TT_POINT_GATE || point == TT_POINT_UP || point == TT_POINT_DOWN;
-    return mlp && spec->layers[layer] & TT_LAYER_EXPERTS;
+    return tt_spec_is_of_experts(spec, tt_point_matrix_role(point), layer);
 }
 
 unsigned tt_point_site_bit(tt_point point) {

@@ -491,14 +491,13 @@ static int narrowest(const tt_method *method, const tt_spec *spec, unsigned targ
 
 /* Singular vectors are found by layer and product. */
 static tt_status check_experts(const tt_method *method, const tt_spec *spec, tt_error *err) {
-    const unsigned of_mlp = 1u << TT_TARGET_GATE | 1u << TT_TARGET_UP | 1u << TT_TARGET_DOWN;
     if (spec->n_experts == 0) return TT_OK;
-    if (method->spectral.targets & of_mlp)
+    if (method->spectral.targets & TT_TARGETS_OF_MLP)
         return tt_fail(err, TT_ERR_CONFIG,
                        "spectral.targets: found gate, up or down, expected others in a model with "
                        "experts (%s)",
                        spec->model_type);
-    if (method->lora.targets & of_mlp && method->lora.init == TT_LORA_INIT_PISSA)
+    if (method->lora.targets & TT_TARGETS_OF_MLP && method->lora.init == TT_LORA_INIT_PISSA)
         return tt_fail(err, TT_ERR_CONFIG,
                        "lora.init: found \"pissa\" with target gate, up or down, expected another "
                        "in a model with experts (%s)",

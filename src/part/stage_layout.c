@@ -129,15 +129,11 @@ static tt_mixture_work lay_mixture_work(layout *at, const tt_stage_shape *shape)
     return work;
 }
 
-static bool has_experts(const tt_stage_shape *shape, int layer) {
-    return (shape->spec->layers[layer] & TT_LAYER_EXPERTS) != 0;
-}
-
 /* Has this stage layers of the two kinds? */
 static void find_kinds(const tt_stage_shape *shape, bool *dense, bool *experts) {
     *dense = *experts = false;
     for (int i = 0; i < shape->n_layers; i++)
-        *(has_experts(shape, shape->first_layer + i) ? experts : dense) = true;
+        *(tt_spec_has_experts(shape->spec, shape->first_layer + i) ? experts : dense) = true;
 }
 
 /* What the units of the layer keep at their points. */
@@ -173,7 +169,7 @@ static tt_kept_layer lay_layer(layout *at, const tt_stage_shape *shape, int laye
         kept.mid = take(at, n, hidden);
         kept.acts.rstd_mlp = take(at, n, 1);
     }
-    bool experts = has_experts(shape, layer);
+    bool experts = tt_spec_has_experts(shape->spec, layer);
     if (reads.mlp) lay_mlp_acts(at, shape, !experts, experts, &kept.acts);
     lay_norms(at, shape, layer, reads, &kept.acts);
     lay_points(at, shape, layer, &kept);

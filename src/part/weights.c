@@ -4,9 +4,6 @@
 
 #include "weights_private.h"
 
-static const tt_role expert_roles[] = {TT_ROLE_GATE, TT_ROLE_UP, TT_ROLE_DOWN};
-enum { N_EXPERT_ROLES = sizeof expert_roles / sizeof *expert_roles };
-
 tt_matrix *tt_weights_layer_matrix(tt_layer_weights *layer, tt_role role) {
     switch (role) {
     case TT_ROLE_Q:
@@ -89,10 +86,10 @@ static tt_status open_experts(tt_weights *weights, const tt_spec *spec, const ch
                               int layer, tt_expert_weights *experts, tt_error *err) {
     for (int e = 0; e < spec->n_experts; e++) {
         tt_matrix *const matrices[] = {&experts[e].gate, &experts[e].up, &experts[e].down};
-        for (int r = 0; r < N_EXPERT_ROLES; r++) {
+        for (int r = 0; r < TT_N_EXPERT_ROLES; r++) {
             tt_weights_found found;
-            TT_TRY(tt_weights_find_expert(weights->files, model_dir, spec, expert_roles[r], layer,
-                                          e, &found, err));
+            TT_TRY(tt_weights_find_expert(weights->files, model_dir, spec, tt_spec_expert_roles[r],
+                                          layer, e, &found, err));
             TT_TRY(tt_weights_take_matrix(weights, spec, &found, matrices[r], err));
         }
     }
@@ -115,7 +112,7 @@ static tt_status open_layer(tt_weights *weights, const tt_spec *spec, const char
             TT_TRY(tt_weights_take_vector(weights, &found, tt_weights_layer_vector(layer, role),
                                           tt_weights_stored(weights, role, at), err));
     }
-    if (!(spec->layers[at] & TT_LAYER_EXPERTS)) return TT_OK;
+    if (!tt_spec_has_experts(spec, at)) return TT_OK;
     layer->experts = weights->experts + (size_t)i * (size_t)spec->n_experts;
     return open_experts(weights, spec, model_dir, at, layer->experts, err);
 }
@@ -179,7 +176,7 @@ tt_status tt_weights_allocate(const tt_spec *spec, int first_layer, int n_layers
         weights->vectors = calloc(n_floats + 1, sizeof *weights->vectors);
         weights->stored = calloc((n + 1) * TT_N_ROLES, sizeof *weights->stored);
         weights->experts = calloc(n * (size_t)spec->n_experts + 1, sizeof *weights->experts);
-        size_t n_matrices = n * (TT_N_ROLES + N_EXPERT_ROLES * (size_t)spec->n_experts) + 2;
+        size_t n_matrices = n * (TT_N_ROLES + TT_N_EXPERT_ROLES * (size_t)spec->n_experts) + 2;
         weights->factors = calloc(n_matrices, sizeof *weights->factors);
     }
     if (!weights || !weights->layers || !weights->vectors || !weights->stored ||
@@ -260,12 +257,12 @@ static tt_status tally_layer(tally *sum, int layer, size_t *layer_bytes, size_t 
     for (int role = 0; role < TT_N_ROLES; role++)
         if (tt_spec_is_per_layer((tt_role)role) && tt_spec_has(spec, (tt_role)role, layer))
             TT_TRY(tally_role(sum, (tt_role)role, layer, layer_bytes, factors, err));
-    if (!(spec->layers[layer] & TT_LAYER_EXPERTS)) return TT_OK;
+    if (!tt_spec_has_experts(spec, layer)) return TT_OK;
     for (int e = 0; e < spec->n_experts; e++) {
-        for (int r = 0; r < N_EXPERT_ROLES; r++) {
+        for (int r = 0; r < TT_N_EXPERT_ROLES; r++) {
             tt_weights_found found;
-            TT_TRY(tt_weights_find_expert(sum->files, sum->model_dir, spec, expert_roles[r], layer,
-                                          e, &found, err));
+            TT_TRY(tt_weights_find_expert(sum->files, sum->model_dir, spec, tt_spec_expert_roles[r],
+                                          layer, e, &found, err));
             tally_found(sum, &found, layer_bytes);
             *factors += factor_floats(&found);
         }

@@ -27,16 +27,16 @@ static void take(comparison *c, tt_status status, const tt_weights_found *found,
 }
 
 static void look_for_experts(comparison *c, int layer) {
-    static const tt_role roles[] = {TT_ROLE_GATE, TT_ROLE_UP, TT_ROLE_DOWN};
     char name[TT_TENSOR_NAME_BYTES];
     int64_t shape[2];
     for (int expert = 0; expert < c->spec->n_experts; expert++)
-        for (size_t r = 0; r < sizeof roles / sizeof *roles; r++) {
+        for (int r = 0; r < TT_N_EXPERT_ROLES; r++) {
+            tt_role role = tt_spec_expert_roles[r];
             tt_weights_found found;
             tt_error why = {0};
-            tt_spec_expert_tensor(c->spec, roles[r], layer, expert, name, shape);
-            tt_status status = tt_weights_find_expert(c->files, c->model_dir, c->spec, roles[r],
-                                                      layer, expert, &found, &why);
+            tt_spec_expert_tensor(c->spec, role, layer, expert, name, shape);
+            tt_status status = tt_weights_find_expert(c->files, c->model_dir, c->spec, role, layer,
+                                                      expert, &found, &why);
             take(c, status, &found, name, &why);
         }
 }

@@ -16,19 +16,21 @@ static tt_layer_weights *find_layer(const tt_weights *weights, tt_role role, int
     return is_here && i < weights->n_layers ? &weights->layers[i] : NULL;
 }
 
+/* NULL: experts have no such matrix. */
 static const tt_matrix *expert_matrix(const tt_expert_weights *expert, tt_role role) {
-    return role == TT_ROLE_GATE ? &expert->gate : role == TT_ROLE_UP ? &expert->up : &expert->down;
+    return role == TT_ROLE_GATE   ? &expert->gate
+           : role == TT_ROLE_UP   ? &expert->up
+           : role == TT_ROLE_DOWN ? &expert->down
+                                  : NULL;
 }
 
 const tt_matrix *tt_weights_matrix(const tt_weights *weights, tt_role role, int layer, int expert) {
     const tt_matrix *matrix = NULL;
     tt_layer_weights *in = find_layer(weights, role, layer);
-    bool of_mlp = role == TT_ROLE_GATE || role == TT_ROLE_UP || role == TT_ROLE_DOWN;
     if (role == TT_ROLE_EMBED) matrix = &weights->embed;
     if (role == TT_ROLE_HEAD) matrix = &weights->head;
-    if (in)
-        matrix = in->experts && of_mlp ? expert_matrix(&in->experts[expert], role)
-                                       : tt_weights_layer_matrix(in, role);
+    if (in && in->experts) matrix = expert_matrix(&in->experts[expert], role);
+    if (in && !matrix) matrix = tt_weights_layer_matrix(in, role);
     return matrix && matrix->rows ? matrix : NULL;
 }
 

@@ -149,11 +149,10 @@ static void add_tensor(tt_tensor *tensors, char (*names)[TT_TENSOR_NAME_BYTES], 
 
 static void add_experts(const tt_spec *spec, int layer, tt_tensor *tensors,
                         char (*names)[TT_TENSOR_NAME_BYTES], size_t *n) {
-    static const tt_role roles[] = {TT_ROLE_GATE, TT_ROLE_UP, TT_ROLE_DOWN};
-    for (int i = 0; spec->layers[layer] & TT_LAYER_EXPERTS && i < 3 * spec->n_experts; i++) {
+    for (int i = 0; tt_spec_has_experts(spec, layer) && i < 3 * spec->n_experts; i++) {
         char name[TT_TENSOR_NAME_BYTES];
         int64_t shape[2];
-        tt_spec_expert_tensor(spec, roles[i % 3], layer, i / 3, name, shape);
+        tt_spec_expert_tensor(spec, tt_spec_expert_roles[i % 3], layer, i / 3, name, shape);
         add_tensor(tensors, names, n, name, 2, shape);
     }
 }

@@ -10,22 +10,9 @@
 #include <unistd.h>
 #include <cmocka.h>
 
-#include "trimtab/file.h"
+#include "scratch_dir.h"
 #include "trimtab/gguf.h"
 #include "trimtab/rng.h"
-
-static char dir[64];
-
-static int make_dir(void **state) {
-    (void)state;
-    snprintf(dir, sizeof dir, "/tmp/tt_gguf_XXXXXX");
-    return mkdtemp(dir) ? 0 : 1;
-}
-
-static int remove_dir(void **state) {
-    (void)state;
-    return tt_file_remove_tree(dir, NULL) == TT_OK ? 0 : 1;
-}
 
 /* A file as it grows. */
 typedef struct bytes {

@@ -9,34 +9,15 @@
 #include <unistd.h>
 #include <cmocka.h>
 
+#include "scratch_dir.h"
 #include "trimtab/file.h"
 #include "trimtab/rng.h"
 #include "trimtab/safetensors.h"
-
-static char dir[64];
-
-static int make_dir(void **state) {
-    (void)state;
-    snprintf(dir, sizeof dir, "/tmp/tt_safetensors_XXXXXX");
-    return mkdtemp(dir) ? 0 : 1;
-}
-
-static int remove_dir(void **state) {
-    (void)state;
-    return tt_file_remove_tree(dir, NULL) == TT_OK ? 0 : 1;
-}
 
 static const char *in_dir(const char *name) {
     static char path[128];
     snprintf(path, sizeof path, "%s/%s", dir, name);
     return path;
-}
-
-static void write_bytes(const char *name, const void *bytes, size_t n) {
-    FILE *file = fopen(in_dir(name), "wb");
-    assert_non_null(file);
-    assert_int_equal(fwrite(bytes, 1, n, file), n);
-    assert_int_equal(fclose(file), 0);
 }
 
 /* Length prefix, header as given, then n_data bytes 0, 1, 2, ... Returns the file's length. */
@@ -48,10 +29,10 @@ static size_t build(unsigned char *out, const char *header, size_t n_data) {
     return 8 + n + n_data;
 }
 
-static void write_file(const char *name, const char *header, size_t n_data) {
+static void write_with_header(const char *name, const char *header, size_t n_data) {
     unsigned char bytes[4096];
     assert_true(strlen(header) + n_data + 8 < sizeof bytes);
-    write_bytes(name, bytes, build(bytes, header, n_data));
+    write_file(name, bytes, build(bytes, header, n_data));
 }
 
 /* header with spaces behind it until its length is remainder modulo 8 (0: data are aligned). */
@@ -75,7 +56,7 @@ static void every_dtype_is_read(void **state) {
         snprintf(header, sizeof header,
                  "{\"x\":{\"dtype\":\"%s\",\"shape\":[2,3],\"data_offsets\":[0,%zu]}}",
                  tt_dtype_name((tt_dtype)i), 6 * size);
-        write_file("a.safetensors", padded(header, 0), 6 * size);
+        write_with_header("a.safetensors", padded(header, 0), 6 * size);
         tt_safetensors *set;
         tt_status status = tt_safetensors_open(in_dir("a.safetensors"), &set, NULL);
         assert_int_equal(status, size ? TT_OK : TT_ERR_FORMAT); /* Q8_0 is of GGUF files only */
@@ -97,13 +78,14 @@ static void every_dtype_is_read(void **state) {
 /* Entries out of offset order, a scalar, an empty tensor, metadata, a name with UTF-8. */
 static void a_file_is_indexed_by_name(void **state) {
     (void)state;
-    write_file("b.safetensors",
-               padded("{\"z\":{\"dtype\":\"F32\",\"shape\":[],\"data_offsets\":[8,12]},"
-                      "\"__metadata__\":{\"format\":\"pt\",\"who\":\"test\"},"
-                      "\"\xC3\xA9\":{\"dtype\":\"I64\",\"shape\":[4,0],\"data_offsets\":[8,8]},"
-                      "\"a\":{\"shape\":[4],\"data_offsets\":[0,8],\"dtype\":\"BF16\"}}",
-                      0),
-               12);
+    write_with_header(
+        "b.safetensors",
+        padded("{\"z\":{\"dtype\":\"F32\",\"shape\":[],\"data_offsets\":[8,12]},"
+               "\"__metadata__\":{\"format\":\"pt\",\"who\":\"test\"},"
+               "\"\xC3\xA9\":{\"dtype\":\"I64\",\"shape\":[4,0],\"data_offsets\":[8,8]},"
+               "\"a\":{\"shape\":[4],\"data_offsets\":[0,8],\"dtype\":\"BF16\"}}",
+               0),
+        12);
     tt_safetensors *set;
     tt_error err = {0};
     tt_status status = tt_safetensors_open(in_dir("b.safetensors"), &set, &err);
@@ -129,8 +111,8 @@ static void a_file_is_indexed_by_name(void **state) {
 
 static void require_names_what_differs(void **state) {
     (void)state;
-    write_file("c.safetensors",
-               "{\"a\":{\"dtype\":\"F32\",\"shape\":[1,2],\"data_offsets\":[0,8]}}", 8);
+    write_with_header("c.safetensors",
+                      "{\"a\":{\"dtype\":\"F32\",\"shape\":[1,2],\"data_offsets\":[0,8]}}", 8);
     tt_safetensors *set;
     assert_int_equal(tt_safetensors_open(in_dir("c.safetensors"), &set, NULL), TT_OK);
     const int64_t right[] = {1, 2}, wrong[] = {2, 1};
@@ -212,7 +194,7 @@ static const bad_file bad_files[] = {
 static void malformed_headers_are_refused(void **state) {
     (void)state;
     for (size_t i = 0; i < sizeof bad_files / sizeof *bad_files; i++) {
-        write_file("bad.safetensors", bad_files[i].header, bad_files[i].n_data);
+        write_with_header("bad.safetensors", bad_files[i].header, bad_files[i].n_data);
         tt_safetensors *set = (tt_safetensors *)1;
         tt_error err = {0};
         tt_status status = tt_safetensors_open(in_dir("bad.safetensors"), &set, &err);
@@ -236,20 +218,20 @@ static void open_expecting(const char *name, tt_status expected, const char *wor
 static void header_lengths_are_checked(void **state) {
     (void)state;
     unsigned char bytes[64] = {0};
-    write_bytes("h.safetensors", bytes, 0);
+    write_file("h.safetensors", bytes, 0);
     open_expecting("h.safetensors", TT_ERR_FORMAT, "0 bytes, expected at least the 8");
-    write_bytes("h.safetensors", bytes, 7);
+    write_file("h.safetensors", bytes, 7);
     open_expecting("h.safetensors", TT_ERR_FORMAT, "7 bytes, expected at least the 8");
     size_t n = build(bytes, "{}", 0);
     bytes[0] = 3;
-    write_bytes("h.safetensors", bytes, n);
+    write_file("h.safetensors", bytes, n);
     open_expecting("h.safetensors", TT_ERR_FORMAT, "header of 3 bytes, but only 2 follow");
     memset(bytes, 0xFF, 8);
-    write_bytes("h.safetensors", bytes, n);
+    write_file("h.safetensors", bytes, n);
     open_expecting("h.safetensors", TT_ERR_FORMAT, "header of 18446744073709551615 bytes");
     uint64_t just_above = 100000001;
     for (int i = 0; i < 8; i++) bytes[i] = (unsigned char)(just_above >> (8 * i));
-    write_bytes("h.safetensors", bytes, n);
+    write_file("h.safetensors", bytes, n);
     open_expecting("h.safetensors", TT_ERR_FORMAT, "at most 100000000");
     open_expecting("none.safetensors", TT_ERR_MISSING, "none.safetensors");
 }
@@ -258,15 +240,16 @@ static void header_lengths_are_checked(void **state) {
 static void unaligned_data_are_refused_with_a_remedy(void **state) {
     (void)state;
     const char *header = "{\"a\":" ENTRY("BF16", "[1]", 0, 2) "}";
-    write_file("u.safetensors", padded(header, 7), 2);
+    write_with_header("u.safetensors", padded(header, 7), 2);
     open_expecting("u.safetensors", TT_ERR_FORMAT, "expected a multiple of 2 for BF16");
     open_expecting("u.safetensors", TT_ERR_FORMAT, "save it again");
-    write_file("u.safetensors", padded(header, 6), 2);
+    write_with_header("u.safetensors", padded(header, 6), 2);
     tt_safetensors *set;
     assert_int_equal(tt_safetensors_open(in_dir("u.safetensors"), &set, NULL), TT_OK);
     tt_safetensors_close(set);
-    write_file("u.safetensors",
-               "{\"a\":" ENTRY("U8", "[1]", 0, 1) ",\"b\":" ENTRY("F16", "[1]", 1, 3) "}", 3);
+    write_with_header("u.safetensors",
+                      "{\"a\":" ENTRY("U8", "[1]", 0, 1) ",\"b\":" ENTRY("F16", "[1]", 1, 3) "}",
+                      3);
     open_expecting("u.safetensors", TT_ERR_FORMAT, "tensor 'b': data begin at byte");
 }
 
@@ -280,13 +263,13 @@ static void json_bombs_are_refused(void **state) {
     strcpy(header, "{\"a\":");
     memset(header + 5, '[', DEPTH);
     header[5 + DEPTH] = 0;
-    write_bytes("bomb.safetensors", bytes, build(bytes, header, 0));
+    write_file("bomb.safetensors", bytes, build(bytes, header, 0));
     open_expecting("bomb.safetensors", TT_ERR_FORMAT, "depth");
     char *at = header + 5;
     *at++ = '[';
     for (int i = 0; i < VALUES; i++) *at++ = '0', *at++ = ',';
     strcpy(at, "0]}");
-    write_bytes("bomb.safetensors", bytes, build(bytes, header, 0));
+    write_file("bomb.safetensors", bytes, build(bytes, header, 0));
     open_expecting("bomb.safetensors", TT_ERR_FORMAT, "more than 2097152 values");
     free(bytes);
     free(header);
@@ -295,15 +278,15 @@ static void json_bombs_are_refused(void **state) {
 /* --- Sharded sets ----------------------------------------------------------------------------- */
 
 static void write_text(const char *name, const char *text) {
-    write_bytes(name, text, strlen(text));
+    write_file(name, text, strlen(text));
 }
 
 static void write_shards(const char *index) {
-    write_file("one.safetensors",
-               "{\"b\":" ENTRY("U8", "[2]", 0, 2) ",\"d\":" ENTRY(
-                   "U8", "[1]", 2, 3) ",\"__metadata__\":{\"format\":\"pt\"}}",
-               3);
-    write_file("two.safetensors", "{\"a\":" ENTRY("U8", "[4]", 0, 4) "}", 4);
+    write_with_header("one.safetensors",
+                      "{\"b\":" ENTRY("U8", "[2]", 0, 2) ",\"d\":" ENTRY(
+                          "U8", "[1]", 2, 3) ",\"__metadata__\":{\"format\":\"pt\"}}",
+                      3);
+    write_with_header("two.safetensors", "{\"a\":" ENTRY("U8", "[4]", 0, 4) "}", 4);
     write_text("model.safetensors.index.json", index);
 }
 
@@ -375,8 +358,8 @@ static void malformed_indices_are_refused(void **state) {
 static void a_name_in_two_shards_is_refused(void **state) {
     (void)state;
     write_shards("{\"weight_map\":{\"a\":\"two.safetensors\"" B_AND_D);
-    write_file("two.safetensors",
-               "{\"a\":" ENTRY("U8", "[4]", 0, 4) ",\"b\":" ENTRY("U8", "[2]", 4, 6) "}", 6);
+    write_with_header("two.safetensors",
+                      "{\"a\":" ENTRY("U8", "[4]", 0, 4) ",\"b\":" ENTRY("U8", "[2]", 4, 6) "}", 6);
     tt_safetensors *set;
     tt_error err = {0};
     assert_int_equal(tt_safetensors_open(dir, &set, &err), TT_ERR_FORMAT);
@@ -390,7 +373,7 @@ static void a_directory_without_weights_says_what_it_wants(void **state) {
     tt_error err = {0};
     assert_int_equal(tt_safetensors_open(dir, &set, &err), TT_ERR_MISSING);
     assert_non_null(strstr(err.text, "neither model.safetensors nor"));
-    write_file("model.safetensors", "{\"q\":" ENTRY("U8", "[1]", 0, 1) "}", 1);
+    write_with_header("model.safetensors", "{\"q\":" ENTRY("U8", "[1]", 0, 1) "}", 1);
     assert_int_equal(tt_safetensors_open(dir, &set, &err), TT_OK);
     assert_non_null(tt_safetensors_find(set, "q"));
     tt_safetensors_close(set);
@@ -429,10 +412,10 @@ static void every_truncation_is_noticed(void **state) {
     (void)state;
     unsigned char bytes[512];
     size_t n = build_sample(bytes);
-    write_bytes("t.safetensors", bytes, n);
+    write_file("t.safetensors", bytes, n);
     assert_int_equal(open_and_touch("t.safetensors"), TT_OK);
     for (size_t cut = 0; cut < n; cut++) {
-        write_bytes("t.safetensors", bytes, cut);
+        write_file("t.safetensors", bytes, cut);
         assert_int_equal(open_and_touch("t.safetensors"), TT_ERR_FORMAT);
     }
 }
@@ -444,7 +427,7 @@ static void no_damage_crashes(void **state) {
     size_t n_data = 23, n_refused = 0, n_tried = 0;
     for (size_t bit = 0; bit < 8 * (n - n_data); bit++) {
         bytes[bit / 8] ^= (unsigned char)(1u << bit % 8);
-        write_bytes("t.safetensors", bytes, n);
+        write_file("t.safetensors", bytes, n);
         n_refused += open_and_touch("t.safetensors") != TT_OK;
         n_tried++;
         bytes[bit / 8] ^= (unsigned char)(1u << bit % 8);
@@ -457,7 +440,7 @@ static void no_damage_crashes(void **state) {
             uint64_t draw = tt_rng_bits(7, round, i);
             bytes[draw % n] = (unsigned char)(draw >> 32);
         }
-        write_bytes("t.safetensors", bytes, n - tt_rng_below(8, round, 0, 4));
+        write_file("t.safetensors", bytes, n - tt_rng_below(8, round, 0, 4));
         tt_status status = open_and_touch("t.safetensors");
         assert_true(status == TT_OK || status == TT_ERR_FORMAT);
     }
@@ -486,7 +469,7 @@ static void a_layout_reads_back(void **state) {
     unsigned char bytes[1024] = {0};
     memcpy(bytes, header, header_bytes);
     memcpy(bytes + tensors[1].offset, "abcdefgh", 8);
-    write_bytes("w.safetensors", bytes, file_bytes);
+    write_file("w.safetensors", bytes, file_bytes);
     tt_safetensors *set;
     assert_int_equal(tt_safetensors_open(in_dir("w.safetensors"), &set, NULL), TT_OK);
     assert_int_equal(tt_safetensors_n_tensors(set), 4);

@@ -10,31 +10,9 @@
 #include <unistd.h>
 #include <cmocka.h>
 
-#include "trimtab/file.h"
+#include "scratch_dir.h"
 #include "trimtab/rng.h"
 #include "trimtab/spec.h"
-
-static char dir[64];
-
-static int make_dir(void **state) {
-    (void)state;
-    snprintf(dir, sizeof dir, "/tmp/tt_spec_XXXXXX");
-    return mkdtemp(dir) ? 0 : 1;
-}
-
-static int remove_dir(void **state) {
-    (void)state;
-    return tt_file_remove_tree(dir, NULL) == TT_OK ? 0 : 1;
-}
-
-static void write_text(const char *name, const char *text, size_t n) {
-    char path[128];
-    snprintf(path, sizeof path, "%s/%s", dir, name);
-    FILE *file = fopen(path, "wb");
-    assert_non_null(file);
-    assert_int_equal(fwrite(text, 1, n, file), n);
-    assert_int_equal(fclose(file), 0);
-}
 
 static void drop_generation_config(void) {
     char path[128];
@@ -45,7 +23,7 @@ static void drop_generation_config(void) {
 static tt_spec read_good(const char *config) {
     tt_spec spec;
     tt_error err = {0};
-    write_text("config.json", config, strlen(config));
+    write_file("config.json", config, strlen(config));
     tt_status status = tt_spec_read(dir, &spec, &err);
     if (status != TT_OK) fail_msg("%s\n  gave status %d: %s", config, status, err.text);
     return spec;
@@ -190,13 +168,13 @@ static void the_head_may_be_tied(void **state) {
 static void generation_config_goes_first_key_by_key(void **state) {
     (void)state;
     const char *generation = "{\"eos_token_id\":[5,6]}";
-    write_text("generation_config.json", generation, strlen(generation));
+    write_file("generation_config.json", generation, strlen(generation));
     tt_spec spec = read_good("{" GOOD ",\"bos_token_id\":3,\"eos_token_id\":4}");
     assert_int_equal(spec.bos_id, 3);
     assert_int_equal(spec.n_eos, 2);
     assert_int_equal(spec.eos_ids[1], 6);
     generation = "{\"eos_token_id\":100}";
-    write_text("generation_config.json", generation, strlen(generation));
+    write_file("generation_config.json", generation, strlen(generation));
     tt_error err = {0};
     assert_int_equal(tt_spec_read(dir, &spec, &err), TT_ERR_FORMAT);
     assert_non_null(strstr(err.text, "generation_config.json: eos_token_id: found 100, expected a "
@@ -318,7 +296,7 @@ static void unsupported_and_malformed_configs_are_refused(void **state) {
     for (size_t i = 0; i < sizeof bad_configs / sizeof *bad_configs; i++) {
         tt_spec spec = {.n_layers = 5};
         tt_error err = {0};
-        write_text("config.json", bad_configs[i].text, strlen(bad_configs[i].text));
+        write_file("config.json", bad_configs[i].text, strlen(bad_configs[i].text));
         tt_status status = tt_spec_read(dir, &spec, &err);
         if (status != TT_ERR_FORMAT || !strstr(err.text, bad_configs[i].words))
             fail_msg("%s\n  gave status %d, text: %s\n  expected: %s", bad_configs[i].text, status,
@@ -342,7 +320,7 @@ static void a_config_of_a_megabyte_is_refused(void **state) {
     char *text = malloc(n);
     assert_non_null(text);
     memset(text, ' ', n);
-    write_text("config.json", text, n);
+    write_file("config.json", text, n);
     free(text);
     tt_spec spec;
     tt_error err = {0};
@@ -364,7 +342,7 @@ static void no_damage_crashes(void **state) {
             uint64_t draw = tt_rng_bits(11, round, i);
             damaged[draw % n] = (char)(draw >> 32 & 0x7F);
         }
-        write_text("config.json", damaged, round % 2 ? n : n - round % n);
+        write_file("config.json", damaged, round % 2 ? n : n - round % n);
         tt_spec spec;
         tt_error err = {0};
         if (tt_spec_read(dir, &spec, &err) != TT_OK) {

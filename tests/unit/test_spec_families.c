@@ -10,21 +10,8 @@
 #include <string.h>
 #include <cmocka.h>
 
-#include "trimtab/file.h"
+#include "scratch_dir.h"
 #include "trimtab/spec.h"
-
-static char dir[64];
-
-static int make_dir(void **state) {
-    (void)state;
-    snprintf(dir, sizeof dir, "/tmp/tt_families_XXXXXX");
-    return mkdtemp(dir) ? 0 : 1;
-}
-
-static int remove_dir(void **state) {
-    (void)state;
-    return tt_file_remove_tree(dir, NULL) == TT_OK ? 0 : 1;
-}
 
 static tt_spec read_config(const json_t *config, const char *shown) {
     char path[128];

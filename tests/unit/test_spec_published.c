@@ -10,30 +10,12 @@
 #include <string.h>
 #include <cmocka.h>
 
-#include "trimtab/file.h"
+#include "scratch_dir.h"
 #include "trimtab/rng.h"
 #include "trimtab/spec.h"
 
-static char dir[64];
-
-static int make_dir(void **state) {
-    (void)state;
-    snprintf(dir, sizeof dir, "/tmp/tt_published_XXXXXX");
-    return mkdtemp(dir) ? 0 : 1;
-}
-
-static int remove_dir(void **state) {
-    (void)state;
-    return tt_file_remove_tree(dir, NULL) == TT_OK ? 0 : 1;
-}
-
 static tt_status read_text(const char *config, size_t n, tt_spec *spec, tt_error *err) {
-    char path[128];
-    snprintf(path, sizeof path, "%s/config.json", dir);
-    FILE *file = fopen(path, "wb");
-    assert_non_null(file);
-    assert_int_equal(fwrite(config, 1, n, file), n);
-    assert_int_equal(fclose(file), 0);
+    write_file("config.json", config, n);
     return tt_spec_read(dir, spec, err);
 }
 
@@ -124,18 +106,19 @@ static const char phi3_mini_128k[] =
                                                                                                  "4"
                                                                                                  "."
                                                                                                  "7") "]}}";
-static const char phi4_mini[] = HEAD("phi3", "Phi3ForCausalLM") SIZES(
-    32, 3072, 8192, 24,
-    8, 200064) PHI3_CODE "\"max_position_embeddings\":131072,\"original_max_position_embeddings\":"
-                         "4096,"
-                         "\"partial_rotary_factor\":0.75,\"sliding_window\":262144,\"tie_word_"
-                         "embeddings\":true,"
-                         "\"interpolate_factor\":1,\"rope_scaling\":{\"type\":\"longrope\",\"short_"
-                         "factor\":[" SIXTEEN_TEXT("1") "," SIXTEEN_TEXT("1") "," SIXTEEN_TEXT("1") "],\"long_factor\":[" SIXTEEN_TEXT(
-                             "1") "," SIXTEEN_TEXT("4.9") "," SIXTEEN_TEXT("47.7") "]},\"bos_token_"
-                                                                                   "id\":199999,"
-                                                                                   "\"eos_token_"
-                                                                                   "id\":199999}";
+static const char phi4_mini[] =
+    HEAD("phi3", "Phi3ForCausalLM") SIZES(32, 3072, 8192, 24, 8, 200064) PHI3_CODE
+    "\"max_position_embeddings\":131072,\"original_max_position_embeddings\":"
+    "4096,"
+    "\"partial_rotary_factor\":0.75,\"sliding_window\":262144,\"tie_word_"
+    "embeddings\":true,"
+    "\"interpolate_factor\":1,\"rope_scaling\":{\"type\":\"longrope\",\"short_"
+    "factor\":[" SIXTEEN_TEXT("1") "," SIXTEEN_TEXT("1") "," SIXTEEN_TEXT(
+        "1") "],\"long_factor\":[" SIXTEEN_TEXT("1") "," SIXTEEN_TEXT("4.9") "," SIXTEEN_TEXT("47."
+                                                                                              "7") "]},\"bos_token_"
+                                                                                                   "id\":199999,"
+                                                                                                   "\"eos_token_"
+                                                                                                   "id\":199999}";
 static const char smollm3_3b[] = HEAD("smollm3", "SmolLM3ForCausalLM") SIZES(
     36, 2048, 11008, 16, 4,
     128256) "\"attention_bias\":false,\"hidden_act\":\"silu\",\"max_position_embeddings\":65536,"

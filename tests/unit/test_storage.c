@@ -11,32 +11,11 @@
 #include <unistd.h>
 #include <cmocka.h>
 
+#include "scratch_dir.h"
 #include "trimtab/file.h"
 #include "trimtab/weights.h"
 
-static char dir[64];
-
-static int make_dir(void **state) {
-    (void)state;
-    snprintf(dir, sizeof dir, "/tmp/tt_storage_XXXXXX");
-    return mkdtemp(dir) ? 0 : 1;
-}
-
-static int remove_dir(void **state) {
-    (void)state;
-    return tt_file_remove_tree(dir, NULL) == TT_OK ? 0 : 1;
-}
-
 /* --- Files ------------------------------------------------------------------------------------ */
-
-static void write_file(const char *name, const char *bytes, size_t n) {
-    char path[128];
-    snprintf(path, sizeof path, "%s/%s", dir, name);
-    FILE *file = fopen(path, "wb");
-    assert_non_null(file);
-    assert_int_equal(fwrite(bytes, 1, n, file), n);
-    assert_int_equal(fclose(file), 0);
-}
 
 static char *read_fixture(const char *model, const char *name, size_t *n) {
     char path[512], *bytes;

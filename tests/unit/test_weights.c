@@ -9,21 +9,9 @@
 #include <string.h>
 #include <cmocka.h>
 
+#include "scratch_dir.h"
 #include "trimtab/file.h"
 #include "trimtab/weights.h"
-
-static char dir[64];
-
-static int make_dir(void **state) {
-    (void)state;
-    snprintf(dir, sizeof dir, "/tmp/tt_weights_XXXXXX");
-    return mkdtemp(dir) ? 0 : 1;
-}
-
-static int remove_dir(void **state) {
-    (void)state;
-    return tt_file_remove_tree(dir, NULL) == TT_OK ? 0 : 1;
-}
 
 static const tt_spec tiny = {.architecture = "LlamaForCausalLM",
                              .n_layers = 2,
