@@ -17,13 +17,15 @@
 #include "trimtab/safetensors.h"
 #include "trimtab/spec.h"
 #include "trimtab/status.h"
+#include "trimtab/world.h"
 
-enum { TT_BENCH_NAME_BYTES = 48, TT_BENCH_MAX_ROWS = 48 };
+enum { TT_BENCH_NAME_BYTES = 48, TT_BENCH_MAX_ROWS = 128 };
 
 typedef struct tt_bench_settings {
     int n_tokens; /* of a micro-batch */
     int n_threads;
-    double seconds; /* spent on each shape, at least one run */
+    double seconds;  /* spent on each shape, at least one run */
+    tt_world *world; /* borrowed; what several ranks measure together. May be NULL elsewhere. */
 } tt_bench_settings;
 
 typedef struct tt_bench_row {

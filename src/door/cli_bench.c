@@ -12,12 +12,38 @@ static const cli_option options[] = {
     {"json", NULL, "JSON lines with name, value, unit, limit, ratio"},
     {NULL, NULL, NULL}};
 
+typedef struct bench {
+    const char *name, *help;
+    bool takes_ranks; /* measures what several ranks do together */
+    tt_status (*run)(const tt_bench_settings *settings, tt_bench_rows *out, tt_error *err);
+} bench;
+
+static const bench benches[] = {
+    {"kernels", "products with stored weights and attention, against BLIS and the FMA peak", false,
+     tt_bench_kernels},
+    {"step", "a whole training step of layers of the shape of Llama-3.2-1B, against BLIS", false,
+     tt_bench_step},
+};
+
+enum { N_BENCHES = sizeof benches / sizeof *benches };
+
 void cli_bench_help(void) {
-    printf("usage: trimtab bench kernels|step [OPTIONS]\n\n"
-           "kernels  products with stored weights and attention, against BLIS and the FMA peak\n"
-           "step     a whole training step of layers of the shape of Llama-3.2-1B, against BLIS\n\n"
-           "Every row is compared with a limit measured in the same run. One process.\n\n");
+    printf("usage: [mpirun -n RANKS] trimtab bench NAME [OPTIONS]\n\n");
+    for (int i = 0; i < N_BENCHES; i++) printf("%-10s %s\n", benches[i].name, benches[i].help);
+    printf("\nEvery row is compared with a limit measured in the same run.\n\n");
     cli_print_options(options);
+}
+
+static tt_status find_bench(const cli_given *given, const bench **out, tt_error *err) {
+    char names[256] = "";
+    const char *what = given->n_words == 1 ? given->words[0] : "";
+    for (int i = 0; i < N_BENCHES; i++) {
+        *out = &benches[i];
+        if (strcmp(what, benches[i].name) == 0) return TT_OK;
+        size_t n = strlen(names);
+        snprintf(names + n, sizeof names - n, "%s%s", i ? ", " : "", benches[i].name);
+    }
+    return tt_fail(err, TT_ERR_USAGE, "got \"%s\", expected one of %s", what, names);
 }
 
 static void print_rows(const tt_bench_rows *rows, bool as_json) {
@@ -42,16 +68,16 @@ tt_status cli_bench(const cli *c, tt_error *err) {
     TT_TRY(cli_int(&given, "tokens", 1, 1 << 16, 512, &n_tokens, err));
     TT_TRY(cli_int(&given, "threads", 1, 4096, tt_process_cores(), &n_threads, err));
     TT_TRY(cli_int(&given, "seconds", 1, 3600, 2, &seconds, err));
-    const char *what = given.n_words == 1 ? given.words[0] : "";
-    bool step = strcmp(what, "step") == 0;
-    if (!step && strcmp(what, "kernels") != 0)
-        return tt_fail(err, TT_ERR_USAGE, "got \"%s\", expected kernels or step", what);
-    if (c->world->n_ranks > 1)
+    const bench *chosen;
+    TT_TRY(find_bench(&given, &chosen, err));
+    if (c->world->n_ranks > 1 && !chosen->takes_ranks)
         return tt_fail(err, TT_ERR_USAGE, "got %d ranks, expected one", c->world->n_ranks);
-    tt_bench_settings settings = {
-        .n_tokens = (int)n_tokens, .n_threads = (int)n_threads, .seconds = (double)seconds};
+    tt_bench_settings settings = {.n_tokens = (int)n_tokens,
+                                  .n_threads = (int)n_threads,
+                                  .seconds = (double)seconds,
+                                  .world = c->world};
     tt_bench_rows rows = {0};
-    TT_TRY(step ? tt_bench_step(&settings, &rows, err) : tt_bench_kernels(&settings, &rows, err));
-    print_rows(&rows, cli_value(&given, "json") != NULL);
+    TT_TRY(chosen->run(&settings, &rows, err));
+    if (c->world->rank == 0) print_rows(&rows, cli_value(&given, "json") != NULL);
     return TT_OK;
 }
