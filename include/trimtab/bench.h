@@ -24,14 +24,19 @@ enum { TT_BENCH_NAME_BYTES = 48, TT_BENCH_MAX_ROWS = 128 };
 typedef struct tt_bench_settings {
     int n_tokens; /* of a micro-batch */
     int n_threads;
-    double seconds;  /* spent on each shape, at least one run */
-    tt_world *world; /* borrowed; what several ranks measure together. May be NULL elsewhere. */
+    double seconds;    /* spent on each row, at least one run */
+    tt_world *world;   /* borrowed; what several ranks measure together. May be NULL elsewhere. */
+    int n_rows;        /* head: supervised rows; 0: a few numbers of them */
+    const char *model; /* tokenizer, load: a model directory; NULL: one made up */
+    const char *text;  /* tokenizer: a file in UTF-8; NULL: made-up text */
+    const char *dir;   /* checkpoint, load, tokenizer: where a directory of its own is made for what
+                          is written, and removed afterwards */
 } tt_bench_settings;
 
 typedef struct tt_bench_row {
     char name[TT_BENCH_NAME_BYTES];
     double value;
-    const char *unit; /* "GFLOP/s", "GB/s" */
+    const char *unit; /* "GFLOP/s", "GB/s", "tokens/s", ... */
     double limit;     /* what value is compared with, same unit; 0: none */
     double ratio;     /* value / limit; 0 without a limit */
 } tt_bench_row;
@@ -75,6 +80,14 @@ tt_status tt_bench_kernels(const tt_bench_settings *settings, tt_bench_rows *out
  * Not collective. Errors: ERR_MEMORY. */
 enum { TT_BENCH_LAYERS = 2 };
 tt_status tt_bench_step(const tt_bench_settings *settings, tt_bench_rows *out,
+                        tt_error *err) TT_MUST_CHECK;
+
+/* Final norm, head product, chunked cross-entropy and their backward pass to the norm's input, at
+ * n_rows supervised rows (0: at 4, 64 and 512), with a head of the shape of Llama-3.2-1B's (128,256
+ * x 2,048 in bf16). Few rows are bound by memory, many by arithmetic, so each number of rows has
+ * two rows here: GFLOP/s of the two products (limit: FMA peak), and GB/s of the head's bytes, read
+ * once (limit: memory read). Not collective. Errors: ERR_MEMORY. */
+tt_status tt_bench_head(const tt_bench_settings *settings, tt_bench_rows *out,
                         tt_error *err) TT_MUST_CHECK;
 
 /* FLOP/s, as plan_time.h counts them, of forward and backward through one layer of this model's

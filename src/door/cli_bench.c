@@ -1,35 +1,63 @@
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "cli.h"
 #include "trimtab/bench.h"
 #include "trimtab/process.h"
 
+/* The first N_COMMON are for every bench, the others for those that name them. */
 static const cli_option options[] = {
-    {"tokens", "N", "tokens of a micro-batch (default 512)"},
-    {"threads", "N", "threads (default: the cores this process may use)"},
-    {"seconds", "N", "spent on each row (default 2)"},
+    {"threads", "N", "threads of a rank (default: the cores it may use)"},
+    {"seconds", "S", "spent on each row, 0: one run (default 2)"},
     {"json", NULL, "JSON lines with name, value, unit, limit, ratio"},
+    {"tokens", "N", "tokens of a micro-batch (default 512)"},
+    {"rows", "N", "supervised rows (default: 4, 64 and 512 in turn)"},
+    {"model", "DIR", "a Hugging Face model directory (default: one is made up)"},
+    {"text", "FILE", "text in UTF-8 (default: made up)"},
+    {"dir", "DIR", "where files are written and removed again (default: $TMPDIR or /tmp)"},
     {NULL, NULL, NULL}};
+enum { N_COMMON = 3 };
 
 typedef struct bench {
     const char *name, *help;
     bool takes_ranks; /* measures what several ranks do together */
     tt_status (*run)(const tt_bench_settings *settings, tt_bench_rows *out, tt_error *err);
+    const char *takes; /* its options beside the common ones, with a space behind each */
 } bench;
 
 static const bench benches[] = {
     {"kernels", "products with stored weights and attention, against BLIS and the FMA peak", false,
-     tt_bench_kernels},
+     tt_bench_kernels, "tokens "},
     {"step", "a whole training step of layers of the shape of Llama-3.2-1B, against BLIS", false,
-     tt_bench_step},
+     tt_bench_step, "tokens "},
+    {"head", "final norm, head and cross-entropy, against the FMA peak and memory", false,
+     tt_bench_head, "rows "},
 };
 
 enum { N_BENCHES = sizeof benches / sizeof *benches };
 
+static bool takes(const bench *b, const char *option) {
+    for (int i = 0; i < N_COMMON; i++)
+        if (strcmp(options[i].name, option) == 0) return true;
+    size_t n = strlen(option);
+    for (const char *at = b->takes; *at; at = strchr(at, ' ') + 1)
+        if (strncmp(at, option, n) == 0 && at[n] == ' ') return true;
+    return false;
+}
+
 void cli_bench_help(void) {
     printf("usage: [mpirun -n RANKS] trimtab bench NAME [OPTIONS]\n\n");
-    for (int i = 0; i < N_BENCHES; i++) printf("%-10s %s\n", benches[i].name, benches[i].help);
+    for (int i = 0; i < N_BENCHES; i++) {
+        const bench *b = &benches[i];
+        printf("%-10s %s\n", b->name, b->help);
+        if (!b->takes[0] && !b->takes_ranks) continue;
+        printf("%10s%s", "", b->takes_ranks ? " [mpirun -n RANKS]" : "");
+        for (int k = N_COMMON; options[k].name; k++)
+            if (takes(b, options[k].name))
+                printf(" [--%s %s]", options[k].name, options[k].argument);
+        printf("\n");
+    }
     printf("\nEvery row is compared with a limit measured in the same run.\n\n");
     cli_print_options(options);
 }
@@ -44,6 +72,44 @@ static tt_status find_bench(const cli_given *given, const bench **out, tt_error 
         snprintf(names + n, sizeof names - n, "%s%s", i ? ", " : "", benches[i].name);
     }
     return tt_fail(err, TT_ERR_USAGE, "got \"%s\", expected one of %s", what, names);
+}
+
+static tt_status check_options(const bench *b, const cli_given *given, tt_error *err) {
+    for (int i = 0; i < given->n_options; i++)
+        if (!takes(b, given->options[i].name))
+            return tt_fail(err, TT_ERR_USAGE, "--%s: got it, but bench %s does not take it",
+                           given->options[i].name, b->name);
+    return TT_OK;
+}
+
+/* Its part of the node's cores, unless it is bound to fewer. */
+static int cores_of_rank(const tt_world *world) {
+    int share = tt_process_machine_cores() / world->n_node_ranks, bound = tt_process_cores();
+    if (share > bound) share = bound;
+    return share > 1 ? share : 1;
+}
+
+static const char *scratch_dir(const cli_given *given) {
+    const char *given_dir = cli_value(given, "dir"), *dir = getenv("TMPDIR");
+    if (given_dir) return given_dir;
+    return dir && dir[0] ? dir : "/tmp";
+}
+
+static tt_status read_settings(const cli *c, const cli_given *given, tt_bench_settings *out,
+                               tt_error *err) {
+    long long n_tokens, n_threads, n_rows;
+    *out = (tt_bench_settings){.world = c->world,
+                               .model = cli_value(given, "model"),
+                               .text = cli_value(given, "text"),
+                               .dir = scratch_dir(given)};
+    TT_TRY(cli_int(given, "tokens", 1, 1 << 16, 512, &n_tokens, err));
+    TT_TRY(cli_int(given, "rows", 1, 1 << 16, 0, &n_rows, err));
+    TT_TRY(cli_int(given, "threads", 1, 4096, cores_of_rank(c->world), &n_threads, err));
+    TT_TRY(cli_real(given, "seconds", 0, 3600, 2, &out->seconds, err));
+    out->n_tokens = (int)n_tokens;
+    out->n_rows = (int)n_rows;
+    out->n_threads = (int)n_threads;
+    return TT_OK;
 }
 
 static void print_rows(const tt_bench_rows *rows, bool as_json) {
@@ -63,19 +129,14 @@ static void print_rows(const tt_bench_rows *rows, bool as_json) {
 
 tt_status cli_bench(const cli *c, tt_error *err) {
     cli_given given;
-    long long n_tokens, n_threads, seconds;
-    TT_TRY(cli_parse(c, options, &given, err));
-    TT_TRY(cli_int(&given, "tokens", 1, 1 << 16, 512, &n_tokens, err));
-    TT_TRY(cli_int(&given, "threads", 1, 4096, tt_process_cores(), &n_threads, err));
-    TT_TRY(cli_int(&given, "seconds", 1, 3600, 2, &seconds, err));
     const bench *chosen;
+    tt_bench_settings settings;
+    TT_TRY(cli_parse(c, options, &given, err));
     TT_TRY(find_bench(&given, &chosen, err));
+    TT_TRY(check_options(chosen, &given, err));
+    TT_TRY(read_settings(c, &given, &settings, err));
     if (c->world->n_ranks > 1 && !chosen->takes_ranks)
         return tt_fail(err, TT_ERR_USAGE, "got %d ranks, expected one", c->world->n_ranks);
-    tt_bench_settings settings = {.n_tokens = (int)n_tokens,
-                                  .n_threads = (int)n_threads,
-                                  .seconds = (double)seconds,
-                                  .world = c->world};
     tt_bench_rows rows = {0};
     TT_TRY(chosen->run(&settings, &rows, err));
     if (c->world->rank == 0) print_rows(&rows, cli_value(&given, "json") != NULL);

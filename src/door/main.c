@@ -25,7 +25,7 @@ static const command commands[] = {
     {"check", "validate a job and print its plan, without training", cli_check, cli_check_help,
      true},
     {"doctor", "what this machine, its MPI and its BLIS can do", cli_doctor, cli_doctor_help, true},
-    {"bench", "kernels and the training step against limits measured in the same run", cli_bench,
+    {"bench", "kernels, steps, files and more against limits measured in the same run", cli_bench,
      cli_bench_help, true},
     {"export", "write an adapter as PEFT, pyreft, the paper's code or a merged model",
      cli_export, cli_export_help, false},

@@ -66,8 +66,7 @@ static float *filled(size_t n) {
     return x;
 }
 
-/* GB/s read from an array far larger than the caches; 0 when there is no memory. */
-static double memory_rate(int n_threads) {
+double tt_bench_memory_rate(int n_threads) {
     const size_t n = (size_t)1 << 25; /* 128 MiB */
     float *x = filled(n), sum = 0.0f;
     if (!x) return 0.0;
@@ -217,7 +216,7 @@ tt_status tt_bench_kernels(const tt_bench_settings *settings, tt_bench_rows *out
     if (status == TT_OK) {
         double peak = tt_bench_fma_peak(settings->n_threads), plain = 0.0;
         tt_bench_add(out, "fma peak", peak, "GFLOP/s", 0.0);
-        tt_bench_add(out, "memory read", memory_rate(settings->n_threads), "GB/s", 0.0);
+        tt_bench_add(out, "memory read", tt_bench_memory_rate(settings->n_threads), "GB/s", 0.0);
         for (int i = 0; i < N_SHAPES; i++) {
             double shape_rate = bench_shape(settings, &data, i, N_KINDS, peak, out);
             if (i == 0) plain = shape_rate;
