@@ -90,6 +90,18 @@ tt_status tt_bench_step(const tt_bench_settings *settings, tt_bench_rows *out,
 tt_status tt_bench_head(const tt_bench_settings *settings, tt_bench_rows *out,
                         tt_error *err) TT_MUST_CHECK;
 
+/* All ranks as stages of one pipeline: a step of a made-up model with a layer of the shape of
+ * Llama-3.2-1B's a rank, steered and with LoRA, in four micro-batches of n_tokens a stage. Takes
+ * turns with every rank running the same micro-batches through its own layers, waiting for nobody.
+ *
+ * Rows, in tokens/s through the whole model: "layers of a rank alone, times ranks" (what ranks that
+ * never wait and never talk would give); "pipelined step" (limit: that), and the same against what
+ * 1F1B with M micro-batches on S stages leaves of it, M / (M + S - 1).
+ * Collective; makes the world's grid. The same status on all ranks; rows count on rank 0. Errors:
+ * ERR_MEMORY, ERR_USAGE (more ranks than a model may have layers). */
+tt_status tt_bench_pipeline(const tt_bench_settings *settings, tt_bench_rows *out,
+                            tt_error *err) TT_MUST_CHECK;
+
 /* FLOP/s, as plan_time.h counts them, of forward and backward through one layer of this model's
  * kind with made-up weights and an adapter, norms and activations included: sequences of `length`
  * tokens, settings->n_tokens in all (cut to what can be tried in a moment). A layer that is large

@@ -33,6 +33,8 @@ static const bench benches[] = {
      tt_bench_step, "tokens "},
     {"head", "final norm, head and cross-entropy, against the FMA peak and memory", false,
      tt_bench_head, "rows "},
+    {"pipeline", "a step of ranks in a pipeline, against ranks that never wait", true,
+     tt_bench_pipeline, "tokens "},
 };
 
 enum { N_BENCHES = sizeof benches / sizeof *benches };
