@@ -95,6 +95,7 @@ tt_status cli_import(const cli *c, tt_error *err);
 tt_status cli_data(const cli *c, tt_error *err);
 tt_status cli_table(const cli *c, tt_error *err);
 tt_status cli_inspect(const cli *c, tt_error *err);
+tt_status cli_trace(const cli *c, tt_error *err);
 
 void cli_train_help(void);
 void cli_eval_help(void);
@@ -107,5 +108,6 @@ void cli_import_help(void);
 void cli_data_help(void);
 void cli_table_help(void);
 void cli_inspect_help(void);
+void cli_trace_help(void);
 
 #endif

@@ -34,6 +34,7 @@ static const command commands[] = {
     {"inspect", "what is in a model, tokenizer, adapter, checkpoint or run", cli_inspect,
      cli_inspect_help, false},
     {"data", "make data sets", cli_data, cli_data_help, false},
+    {"trace", "where the time of a traced run went", cli_trace, cli_trace_help, false},
     {"table", "finished runs side by side: methods, tasks, seeds", cli_table, cli_table_help,
      false},
 };
