@@ -44,7 +44,8 @@ void rig_batch_build(rig_batch *out, const rig_sequence *seqs, int n_seqs) {
 
 static tt_stage_shape shape_of(const rig *r, int i) {
     tt_stage_shape shape = {.spec = r->spec,
-                            .method = &r->method,
+                            .methods = &r->method,
+                            .n_methods = 1,
                             .first_layer = r->first[i],
                             .n_layers = r->first[i + 1] - r->first[i],
                             .is_first = i == 0,
@@ -101,19 +102,21 @@ void rig_destroy(rig *r) {
 }
 
 double rig_forward(rig *r, int slot, const tt_micro_batch *mb, bool adapted) {
-    for (int i = 0; i < r->n_stages; i++)
-        tt_stage_forward(r->stage[i], slot, mb, adapted ? r->adapter[i] : NULL,
-                         i > 0 ? r->x[i - 1] : NULL, r->x[i], r->losses, r->correct);
+    for (int i = 0; i < r->n_stages; i++) {
+        tt_adapter *adapter = adapted ? r->adapter[i] : NULL;
+        const tt_stage_share share = {mb, adapter, adapter};
+        tt_stage_forward(r->stage[i], slot, &share, 1, i > 0 ? r->x[i - 1] : NULL, r->x[i],
+                         r->losses, r->correct);
+    }
     double loss = 0;
     for (int t = 0; t < mb->n_targets; t++) loss += r->losses[t];
     return loss * mb->loss_scale;
 }
 
-void rig_backward(rig *r, int slot, const tt_micro_batch *mb) {
+void rig_backward(rig *r, int slot) {
     for (int i = r->n_stages - 1; i >= 0; i--) {
         if (!tt_stage_has_backward(r->stage[i])) break;
-        tt_stage_backward(r->stage[i], slot, mb, r->adapter[i], r->d[i], i > 0 ? r->d[i - 1] : NULL,
-                          NULL, NULL);
+        tt_stage_backward(r->stage[i], slot, r->d[i], i > 0 ? r->d[i - 1] : NULL, NULL, NULL);
     }
 }
 
@@ -269,7 +272,7 @@ void rig_check_directions(const rig *r, double *params, rig_loss loss_of, void *
 void rig_check_same_bits(rig *r, int slot, const tt_micro_batch *mb, const rig *one) {
     size_t at = 0;
     rig_forward(r, slot, mb, true);
-    rig_backward(r, slot, mb);
+    rig_backward(r, slot);
     assert_memory_equal(r->losses, one->losses, (size_t)mb->n_targets * sizeof *r->losses);
     for (int i = 0; i < r->n_stages; i++) {
         const tt_adapter *a = r->adapter[i];

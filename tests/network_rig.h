@@ -41,7 +41,7 @@ void rig_destroy(rig *r);
  * adapted = false: the frozen model. */
 double rig_forward(rig *r, int slot, const tt_micro_batch *mb, bool adapted);
 /* Backward of that slot: adds to the adapters' gradients. */
-void rig_backward(rig *r, int slot, const tt_micro_batch *mb);
+void rig_backward(rig *r, int slot);
 void rig_zero_grads(rig *r);
 
 /* Full-parameter tuning of a model with a tied head: what reduce does after backward (the head's

@@ -71,15 +71,25 @@ typedef struct tt_block_cache {
 
 /* What the units at one point keep for backward; both NULL: not wanted. */
 typedef struct tt_block_kept {
-    float *input; /* the tensor at a site, where backward reads it and acts do not hold it */
-    float *saved; /* tt_adapter_saved_floats */
+    float *input;       /* the tensor at a site, where backward reads it and acts do not hold it */
+    float *saved;       /* tt_adapter_saved_floats of each share */
+    size_t saved_a_row; /* a share's begin at its first token times this; 0: there is one share */
 } tt_block_kept;
 
-/* The adapter in one layer. adapter NULL: nothing acts there. */
+/* Rows of the call that one adapter acts on. */
+typedef struct tt_block_share {
+    const tt_adapter *adapter; /* NULL: nothing acts on them */
+    tt_adapter *trained;       /* backward: the adapter again, whose gradients are added to */
+    int first_token;
+    tt_adapter_call call; /* of these rows alone: n_tokens is the share's, rows count from its
+                             first token; layer is read from tt_block_adapt */
+} tt_block_share;
+
+/* The adapters in one layer. Shares cover the call's rows in order. With experts, and with
+ * full-parameter tuning, there is one. */
 typedef struct tt_block_adapt {
-    const tt_adapter *adapter;
-    tt_adapter *trained; /* backward: the adapter again, whose gradients are added to */
-    tt_adapter_call call;
+    int layer, n_shares;
+    const tt_block_share *shares;
     const tt_block_kept *kept; /* [TT_N_POINTS]; NULL: nothing is kept */
     tt_point ends; /* backward ends with this point, below which nothing is trained; TT_N_POINTS:
                       goes on to x */

@@ -64,7 +64,8 @@ void tt_full_update(tt_adapter *adapter, const tt_adapter_view *view, const tt_a
 /* Adds the gradients of the head and of the final norm at n target rows; arguments as
  * tt_ops_head_weight_backward and tt_ops_rmsnorm_weight_backward take them. */
 void tt_full_head_backward(const tt_adapter *adapter, tt_gemm *gemm, int n, const float *normed,
-                           const tt_head *head, const int32_t *target, float scale, void *scratch);
+                           const tt_head *head, const int32_t *target, const float *scale,
+                           void *scratch);
 void tt_full_final_norm_backward(const tt_adapter *adapter, int n, const float *x,
                                  const float *rstd, const float *d_normed);
 /* Adds the gradient of the embedding; d_x, that of the first layer's input, is scaled in place. */

@@ -113,13 +113,13 @@ typedef struct tt_head {
 /* Language-model head and cross-entropy at n_rows supervised rows, in vocabulary chunks: the full
  * logits matrix never exists. One pass: running maximum and sum as in online softmax, and with
  * d_x != NULL the gradient is accumulated alongside and rescaled.
- * x [n_rows x hidden] after the final norm; target [n_rows] ids.
+ * x [n_rows x hidden] after the final norm; target [n_rows] ids; scale [n_rows], read with d_x.
  * loss [n_rows] (double): -log softmax(logits)[target];  d_x [n_rows x hidden] = scale * d loss.
  * correct (may be NULL) [n_rows]: is the target the arg-max (ties: lowest id)?
  * scratch: tt_ops_head_scratch_bytes. */
 size_t tt_ops_head_scratch_bytes(int n_rows);
 void tt_ops_head_loss(tt_gemm *gemm, int n_rows, const float *x, const tt_head *head,
-                      const int32_t *target, float scale, double *loss, uint8_t *correct,
+                      const int32_t *target, const float *scale, double *loss, uint8_t *correct,
                       float *d_x, void *scratch);
 
 /* Gradients of trained weights, all added to. Threads share the columns and each element is summed
@@ -141,7 +141,8 @@ void tt_ops_embed_backward(int n_tokens, int hidden, const int32_t *ids, const f
  * vocabulary, since the softmax of a chunk needs the sum over all chunks. Called after
  * tt_ops_head_loss with the same arguments and the scratch as that left it. */
 void tt_ops_head_weight_backward(tt_gemm *gemm, int n_rows, const float *x, const tt_head *head,
-                                 const int32_t *target, float scale, float *d_head, void *scratch);
+                                 const int32_t *target, const float *scale, float *d_head,
+                                 void *scratch);
 
 /* best [n_rows]: id of the largest logit (ties: lowest id), -1 when none is a number above
  * -infinity; same scratch. */

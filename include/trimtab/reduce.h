@@ -50,13 +50,16 @@ typedef struct tt_step_health {
 } tt_step_health;
 
 /* Borrows world (after tt_world_split) and adapter; both must outlive it. n_model_layers sizes the
- * norm table. The adapter has been dealt out and attached. Not collective. Errors: ERR_MEMORY. */
+ * norm table. The adapter has been dealt out and attached. Collective over all, as is destroying
+ * it: every reduce has a communicator of its own, since members' layers may complete in another
+ * order on other replicas. Errors (the same on all ranks): ERR_MEMORY, ERR_CONFIG (too much
+ * shared). */
 tt_status tt_reduce_create(const tt_world *world, tt_adapter *adapter, int n_model_layers,
                            tt_reduce **out, tt_error *err) TT_MUST_CHECK;
 void tt_reduce_destroy(tt_reduce *reduce);
 
-/* Bytes that it needs on a stage with n_params trained, with what MPI keeps of tensors that are under
- * way to their owners. (Requests, table, and other methods' gradients are small.) */
+/* Bytes that it needs on a stage with n_params trained, with what MPI keeps of tensors that are
+ * under way to their owners. (Requests, table, and other methods' gradients are small.) */
 size_t tt_reduce_bytes(const tt_method *method, const tt_spec *spec, size_t n_params, int n_stages,
                        int n_replicas, bool is_first);
 

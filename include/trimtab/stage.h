@@ -1,15 +1,18 @@
 /* stage: one rank's contiguous layers (+ embedding on the first, final norm, head and loss on the
  * last): one micro-batch forward, one backward, and KV-cached generation. Knows no MPI.
  *
- * Training keeps each micro-batch's activations in a slot from forward to backward; the number of
- * slots is what the schedule has in flight at most. Layers below the first adapted layer keep
- * nothing, and backward stops at the last point at which the first adapted layer is trained. All
- * memory is one arena whose size tt_stage_bytes predicts exactly; nothing is allocated after
- * create.
+ * Training keeps each micro-batch and its activations in a slot from forward to backward; the
+ * number of slots is what the schedule has in flight at most. A micro-batch may be made of shares,
+ * in which different adapters act on rows of their own: the frozen products run over all rows at
+ * once, and what an adapter gets and gives does not depend on who shares the call. Layers below the
+ * first adapted layer keep nothing, and backward stops at the last point at which the first adapted
+ * layer is trained. All memory is one arena whose size tt_stage_bytes predicts exactly; nothing is
+ * allocated after create.
  *
- *     tt_stage_forward(stage, slot, &mb, adapter, x_in, x_out, losses);
+ *     tt_stage_share share = {.mb = &mb, .adapter = adapter, .trained = adapter};
+ *     tt_stage_forward(stage, slot, &share, 1, x_in, x_out, losses, correct);
  *     ...
- *     tt_stage_backward(stage, slot, &mb, adapter, d_out, d_in, on_layer, context);
+ *     tt_stage_backward(stage, slot, d_out, d_in, on_layer, context);
  *
  * The network is spec.h's; the adapter acts at points of it (adapter.h). */
 #ifndef TRIMTAB_STAGE_H
@@ -24,11 +27,14 @@
 
 /* What decides a stage's memory; pure numbers, so a planner can ask before anything is loaded. */
 typedef struct tt_stage_shape {
-    const tt_spec *spec;     /* borrowed; must outlive the stage */
-    const tt_method *method; /* borrowed, resolved: the member with the largest scratch */
+    const tt_spec *spec;      /* borrowed; must outlive the stage */
+    const tt_method *methods; /* [n_methods] borrowed, resolved: all that may share the stage */
+    int n_methods;
+    int max_shares; /* of one micro-batch; 0 counts as 1 */
     int first_layer, n_layers;
     bool is_first, is_last;
-    int first_adapted; /* lowest adapted layer of the whole model; spec->n_layers: none */
+    int first_adapted; /* lowest layer of the whole model that a method adapts; spec->n_layers: none
+                        */
     int max_tokens, max_seqs, max_targets; /* of one micro-batch */
     int max_seq_length;                    /* tokens of the longest sequence */
     int n_slots;                  /* training micro-batches in flight; 0: forward only (one call) */
@@ -47,12 +53,15 @@ typedef struct tt_stage_memory {
 } tt_stage_memory;
 void tt_stage_bytes(const tt_stage_shape *shape, tt_stage_memory *out);
 
-/* Borrows shape->spec, shape->method, weights and gemm; they must outlive the stage. Freed by
+/* Borrows shape->spec, shape->methods, weights and gemm; they must outlive the stage. Freed by
  * tt_stage_destroy. Errors: ERR_MEMORY; ERR_INTERNAL (weights of other layers, gemm with more
  * threads than shape). */
 tt_status tt_stage_create(const tt_stage_shape *shape, const tt_weights *weights, tt_gemm *gemm,
                           tt_stage **out, tt_error *err) TT_MUST_CHECK;
 void tt_stage_destroy(tt_stage *stage);
+
+/* Micro-batches that can be kept at once. */
+int tt_stage_n_slots(const tt_stage *stage);
 
 /* Bytes of the arena in use: what tt_stage_bytes predicted. */
 size_t tt_stage_high_water(const tt_stage *stage);
@@ -68,25 +77,35 @@ void tt_stage_set_tick(tt_stage *stage, tt_stage_tick tick, void *context);
 bool tt_stage_has_backward(const tt_stage *stage);
 bool tt_stage_sends_gradient(const tt_stage *stage);
 
-/* Forward of one micro-batch. adapter NULL: the frozen model. slot in [0, n_slots) keeps the
- * activations for backward; -1: nothing is kept.
- * x_in [n_tokens x hidden] (ignored on the first stage), x_out likewise (ignored on the last).
- * Last stage: losses [n_targets] (double) receives -log p of each target, correct [n_targets] (may
- * be NULL) whether it is the arg-max; with slot >= 0 the gradient of loss_scale * sum(losses) is
- * kept for backward. */
-void tt_stage_forward(tt_stage *stage, int slot, const tt_micro_batch *mb,
-                      const tt_adapter *adapter, const float *x_in, float *x_out, double *losses,
-                      uint8_t *correct);
+/* Sequences of a call that belong together. */
+typedef struct tt_stage_share {
+    const tt_micro_batch *mb;  /* copied */
+    const tt_adapter *adapter; /* NULL: the frozen model */
+    tt_adapter *trained;       /* the same: backward adds to its gradients. NULL: forward only */
+} tt_stage_share;
 
-/* Called when a layer's parameter gradient of this micro-batch has been added. */
+/* Most shares a call may be made of. */
+enum { TT_MAX_SHARES = 64 };
+
+/* Forward of one micro-batch: the shares' rows one behind the other, together within the shape's
+ * limits. slot in [0, n_slots) keeps it and its activations for backward; -1: nothing is kept. With
+ * experts or full-parameter tuning n_shares is 1.
+ * x_in [n_tokens x hidden] (ignored on the first stage), x_out likewise (ignored on the last).
+ * Last stage: losses [n_targets] (double) receives -log p of each target, share by share, correct
+ * [n_targets] (may be NULL) whether it is the arg-max; with slot >= 0 the gradient of the sum of
+ * loss_scale * losses is kept for backward. */
+void tt_stage_forward(tt_stage *stage, int slot, const tt_stage_share *shares, int n_shares,
+                      const float *x_in, float *x_out, double *losses, uint8_t *correct);
+
+/* Called when the parameter gradients of a layer and this micro-batch have been added. */
 typedef void (*tt_stage_layer_done)(void *context, int layer);
 
-/* Backward of the micro-batch kept in slot; adds to adapter->grads. d_out [n_tokens x hidden]:
- * gradient of x_out (ignored on the last stage). d_in: gradient of x_in, written when
- * tt_stage_sends_gradient. on_layer may be NULL; layers are reported from the highest down. */
-void tt_stage_backward(tt_stage *stage, int slot, const tt_micro_batch *mb, tt_adapter *adapter,
-                       const float *d_out, float *d_in, tt_stage_layer_done on_layer,
-                       void *context);
+/* Backward of the micro-batch kept in slot; adds to the gradients of what is trained, whose
+ * parameters are as they were in forward. d_out [n_tokens x hidden]: gradient of x_out (ignored on
+ * the last stage). d_in: gradient of x_in, written when tt_stage_sends_gradient. on_layer may be
+ * NULL; layers are reported from the highest down. */
+void tt_stage_backward(tt_stage *stage, int slot, const float *d_out, float *d_in,
+                       tt_stage_layer_done on_layer, void *context);
 
 /* New tokens of some cached sequences: prompts (n_new = length) or single decoded tokens. */
 typedef struct tt_extend {

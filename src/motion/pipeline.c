@@ -7,7 +7,9 @@
 
 enum { N_BUFFERS = 2 }; /* a direction: one travels while the other is computed */
 
-/* The four ways in and out of a stage. Message i of a run uses buffer i % N_BUFFERS. */
+/* The four ways in and out of a stage. Message i uses buffer i % N_BUFFERS; receives are posted
+ * that many messages ahead, with room for the longest. Micro-batches without tokens send nothing.
+ */
 enum { X_IN, X_OUT, D_IN, D_OUT, N_CHANNELS };
 
 typedef struct channel {
@@ -16,26 +18,32 @@ typedef struct channel {
     float *buffer[N_BUFFERS];
 } channel;
 
+/* A push whose backward is still to come. */
+typedef struct in_flight {
+    int n_tokens, n_shares, slot;
+    tt_reduce *reduces[TT_MAX_SHARES]; /* those that it completes; else NULL */
+} in_flight;
+
 struct tt_pipeline {
     const tt_world *world;
     tt_stage *stage;
-    int first_backward, hidden;
+    int first_backward, hidden, max_tokens;
     channel channels[N_CHANNELS];
     MPI_Request requests[N_CHANNELS][N_BUFFERS];
-    tt_action *actions; /* [2 * max_micro] */
-    double *losses;     /* [max_targets], last stage */
-    uint8_t *correct;   /* [max_targets], last stage */
+    int64_t n_messages[N_CHANNELS];
+    int64_t n_pushed, n_filled; /* of these not empty */
+    int64_t last_filled;        /* -n_stages: none yet */
+    in_flight *pushes;          /* [n_stages] push i at i % n_stages */
+    double *losses;             /* [max_targets], last stage */
+    uint8_t *correct;           /* [max_targets], last stage */
 };
-
-/* One pass over micro-batches. */
-typedef struct run {
-    tt_pipeline *pipeline;
-    const tt_micro_batch *mbs;
-    int n_mbs;
-} run;
 
 static bool is_last(const tt_world *world) {
     return world->stage == world->n_stages - 1;
+}
+
+static bool receives(int c) {
+    return c == X_IN || c == D_IN;
 }
 
 /* Which channels a stage has: x up from every stage to the next, d down to first_backward. */
@@ -47,10 +55,10 @@ static void find_peers(int n_stages, int stage, int first_backward, int peers[N_
 }
 
 size_t tt_pipeline_bytes(int n_stages, int stage, int first_backward, int hidden, int max_tokens,
-                         int max_targets, int max_micro) {
+                         int max_targets) {
     int peers[N_CHANNELS];
     find_peers(n_stages, stage, first_backward, peers);
-    size_t bytes = sizeof(tt_pipeline) + 2 * (size_t)max_micro * sizeof(tt_action);
+    size_t bytes = sizeof(tt_pipeline) + (size_t)n_stages * sizeof(in_flight);
     for (int c = 0; c < N_CHANNELS; c++)
         if (peers[c] != MPI_PROC_NULL)
             bytes += N_BUFFERS * (size_t)max_tokens * (size_t)hidden * sizeof(float);
@@ -63,13 +71,13 @@ static void *room_for(size_t n, size_t size) {
     return calloc(n ? n : 1, size);
 }
 
-static bool allocate(tt_pipeline *p, int max_tokens, int max_targets, int max_micro) {
-    p->actions = room_for(2 * (size_t)max_micro, sizeof *p->actions);
-    bool ok = p->actions != NULL;
+static bool allocate(tt_pipeline *p, int max_targets) {
+    p->pushes = room_for((size_t)p->world->n_stages, sizeof *p->pushes);
+    bool ok = p->pushes != NULL;
     for (int c = 0; c < N_CHANNELS; c++)
         for (int b = 0; b < N_BUFFERS && p->channels[c].peer != MPI_PROC_NULL; b++) {
             p->channels[c].buffer[b] =
-                room_for((size_t)max_tokens * (size_t)p->hidden, sizeof(float));
+                room_for((size_t)p->max_tokens * (size_t)p->hidden, sizeof(float));
             ok = ok && p->channels[c].buffer[b];
         }
     if (is_last(p->world)) {
@@ -88,9 +96,30 @@ static void drive_transfers(void *context) {
     MPI_Testall(N_CHANNELS * N_BUFFERS, &p->requests[0][0], &all_done, MPI_STATUSES_IGNORE);
 }
 
+static void receive(tt_pipeline *p, int c, int b) {
+    const channel *ch = &p->channels[c];
+    MPI_Irecv(ch->buffer[b], p->max_tokens * p->hidden, MPI_FLOAT, ch->peer, ch->tag,
+              p->world->pipe, &p->requests[c][b]);
+}
+
+static void open_channels(tt_pipeline *p) {
+    for (int c = 0; c < N_CHANNELS; c++)
+        for (int b = 0; receives(c) && b < N_BUFFERS && p->channels[c].peer != MPI_PROC_NULL; b++)
+            receive(p, c, b);
+}
+
+/* Of what was expected of a neighbour nothing more comes. */
+static void close_channels(tt_pipeline *p) {
+    for (int c = 0; c < N_CHANNELS; c++)
+        for (int b = 0; b < N_BUFFERS; b++) {
+            if (p->requests[c][b] == MPI_REQUEST_NULL) continue;
+            if (receives(c)) MPI_Cancel(&p->requests[c][b]);
+            MPI_Wait(&p->requests[c][b], MPI_STATUS_IGNORE);
+        }
+}
+
 tt_status tt_pipeline_create(const tt_world *world, tt_stage *stage, int first_backward, int hidden,
-                             int max_tokens, int max_targets, int max_micro, tt_pipeline **out,
-                             tt_error *err) {
+                             int max_tokens, int max_targets, tt_pipeline **out, tt_error *err) {
     *out = NULL;
     if ((int64_t)max_tokens * hidden > INT_MAX)
         return tt_fail(err, TT_ERR_CONFIG,
@@ -102,16 +131,19 @@ tt_status tt_pipeline_create(const tt_world *world, tt_stage *stage, int first_b
     p->stage = stage;
     p->first_backward = first_backward;
     p->hidden = hidden;
+    p->max_tokens = max_tokens;
+    p->last_filled = -world->n_stages;
     int peers[N_CHANNELS];
     find_peers(world->n_stages, world->stage, first_backward, peers);
     for (int c = 0; c < N_CHANNELS; c++) {
         p->channels[c] = (channel){.peer = peers[c], .tag = c == X_IN || c == X_OUT ? 1 : 2};
         for (int b = 0; b < N_BUFFERS; b++) p->requests[c][b] = MPI_REQUEST_NULL;
     }
-    if (!allocate(p, max_tokens, max_targets, max_micro)) {
+    if (!allocate(p, max_targets)) {
         tt_pipeline_destroy(p);
         return tt_fail(err, TT_ERR_MEMORY, "out of memory for the pipeline's buffers");
     }
+    open_channels(p);
     if (world->n_stages > 1) tt_stage_set_tick(stage, drive_transfers, p);
     *out = p;
     return TT_OK;
@@ -119,70 +151,66 @@ tt_status tt_pipeline_create(const tt_world *world, tt_stage *stage, int first_b
 
 void tt_pipeline_destroy(tt_pipeline *pipeline) {
     if (!pipeline) return;
+    close_channels(pipeline);
     if (pipeline->world->n_stages > 1) tt_stage_set_tick(pipeline->stage, NULL, NULL);
     for (int c = 0; c < N_CHANNELS; c++)
         for (int b = 0; b < N_BUFFERS; b++) free(pipeline->channels[c].buffer[b]);
-    free(pipeline->actions);
+    free(pipeline->pushes);
     free(pipeline->losses);
     free(pipeline->correct);
     free(pipeline);
 }
 
-/* Buffer of message i once its last transfer is over: received data, or room to fill. NULL when the
- * stage has no such channel. */
-static float *ready(tt_pipeline *p, int c, int i) {
+/* Buffer of the channel's next message: data that has come, or room to fill. NULL when the stage
+ * has no such channel. */
+static float *ready(tt_pipeline *p, int c) {
     if (p->channels[c].peer == MPI_PROC_NULL) return NULL;
-    MPI_Wait(&p->requests[c][i % N_BUFFERS], MPI_STATUS_IGNORE);
-    return p->channels[c].buffer[i % N_BUFFERS];
+    int b = (int)(p->n_messages[c] % N_BUFFERS);
+    MPI_Wait(&p->requests[c][b], MPI_STATUS_IGNORE);
+    return p->channels[c].buffer[b];
 }
 
-static void receive(tt_pipeline *p, int c, int i, int n_tokens) {
+/* The message was read, or is to be sent: the channel's next one is another. */
+static void pass(tt_pipeline *p, int c, int n_tokens) {
     const channel *ch = &p->channels[c];
-    if (ch->peer != MPI_PROC_NULL)
-        MPI_Irecv(ch->buffer[i % N_BUFFERS], n_tokens * p->hidden, MPI_FLOAT, ch->peer, ch->tag,
-                  p->world->pipe, &p->requests[c][i % N_BUFFERS]);
+    if (ch->peer == MPI_PROC_NULL) return;
+    int b = (int)(p->n_messages[c]++ % N_BUFFERS);
+    if (receives(c))
+        receive(p, c, b);
+    else
+        MPI_Issend(ch->buffer[b], n_tokens * p->hidden, MPI_FLOAT, ch->peer, ch->tag,
+                   p->world->pipe, &p->requests[c][b]);
 }
 
-static void send(tt_pipeline *p, int c, int i, int n_tokens) {
-    const channel *ch = &p->channels[c];
-    if (ch->peer != MPI_PROC_NULL)
-        MPI_Issend(ch->buffer[i % N_BUFFERS], n_tokens * p->hidden, MPI_FLOAT, ch->peer, ch->tag,
-                   p->world->pipe, &p->requests[c][i % N_BUFFERS]);
+static void finish_sends(tt_pipeline *p) {
+    for (int c = 0; c < N_CHANNELS; c++)
+        if (!receives(c)) MPI_Waitall(N_BUFFERS, p->requests[c], MPI_STATUSES_IGNORE);
 }
 
-/* Posts the receive of message i of a run, when there is one. */
-static void expect(const run *r, int c, int i) {
-    if (i < r->n_mbs) receive(r->pipeline, c, i, r->mbs[i].n_tokens);
-}
-
-static void finish_transfers(tt_pipeline *p) {
-    if (p->world->n_stages > 1)
-        MPI_Waitall(N_CHANNELS * N_BUFFERS, &p->requests[0][0], MPI_STATUSES_IGNORE);
-}
-
-static void forward(const run *r, int i, int slot, const tt_adapter *adapter) {
-    tt_pipeline *p = r->pipeline;
-    const float *x_in = ready(p, X_IN, i);
-    float *x_out = ready(p, X_OUT, i);
-    tt_stage_forward(p->stage, slot, &r->mbs[i], adapter, x_in, x_out, p->losses, p->correct);
-    expect(r, X_IN, i + N_BUFFERS);
-    send(p, X_OUT, i, r->mbs[i].n_tokens);
+static void forward(tt_pipeline *p, int slot, const tt_stage_share *shares, int n_shares) {
+    int n_tokens = 0;
+    for (int i = 0; i < n_shares; i++) n_tokens += shares[i].mb->n_tokens;
+    if (n_tokens == 0) return;
+    const float *x_in = ready(p, X_IN);
+    float *x_out = ready(p, X_OUT);
+    tt_stage_forward(p->stage, slot, shares, n_shares, x_in, x_out, p->losses, p->correct);
+    pass(p, X_IN, n_tokens);
+    pass(p, X_OUT, n_tokens);
 }
 
 static void on_layer(void *context, int layer) {
-    tt_reduce *reduce = context;
-    tt_reduce_begin_layer(reduce, layer);
+    const in_flight *push = context;
+    for (int i = 0; i < push->n_shares; i++)
+        if (push->reduces[i]) tt_reduce_begin_layer(push->reduces[i], layer);
 }
 
-static void backward(const run *r, int i, int slot, tt_adapter *adapter, tt_reduce *reduce) {
-    tt_pipeline *p = r->pipeline;
-    bool completes = reduce && i == r->n_mbs - 1; /* gradients are sums over micro-batches */
-    const float *d_out = ready(p, D_IN, i);
-    float *d_in = ready(p, D_OUT, i);
-    tt_stage_backward(p->stage, slot, &r->mbs[i], adapter, d_out, d_in, completes ? on_layer : NULL,
-                      reduce);
-    expect(r, D_IN, i + N_BUFFERS);
-    send(p, D_OUT, i, r->mbs[i].n_tokens);
+static void backward(tt_pipeline *p, in_flight *push) {
+    if (push->n_tokens == 0) return;
+    const float *d_out = ready(p, D_IN);
+    float *d_in = ready(p, D_OUT);
+    tt_stage_backward(p->stage, push->slot, d_out, d_in, on_layer, push);
+    pass(p, D_IN, push->n_tokens);
+    pass(p, D_OUT, push->n_tokens);
 }
 
 /* In target order, so that the sum does not depend on the layout. */
@@ -192,50 +220,75 @@ static double scaled_loss(const tt_micro_batch *mb, const double *losses) {
     return sum * (double)mb->loss_scale;
 }
 
+static void add_losses(const tt_pipeline *p, const tt_share *shares, int n_shares) {
+    const double *losses = p->losses;
+    for (int i = 0; i < n_shares; i++) {
+        *shares[i].loss += scaled_loss(shares[i].mb, losses);
+        losses += shares[i].mb->n_targets;
+    }
+}
+
+int64_t tt_pipeline_push(tt_pipeline *p, const tt_share *shares, int n_shares) {
+    const tt_world *w = p->world;
+    int n_slots = tt_stage_n_slots(p->stage), lag = tt_schedule_lag(w->n_stages, w->stage);
+    tt_stage_share parts[TT_MAX_SHARES];
+    int64_t number = p->n_pushed++;
+    in_flight *push = &p->pushes[number % w->n_stages];
+    bool trains = w->stage >= p->first_backward;
+    *push = (in_flight){.n_shares = n_shares, .slot = -1};
+    for (int i = 0; i < n_shares; i++) {
+        parts[i] = (tt_stage_share){shares[i].mb, shares[i].adapter, shares[i].adapter};
+        push->reduces[i] = shares[i].reduce;
+        push->n_tokens += shares[i].mb->n_tokens;
+    }
+    if (push->n_tokens > 0) p->last_filled = number;
+    if (push->n_tokens > 0 && trains) push->slot = (int)(p->n_filled++ % n_slots);
+    forward(p, push->slot, parts, n_shares);
+    if (is_last(w)) add_losses(p, shares, n_shares);
+    if (trains && number >= lag) backward(p, &p->pushes[(number - lag) % w->n_stages]);
+    return number;
+}
+
+void tt_pipeline_settle(tt_pipeline *p, int64_t number) {
+    while (p->n_pushed < number + p->world->n_stages) tt_pipeline_push(p, NULL, 0);
+}
+
+void tt_pipeline_drain(tt_pipeline *p) {
+    tt_pipeline_settle(p, p->last_filled);
+    finish_sends(p);
+}
+
 void tt_pipeline_train(tt_pipeline *pipeline, const tt_micro_batch *mbs, int n_mbs,
                        tt_adapter *adapter, tt_reduce *reduce, double *loss) {
-    const tt_world *w = pipeline->world;
-    run r = {pipeline, mbs, n_mbs};
     *loss = 0;
-    int n_actions = tt_schedule_build(w->n_stages, w->stage, pipeline->first_backward, n_mbs,
-                                      pipeline->actions);
-    for (int i = 0; i < N_BUFFERS; i++) {
-        expect(&r, X_IN, i);
-        expect(&r, D_IN, i);
+    for (int i = 0; i < n_mbs; i++) {
+        const tt_share share = {&mbs[i], adapter, i == n_mbs - 1 ? reduce : NULL, loss};
+        tt_pipeline_push(pipeline, &share, 1);
     }
-    for (int a = 0; a < n_actions; a++) {
-        const tt_action *action = &pipeline->actions[a];
-        int i = action->micro_batch;
-        if (action->kind == TT_ACTION_BACKWARD) {
-            backward(&r, i, action->slot, adapter, reduce);
-            continue;
-        }
-        forward(&r, i, action->slot, adapter);
-        if (is_last(w)) *loss += scaled_loss(&mbs[i], pipeline->losses);
-    }
-    finish_transfers(pipeline);
+    tt_pipeline_drain(pipeline);
 }
 
 void tt_pipeline_score(tt_pipeline *pipeline, const tt_micro_batch *mbs, int n_mbs,
                        const tt_adapter *adapter, tt_pipeline_losses on_losses, void *context) {
-    run r = {pipeline, mbs, n_mbs};
-    for (int i = 0; i < N_BUFFERS; i++) expect(&r, X_IN, i);
     for (int i = 0; i < n_mbs; i++) {
-        forward(&r, i, -1, adapter);
+        const tt_stage_share share = {.mb = &mbs[i], .adapter = adapter};
+        forward(pipeline, -1, &share, 1);
         if (is_last(pipeline->world) && on_losses)
             on_losses(context, i, &mbs[i], pipeline->losses, pipeline->correct);
     }
-    finish_transfers(pipeline);
+    finish_sends(pipeline);
 }
 
 void tt_pipeline_extend(tt_pipeline *pipeline, const tt_extend *extend, const tt_adapter *adapter,
                         int32_t *next) {
     const tt_world *w = pipeline->world;
-    receive(pipeline, X_IN, 0, extend->n_tokens);
-    const float *x_in = ready(pipeline, X_IN, 0);
-    float *x_out = ready(pipeline, X_OUT, 0);
-    tt_stage_extend(pipeline->stage, extend, adapter, x_in, x_out, next, NULL);
-    send(pipeline, X_OUT, 0, extend->n_tokens);
-    finish_transfers(pipeline);
+    if (extend->n_tokens > 0) {
+        const float *x_in = ready(pipeline, X_IN);
+        float *x_out = ready(pipeline, X_OUT);
+        tt_stage_extend(pipeline->stage, extend, adapter, x_in, x_out, next, NULL);
+        pass(pipeline, X_IN, extend->n_tokens);
+        pass(pipeline, X_OUT, extend->n_tokens);
+        finish_sends(pipeline);
+    }
     if (w->n_stages > 1) MPI_Bcast(next, extend->n_seqs, MPI_INT32_T, w->n_stages - 1, w->pipe);
 }

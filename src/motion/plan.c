@@ -210,7 +210,8 @@ void tt_plan_stage_shape(const tt_plan *plan, int stage, const tt_spec *spec, bo
                          tt_stage_shape *out) {
     const tt_plan_stage *s = &plan->stages[stage];
     *out = (tt_stage_shape){.spec = spec,
-                            .method = &plan->method,
+                            .methods = &plan->method,
+                            .n_methods = 1,
                             .first_layer = s->first_layer,
                             .n_layers = s->n_layers,
                             .is_first = s->is_first,
@@ -307,7 +308,7 @@ static tt_status count_stage(const tt_plan_input *in, tt_plan *plan, int s, tt_e
     stage->bytes.cache = memory.cache;
     stage->bytes.buffers =
         tt_pipeline_bytes(plan->n_stages, s, plan->first_backward, in->spec->hidden,
-                          plan->max_tokens, plan->max_targets, plan->max_micro_batches) +
+                          plan->max_tokens, plan->max_targets) +
         tt_gemm_bytes(plan->n_threads, widest(in->spec));
     stage->bytes.data = in->dataset_bytes;
     stage->bytes.baseline = process_bytes(in, stage);

@@ -10,16 +10,16 @@
  * gradient that was finite on all replicas, but their sum is not. */
 enum { CODE_NONE, CODE_LOSS, CODE_LAYER };
 
-tt_status tt_reduce_create(const tt_world *world, tt_adapter *adapter, int n_model_layers,
-                           tt_reduce **out, tt_error *err) {
-    *out = NULL;
+static tt_status allocate(const tt_world *world, tt_adapter *adapter, int n_model_layers,
+                          tt_reduce **out, tt_error *err) {
     size_t n_shared = tt_adapter_shared_params(&adapter->method, &adapter->spec);
     if (n_shared > INT_MAX)
         return tt_fail(err, TT_ERR_CONFIG, "%zu parameters shared by layers, at most %d", n_shared,
                        INT_MAX);
-    tt_reduce *r = calloc(1, sizeof *r);
+    tt_reduce *r = *out = calloc(1, sizeof *r);
     if (!r) return tt_fail(err, TT_ERR_MEMORY, "out of memory for gradient reduction");
     r->world = world;
+    r->data = MPI_COMM_NULL;
     r->adapter = adapter;
     r->n_model_layers = n_model_layers;
     r->n_norms_a_layer = adapter->full ? TT_N_ROLES : 1;
@@ -28,18 +28,30 @@ tt_status tt_reduce_create(const tt_world *world, tt_adapter *adapter, int n_mod
     r->table = calloc((size_t)r->n_table, sizeof *r->table);
     r->n_shared = n_shared;
     r->shared = calloc(n_shared + 1, sizeof *r->shared);
-    if (!r->table || !r->shared || !tt_reduce_cut(r)) {
-        tt_reduce_destroy(r);
+    if (!r->table || !r->shared || !tt_reduce_cut(r))
         return tt_fail(err, TT_ERR_MEMORY, "out of memory for gradient reduction");
-    }
     r->n_left = adapter->n_layers;
     r->bad_layer = -1;
-    *out = r;
     return TT_OK;
+}
+
+tt_status tt_reduce_create(const tt_world *world, tt_adapter *adapter, int n_model_layers,
+                           tt_reduce **out, tt_error *err) {
+    *out = NULL;
+    tt_status status = allocate(world, adapter, n_model_layers, out, err);
+    status = tt_world_agree(world, status, err);
+    if (status == TT_OK) {
+        MPI_Comm_dup(world->data, &(*out)->data);
+        return TT_OK;
+    }
+    tt_reduce_destroy(*out);
+    *out = NULL;
+    return status;
 }
 
 void tt_reduce_destroy(tt_reduce *reduce) {
     if (!reduce) return;
+    if (reduce->data != MPI_COMM_NULL) MPI_Comm_free(&reduce->data);
     free(reduce->pieces);
     free(reduce->layer_ends);
     free(reduce->window);

@@ -16,6 +16,7 @@ typedef struct tt_reduce_piece {
  * each rank; [1] stop. */
 struct tt_reduce {
     const tt_world *world;
+    MPI_Comm data; /* a duplicate of the world's */
     tt_adapter *adapter;
     int n_model_layers;
     int n_left;    /* of the rank's layers, the lowest n_left are not begun */

@@ -102,10 +102,10 @@ static void begin_piece(tt_reduce *r, const tt_reduce_piece *piece, MPI_Request 
     float *grads = r->adapter->grads + piece->offset;
     bool mine = piece->owner == w->replica;
     if (piece->owner < 0)
-        MPI_Iallreduce(MPI_IN_PLACE, grads, piece->n, MPI_FLOAT, MPI_SUM, w->data, request);
+        MPI_Iallreduce(MPI_IN_PLACE, grads, piece->n, MPI_FLOAT, MPI_SUM, r->data, request);
     else
         MPI_Ireduce(mine ? MPI_IN_PLACE : grads, mine ? grads : NULL, piece->n, MPI_FLOAT, MPI_SUM,
-                    piece->owner, w->data, request);
+                    piece->owner, r->data, request);
 }
 
 void tt_reduce_drive(tt_reduce *r, bool wait) {
@@ -173,7 +173,7 @@ static void spread_view(tt_reduce *r, const tt_adapter_view *view, int *n_begun)
         MPI_Request *request = &r->window[(*n_begun)++ % r->n_window];
         MPI_Wait(request, MPI_STATUS_IGNORE);
         MPI_Ibcast(bytes + first * width, (int)(least(view->n - first, most) * width), MPI_BYTE,
-                   view->owner, r->world->data, request);
+                   view->owner, r->data, request);
     }
 }
 

@@ -8,16 +8,42 @@ static void copy_rows(const tt_block_call *call, const float *from, float *to) {
 }
 
 bool tt_block_acts_at(const tt_block_adapt *adapt, tt_point point) {
-    return adapt->adapter && tt_adapter_acts(adapt->adapter, adapt->call.layer, point);
+    for (int i = 0; i < adapt->n_shares; i++) {
+        const tt_adapter *adapter = adapt->shares[i].adapter;
+        if (adapter && tt_adapter_acts(adapter, adapt->layer, point)) return true;
+    }
+    return false;
 }
 
 /* Where nothing is changed there may still be gradients to add. */
 static bool changes(const tt_block_adapt *adapt, tt_point point) {
-    return adapt->adapter && tt_adapter_changes(adapt->adapter, adapt->call.layer, point);
+    for (int i = 0; i < adapt->n_shares; i++) {
+        const tt_adapter *adapter = adapt->shares[i].adapter;
+        if (adapter && tt_adapter_changes(adapter, adapt->layer, point)) return true;
+    }
+    return false;
 }
 
 tt_block_kept tt_block_kept_at(const tt_block_adapt *adapt, tt_point point) {
     return adapt->kept ? adapt->kept[point] : (tt_block_kept){0};
+}
+
+/* A share at a point where it acts: its rows begin at from row `first` of every tensor. */
+typedef struct acting {
+    const tt_block_share *share;
+    tt_adapter_call call;
+    float *saved;
+    size_t first;
+} acting;
+
+static bool find_acting(const tt_block_adapt *adapt, tt_point point, int i, acting *out) {
+    const tt_block_share *share = &adapt->shares[i];
+    if (!share->adapter || !tt_adapter_acts(share->adapter, adapt->layer, point)) return false;
+    const tt_block_kept kept = tt_block_kept_at(adapt, point);
+    *out = (acting){.share = share, .call = share->call, .first = (size_t)share->first_token};
+    out->call.layer = adapt->layer;
+    if (kept.saved) out->saved = kept.saved + out->first * kept.saved_a_row;
+    return true;
 }
 
 /* Where the site's tensor is put: kept for backward, or replaced where it stands. */
@@ -26,17 +52,44 @@ static float *at_site(const tt_block_adapt *adapt, tt_point site, float *in_plac
     return input ? input : in_place;
 }
 
-static void site_forward(const tt_block_adapt *adapt, tt_point site, const float *from, float *to) {
-    if (tt_block_acts_at(adapt, site))
-        tt_adapter_forward(adapt->adapter, &adapt->call, site, from, to,
-                           tt_block_kept_at(adapt, site).saved);
+static size_t site_width(const tt_block_call *call, tt_point site) {
+    const tt_spec *spec = call->spec;
+    return (size_t)(site == TT_POINT_HEADS ? spec->n_heads * spec->head_dim : spec->hidden);
 }
 
-/* d: gradient behind the site in, before it out. h: the site's tensor. True: backward ends here. */
-static bool site_backward(const tt_block_adapt *adapt, tt_point site, const float *h, float *d) {
-    if (tt_block_acts_at(adapt, site))
-        tt_adapter_backward(adapt->trained, &adapt->call, site, h,
-                            tt_block_kept_at(adapt, site).saved, d);
+/* keeps: what units keep for backward is wanted. */
+static void map_site(const tt_block_call *call, const tt_block_adapt *adapt, tt_point site,
+                     const float *from, float *to, bool keeps) {
+    size_t width = site_width(call, site);
+    if (!tt_block_acts_at(adapt, site)) return;
+    for (int i = 0; i < adapt->n_shares; i++) {
+        acting a;
+        const tt_block_share *share = &adapt->shares[i];
+        size_t at = (size_t)share->first_token * width;
+        if (find_acting(adapt, site, i, &a))
+            tt_adapter_forward(share->adapter, &a.call, site, from + at, to + at,
+                               keeps ? a.saved : NULL);
+        else if (from != to)
+            memcpy(to + at, from + at, (size_t)share->call.n_tokens * width * sizeof *to);
+    }
+}
+
+static void site_forward(const tt_block_call *call, const tt_block_adapt *adapt, tt_point site,
+                         const float *from, float *to) {
+    map_site(call, adapt, site, from, to, true);
+}
+
+/* d: gradient behind the site in, before it out. h: the site's tensor, which may be NULL where no
+ * unit reads it. True: backward ends here. */
+static bool site_backward(const tt_block_call *call, const tt_block_adapt *adapt, tt_point site,
+                          const float *h, float *d) {
+    size_t width = site_width(call, site);
+    for (int i = 0; i < adapt->n_shares; i++) {
+        acting a;
+        if (!find_acting(adapt, site, i, &a)) continue;
+        tt_adapter_backward(a.share->trained, &a.call, site, h ? h + a.first * width : NULL,
+                            a.saved, d + a.first * width);
+    }
     return adapt->ends == site;
 }
 
@@ -45,30 +98,42 @@ void tt_block_product(const tt_block_call *call, const tt_block_adapt *adapt, tt
     bool adapted = changes(adapt, point);
     tt_gemm_forward(call->gemm, call->n_tokens, x, w, adapted ? NULL : bias, false, y);
     if (!adapted) return;
-    tt_adapter_product_forward(adapt->adapter, &adapt->call, point, w, x, y,
-                               tt_block_kept_at(adapt, point).saved);
+    for (int i = 0; i < adapt->n_shares; i++) {
+        acting a;
+        if (find_acting(adapt, point, i, &a))
+            tt_adapter_product_forward(a.share->adapter, &a.call, point, w,
+                                       x + a.first * (size_t)w->cols, y + a.first * (size_t)w->rows,
+                                       a.saved);
+    }
     if (bias) tt_ops_add_rows(call->n_tokens, w->rows, bias, y);
 }
 
 void tt_block_product_backward(const tt_block_call *call, const tt_block_adapt *adapt,
                                tt_point point, const tt_matrix *w, const float *x, float *d_y,
                                bool accumulate, float *d_x) {
-    if (tt_block_acts_at(adapt, point)) {
-        bool adds = changes(adapt, point);
-        if (d_x && adds && !accumulate)
-            memset(d_x, 0, (size_t)call->n_tokens * (size_t)w->cols * sizeof *d_x);
-        accumulate = accumulate || adds;
-        tt_adapter_product_backward(adapt->trained, &adapt->call, point, w, x,
-                                    tt_block_kept_at(adapt, point).saved, d_y, d_x);
+    bool adds = changes(adapt, point);
+    if (d_x && adds && !accumulate)
+        memset(d_x, 0, (size_t)call->n_tokens * (size_t)w->cols * sizeof *d_x);
+    for (int i = 0; i < adapt->n_shares; i++) {
+        acting a;
+        if (!find_acting(adapt, point, i, &a)) continue;
+        size_t at = a.first * (size_t)w->cols;
+        tt_adapter_product_backward(a.share->trained, &a.call, point, w, x + at, a.saved,
+                                    d_y + a.first * (size_t)w->rows, d_x ? d_x + at : NULL);
     }
-    if (d_x) tt_gemm_backward(call->gemm, call->n_tokens, d_y, w, accumulate, d_x);
+    if (d_x) tt_gemm_backward(call->gemm, call->n_tokens, d_y, w, accumulate || adds, d_x);
 }
 
 /* The weight of the norm in front of the product. */
-static void norm_backward(const tt_block_adapt *adapt, tt_point point, const float *x,
-                          const float *rstd, const float *d_y) {
-    if (tt_block_acts_at(adapt, point))
-        tt_adapter_norm_backward(adapt->trained, &adapt->call, point, x, rstd, d_y);
+static void norm_backward(const tt_block_call *call, const tt_block_adapt *adapt, tt_point point,
+                          const float *x, const float *rstd, const float *d_y) {
+    for (int i = 0; i < adapt->n_shares; i++) {
+        acting a;
+        if (!find_acting(adapt, point, i, &a)) continue;
+        size_t at = a.first * (size_t)call->spec->hidden;
+        tt_adapter_norm_backward(a.share->trained, &a.call, point, x + at, rstd + a.first,
+                                 d_y + at);
+    }
 }
 
 static tt_norm norm_of(const tt_block_call *call, const float *w) {
@@ -127,7 +192,7 @@ static float *before_site(const tt_block_call *call, const tt_block_adapt *adapt
 static void end_branch(const tt_block_call *call, const tt_block_adapt *adapt, const branch *b,
                        float *to) {
     float *behind = behind_site(call, b);
-    site_forward(adapt, b->site, before_site(call, adapt, b), behind);
+    site_forward(call, adapt, b->site, before_site(call, adapt, b), behind);
     const float *value =
         norm_forward(call, b->post_norm, behind, call->normed, b->post ? b->post->rstd : NULL);
     float scale = (float)call->spec->residual_scale;
@@ -162,7 +227,8 @@ static float *branch_gradient(const tt_block_call *call, const tt_block_adapt *a
         tt_ops_rmsnorm_backward_in_place(call->n_tokens, call->spec->hidden, &norm, b->post->input,
                                          b->post->rstd, d_branch);
     }
-    bool ends = site_backward(adapt, b->site, tt_block_kept_at(adapt, b->site).input, d_branch);
+    bool ends =
+        site_backward(call, adapt, b->site, tt_block_kept_at(adapt, b->site).input, d_branch);
     return ends ? NULL : d_branch;
 }
 
@@ -262,7 +328,7 @@ static void attention_forward(const tt_block_call *call, const tt_layer_weights 
                              call->attention_scratch);
     const float *heads = to->att;
     if (tt_block_acts_at(adapt, TT_POINT_HEADS)) {
-        site_forward(adapt, TT_POINT_HEADS, to->att, call->heads);
+        site_forward(call, adapt, TT_POINT_HEADS, to->att, call->heads);
         heads = call->heads;
     }
     const branch b = attention_branch(w, to);
@@ -278,7 +344,7 @@ static const float *mlp_input_forward(const tt_block_call *call, const tt_layer_
     float *input = at_site(adapt, TT_POINT_MLP_INPUT, call->normed);
     const float *normed = norm_forward(call, w->mlp_norm, mid, input, to->rstd_mlp);
     copy_rows(call, normed, input);
-    site_forward(adapt, TT_POINT_MLP_INPUT, input, call->normed);
+    site_forward(call, adapt, TT_POINT_MLP_INPUT, input, call->normed);
     return call->normed;
 }
 
@@ -307,7 +373,7 @@ void tt_block_forward(const tt_block_call *call, const tt_layer_weights *w, cons
     float *before = at_site(adapt, TT_POINT_POST_BLOCK, h);
     attention_forward(call, w, to, cache, adapt, x, mid);
     mlp_forward(call, w, to, adapt, mid, before);
-    site_forward(adapt, TT_POINT_POST_BLOCK, before, h);
+    site_forward(call, adapt, TT_POINT_POST_BLOCK, before, h);
 }
 
 /* What gate and up read, computed again. */
@@ -317,7 +383,7 @@ static const float *mlp_input(const tt_block_call *call, const tt_layer_weights 
         return NULL;
     const float *input = norm_forward(call, w->mlp_norm, mid, call->input, NULL);
     if (!tt_block_acts_at(adapt, TT_POINT_MLP_INPUT)) return input;
-    tt_adapter_forward(adapt->adapter, &adapt->call, TT_POINT_MLP_INPUT, input, call->input, NULL);
+    map_site(call, adapt, TT_POINT_MLP_INPUT, input, call->input, false);
     return call->input;
 }
 
@@ -366,10 +432,10 @@ static bool mlp_backward(const tt_block_call *call, const tt_layer_weights *w,
     else
         dense_backward(call, w, from, work, adapt, input, d_out, d_input);
     if (!d_input) return true;
-    if (site_backward(adapt, TT_POINT_MLP_INPUT, tt_block_kept_at(adapt, TT_POINT_MLP_INPUT).input,
-                      d_input))
+    if (site_backward(call, adapt, TT_POINT_MLP_INPUT,
+                      tt_block_kept_at(adapt, TT_POINT_MLP_INPUT).input, d_input))
         return true;
-    norm_backward(adapt, TT_POINT_GATE, mid, from->rstd_mlp, d_input);
+    norm_backward(call, adapt, TT_POINT_GATE, mid, from->rstd_mlp, d_input);
     add_norm_backward(call, w->mlp_norm, mid, from->rstd_mlp, d_input, d);
     return false;
 }
@@ -379,7 +445,7 @@ static const float *o_input(const tt_block_call *call, const tt_block_acts *from
                             const tt_block_adapt *adapt) {
     if (!tt_block_acts_at(adapt, TT_POINT_O) || !tt_block_acts_at(adapt, TT_POINT_HEADS))
         return from->att;
-    tt_adapter_forward(adapt->adapter, &adapt->call, TT_POINT_HEADS, from->att, call->heads, NULL);
+    map_site(call, adapt, TT_POINT_HEADS, from->att, call->heads, false);
     return call->heads;
 }
 
@@ -403,7 +469,7 @@ static void attention_backward(const tt_block_call *call, const tt_layer_weights
     tt_block_product_backward(call, adapt, TT_POINT_O, &w->o, o_input(call, from, adapt), d_out,
                               false, ends > TT_POINT_O ? work->att : NULL);
     if (ends == TT_POINT_O) return;
-    if (site_backward(adapt, TT_POINT_HEADS, from->att, work->att)) return;
+    if (site_backward(call, adapt, TT_POINT_HEADS, from->att, work->att)) return;
     tt_ops_attention_backward(call->gemm, &call->attention, from->q, from->k, from->v, from->att,
                               from->lse, work->att, work->q, work->k, work->v,
                               call->attention_scratch);
@@ -416,14 +482,14 @@ static void attention_backward(const tt_block_call *call, const tt_layer_weights
     tt_block_product_backward(call, adapt, TT_POINT_K, &w->k, input, work->k, true, d_normed);
     tt_block_product_backward(call, adapt, TT_POINT_V, &w->v, input, work->v, true, d_normed);
     if (!d_normed) return;
-    norm_backward(adapt, TT_POINT_Q, x, from->rstd_attn, d_normed);
+    norm_backward(call, adapt, TT_POINT_Q, x, from->rstd_attn, d_normed);
     add_norm_backward(call, w->attn_norm, x, from->rstd_attn, d_normed, d);
 }
 
 void tt_block_backward(const tt_block_call *call, const tt_layer_weights *w,
                        const tt_block_acts *from, const tt_block_acts *work,
                        const tt_block_adapt *adapt, const float *x, const float *mid, float *d) {
-    if (site_backward(adapt, TT_POINT_POST_BLOCK,
+    if (site_backward(call, adapt, TT_POINT_POST_BLOCK,
                       tt_block_kept_at(adapt, TT_POINT_POST_BLOCK).input, d))
         return;
     if (mlp_backward(call, w, from, work, adapt, mid, d)) return;

@@ -3,11 +3,12 @@
 
 #include "block_private.h"
 
-/* One expert's share of a call: its rows as a call of their own. */
+/* One expert's part of a call: its rows as a call of their own. */
 typedef struct expert {
     int first_row, n_rows; /* routed rows */
     const tt_expert_weights *w;
     tt_block_call call;
+    tt_block_share share;
     tt_block_adapt adapt;
 } expert;
 
@@ -25,15 +26,20 @@ static bool find_expert(const tt_block_call *call, const tt_layer_weights *w,
                         expert *out) {
     int first = routing->row_start[e], n = routing->row_start[e + 1] - first;
     if (n == 0) return false;
-    *out = (expert){first, n, &w->experts[e], *call, *adapt};
-    out->call.n_tokens = out->adapt.call.n_tokens = n;
-    out->adapt.call.expert = e;
-    out->adapt.call.first_routed = first;
-    out->adapt.call.n_routed = call->n_tokens * call->spec->n_experts_per_token;
-    if (!adapt->call.row_keys) return true;
+    *out = (expert){first, n, &w->experts[e], *call, .adapt = *adapt};
+    out->call.n_tokens = n;
+    if (adapt->n_shares == 0) return true;
+    out->share = adapt->shares[0];
+    out->adapt.shares = &out->share;
+    tt_adapter_call *own = &out->share.call;
+    own->n_tokens = n;
+    own->expert = e;
+    own->first_routed = first;
+    own->n_routed = call->n_tokens * call->spec->n_experts_per_token;
+    if (!own->row_keys) return true;
     for (int i = 0; i < n; i++)
-        call->mixture.row_keys[i] = adapt->call.row_keys[routing->token[first + i]];
-    out->adapt.call.row_keys = call->mixture.row_keys;
+        call->mixture.row_keys[i] = own->row_keys[routing->token[first + i]];
+    own->row_keys = call->mixture.row_keys;
     return true;
 }
 

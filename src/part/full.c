@@ -317,7 +317,8 @@ static float *grads_of(const tt_adapter *adapter, const tt_adapter_view *view) {
 }
 
 void tt_full_head_backward(const tt_adapter *adapter, tt_gemm *gemm, int n, const float *normed,
-                           const tt_head *head, const int32_t *target, float scale, void *scratch) {
+                           const tt_head *head, const int32_t *target, const float *scale,
+                           void *scratch) {
     const tt_full *full = adapter->full;
     float *d_head = full->n_tied ? full->tied_grads : grads_of(adapter, full->head);
     tt_ops_head_weight_backward(gemm, n, normed, head, target, scale, d_head, scratch);

@@ -11,6 +11,11 @@ static size_t row_floats(const tt_stage *stage, int n_rows) {
 
 static tt_status check_shape(const tt_stage_shape *shape, const tt_weights *weights,
                              const tt_gemm *gemm, tt_error *err) {
+    bool alone = shape->spec->n_experts > 0;
+    for (int m = 0; m < shape->n_methods; m++) alone = alone || shape->methods[m].full.tune;
+    if (shape->max_shares > (alone ? 1 : TT_MAX_SHARES))
+        return tt_fail(err, TT_ERR_INTERNAL, "stage of %d shares a micro-batch, at most %d",
+                       shape->max_shares, alone ? 1 : TT_MAX_SHARES);
     if (shape->n_layers < 1)
         return tt_fail(err, TT_ERR_INTERNAL, "stage of %d layers, expected at least one",
                        shape->n_layers);
@@ -58,6 +63,10 @@ size_t tt_stage_high_water(const tt_stage *stage) {
     return tt_arena_high_water(stage->arena);
 }
 
+int tt_stage_n_slots(const tt_stage *stage) {
+    return stage->shape.n_slots;
+}
+
 bool tt_stage_has_backward(const tt_stage *stage) {
     return stage->shape.first_adapted < stage->shape.first_layer + stage->shape.n_layers;
 }
@@ -85,65 +94,40 @@ static float *layer_input(const tt_stage *stage, int slot, int i) {
     return kept ? kept : stage->stream;
 }
 
-void tt_stage_enter(tt_stage *stage, int slot, int n_tokens, const int32_t *ids,
-                    const float *x_in) {
+void tt_stage_enter(tt_stage *stage, int slot, const tt_stage_pack *pack, const float *x_in) {
     float *x = layer_input(stage, slot, 0);
+    size_t n = row_floats(stage, pack->n_tokens);
     if (!stage->shape.is_first) {
-        memcpy(x, x_in, row_floats(stage, n_tokens) * sizeof *x);
+        memcpy(x, x_in, n * sizeof *x);
         return;
     }
-    tt_ops_embed(n_tokens, ids, &stage->weights->embed, x);
+    tt_ops_embed(pack->n_tokens, pack->ids, &stage->weights->embed, x);
     float scale = (float)stage->shape.spec->embed_scale;
-    if (scale != 1) tt_ops_scale(row_floats(stage, n_tokens), scale, x);
+    if (scale != 1) tt_ops_scale(n, scale, x);
 }
 
-tt_block_call tt_stage_call(const tt_stage *stage, int n_tokens, const int32_t *positions,
-                            int n_seqs, const tt_extend *extend) {
+tt_block_call tt_stage_call(const tt_stage *stage, const tt_stage_pack *pack,
+                            const tt_extend *extend) {
     const tt_spec *spec = stage->shape.spec;
-    tt_stage_find_rope_rows(stage, n_tokens, positions, n_seqs, extend);
+    tt_stage_find_rope_rows(stage, pack, extend);
     return (tt_block_call){
         .spec = spec,
         .gemm = stage->gemm,
-        .n_tokens = n_tokens,
+        .n_tokens = pack->n_tokens,
         .rope_rows = stage->rope_rows,
         .attention = {.n_heads = spec->n_heads,
                       .n_kv_heads = spec->n_kv_heads,
                       .head_dim = spec->head_dim,
                       .scale = (float)spec->attention_scale,
                       .cap = (float)spec->attention_cap,
-                      .n_seqs = n_seqs,
-                      .seqs = stage->seqs},
+                      .n_seqs = pack->n_seqs,
+                      .seqs = pack->seqs},
         .normed = stage->normed,
         .input = stage->input,
         .heads = stage->heads,
         .attention_scratch = stage->attention_scratch,
         .mixture = stage->mixture,
     };
-}
-
-/* The call of a training micro-batch: every sequence attends to itself only. */
-static tt_block_call batch_call(tt_stage *stage, const tt_micro_batch *mb) {
-    for (int s = 0; s < mb->n_seqs; s++) {
-        int first = mb->seq_start[s], n = mb->seq_start[s + 1] - first;
-        stage->seqs[s] =
-            (tt_attention_seq){.q_start = first, .n_q = n, .n_kv = n, .kv_start = (size_t)first};
-    }
-    return tt_stage_call(stage, mb->n_tokens, mb->positions, mb->n_seqs, NULL);
-}
-
-static void find_rows(tt_stage *stage, const tt_micro_batch *mb, const tt_adapter *adapter,
-                      tt_adapter_rows *rows) {
-    if (!adapter) return;
-    tt_adapter_find_rows(&adapter->method, mb->n_seqs, mb->seq_start, mb->prompt_len, NULL,
-                         stage->rows, rows);
-}
-
-/* What random numbers of training depend on: not on who computes a row, or beside which others. */
-static void find_row_keys(tt_stage *stage, const tt_micro_batch *mb, const tt_adapter *adapter) {
-    for (int s = 0; s < mb->n_seqs; s++)
-        for (int32_t row = mb->seq_start[s]; row < mb->seq_start[s + 1]; row++)
-            stage->row_keys[row] = tt_adapter_row_key(
-                adapter->step, mb->example ? mb->example[s] : s, row - mb->seq_start[s]);
 }
 
 static tt_block_cache layer_cache(const tt_stage *stage, bool cached, int i) {
@@ -180,19 +164,12 @@ static tt_block_acts layer_acts(const tt_stage *stage, const tt_block_acts *kept
 
 static tt_block_adapt layer_adapt(const tt_stage *stage, const tt_stage_run *run,
                                   const tt_kept_layer *kept, int layer) {
-    if (!run->adapter) return (tt_block_adapt){.ends = TT_N_POINTS};
-    bool training = run->slot >= 0;
-    return (tt_block_adapt){.adapter = run->adapter,
-                            .call = {.gemm = stage->gemm,
-                                     .layer = layer,
-                                     .n_tokens = run->n_tokens,
-                                     .training = training,
-                                     .rows = &run->rows,
-                                     .row_keys = training ? stage->row_keys : NULL,
-                                     .scratch = stage->adapter_scratch},
-                            .kept = training ? kept->at : NULL,
-                            .ends = layer == stage->shape.first_adapted ? stage->lowest_ends
-                                                                        : TT_N_POINTS};
+    bool is_lowest = layer == stage->shape.first_adapted;
+    return (tt_block_adapt){.layer = layer,
+                            .n_shares = run->pack->n_shares,
+                            .shares = run->pack->shares,
+                            .kept = run->slot >= 0 ? kept->at : NULL,
+                            .ends = is_lowest ? stage->lowest_ends : TT_N_POINTS};
 }
 
 /* The call as this layer sees it. */
@@ -248,22 +225,30 @@ void tt_stage_norm_rows(tt_stage *stage, int n_rows, const int32_t *rows, const 
                            stage->head_rstd);
 }
 
+/* The adapter of weights that are trained themselves, which shares with nobody; NULL: none. */
+static const tt_block_share *full_share(const tt_stage_pack *pack) {
+    const tt_adapter *adapter = pack->n_shares ? pack->shares[0].adapter : NULL;
+    return adapter && adapter->full ? &pack->shares[0] : NULL;
+}
+
 /* Loss at the supervised rows; in training also the gradient at those rows, before the norm, and of
  * head and norm when they are trained: here, where the logits' sums are at hand. */
-static void head_forward(tt_stage *stage, int slot, const tt_micro_batch *mb,
-                         const tt_adapter *adapter, double *losses, uint8_t *correct) {
-    int n = mb->n_targets, hidden = stage->shape.spec->hidden;
+static void head_forward(tt_stage *stage, int slot, const tt_stage_pack *pack, double *losses,
+                         uint8_t *correct) {
+    int n = pack->n_targets, hidden = stage->shape.spec->hidden;
     if (n == 0) return;
     float *d_rows = slot < 0 ? NULL : stage->d_targets[slot];
-    tt_stage_norm_rows(stage, n, mb->target_row, stage->stream);
+    tt_stage_norm_rows(stage, n, pack->target_row, stage->stream);
     const tt_head head = tt_stage_head(stage);
-    tt_ops_head_loss(stage->gemm, n, stage->head_normed, &head, mb->target_id, mb->loss_scale,
+    tt_ops_head_loss(stage->gemm, n, stage->head_normed, &head, pack->target_id, pack->target_scale,
                      losses, correct, d_rows ? stage->head_d : NULL, stage->head_scratch);
     if (!d_rows) return;
-    if (adapter && adapter->full) {
-        tt_full_head_backward(adapter, stage->gemm, n, stage->head_normed, &head, mb->target_id,
-                              mb->loss_scale, stage->head_scratch);
-        tt_full_final_norm_backward(adapter, n, stage->head_x, stage->head_rstd, stage->head_d);
+    const tt_block_share *full = full_share(pack);
+    if (full) {
+        tt_full_head_backward(full->adapter, stage->gemm, n, stage->head_normed, &head,
+                              pack->target_id, pack->target_scale, stage->head_scratch);
+        tt_full_final_norm_backward(full->adapter, n, stage->head_x, stage->head_rstd,
+                                    stage->head_d);
     }
     memset(d_rows, 0, row_floats(stage, n) * sizeof *d_rows);
     const tt_norm norm = tt_stage_final_norm(stage);
@@ -271,52 +256,48 @@ static void head_forward(tt_stage *stage, int slot, const tt_micro_batch *mb,
                             d_rows);
 }
 
-void tt_stage_forward(tt_stage *stage, int slot, const tt_micro_batch *mb,
-                      const tt_adapter *adapter, const float *x_in, float *x_out, double *losses,
-                      uint8_t *correct) {
-    tt_block_call call = batch_call(stage, mb);
-    tt_stage_run run = {.slot = slot, .n_tokens = mb->n_tokens, .adapter = adapter};
-    find_rows(stage, mb, adapter, &run.rows);
-    if (adapter && slot >= 0) find_row_keys(stage, mb, adapter);
-    tt_stage_enter(stage, slot, mb->n_tokens, mb->ids, x_in);
+void tt_stage_forward(tt_stage *stage, int slot, const tt_stage_share *shares, int n_shares,
+                      const float *x_in, float *x_out, double *losses, uint8_t *correct) {
+    const tt_stage_pack *pack = tt_stage_fill(stage, slot, shares, n_shares);
+    tt_block_call call = tt_stage_call(stage, pack, NULL);
+    const tt_stage_run run = {.slot = slot, .pack = pack};
+    tt_stage_enter(stage, slot, pack, x_in);
     tt_stage_run_layers(stage, &call, &run, x_out);
-    if (stage->shape.is_last) head_forward(stage, slot, mb, adapter, losses, correct);
+    if (stage->shape.is_last) head_forward(stage, slot, pack, losses, correct);
 }
 
 /* d of the residual stream after this stage's top layer. */
-static void enter_backward(const tt_stage *stage, int slot, const tt_micro_batch *mb,
+static void enter_backward(const tt_stage *stage, int slot, const tt_stage_pack *pack,
                            const float *d_out, float *d) {
-    size_t n = row_floats(stage, mb->n_tokens);
+    size_t n = row_floats(stage, pack->n_tokens);
     if (!stage->shape.is_last) {
         if (d != d_out) memcpy(d, d_out, n * sizeof *d);
         return;
     }
     memset(d, 0, n * sizeof *d);
-    for (int i = 0; i < mb->n_targets; i++)
+    for (int i = 0; i < pack->n_targets; i++)
         tt_ops_add(row_floats(stage, 1), stage->d_targets[slot] + row_floats(stage, i),
-                   d + row_floats(stage, mb->target_row[i]));
+                   d + row_floats(stage, pack->target_row[i]));
 }
 
-void tt_stage_backward(tt_stage *stage, int slot, const tt_micro_batch *mb, tt_adapter *adapter,
-                       const float *d_out, float *d_in, tt_stage_layer_done on_layer,
-                       void *context) {
+void tt_stage_backward(tt_stage *stage, int slot, const float *d_out, float *d_in,
+                       tt_stage_layer_done on_layer, void *context) {
     if (!tt_stage_has_backward(stage)) return;
     const tt_stage_shape *shape = &stage->shape;
-    tt_block_call call = batch_call(stage, mb);
-    tt_stage_run run = {.slot = slot, .n_tokens = mb->n_tokens, .adapter = adapter};
-    find_rows(stage, mb, adapter, &run.rows);
-    find_row_keys(stage, mb, adapter);
+    const tt_stage_pack *pack = tt_stage_pack_of(stage, slot);
+    const tt_block_share *full = full_share(pack);
+    tt_block_call call = tt_stage_call(stage, pack, NULL);
+    const tt_stage_run run = {.slot = slot, .pack = pack};
     float *d = tt_stage_sends_gradient(stage) ? d_in : stage->stream;
-    enter_backward(stage, slot, mb, d_out, d);
+    enter_backward(stage, slot, pack, d_out, d);
     for (int i = shape->n_layers - 1; i >= 0; i--) {
         int layer = shape->first_layer + i;
         const tt_kept_layer *kept = kept_layer(stage, slot, i);
-        tt_block_adapt adapt = layer_adapt(stage, &run, kept, layer);
-        adapt.trained = adapter;
+        const tt_block_adapt adapt = layer_adapt(stage, &run, kept, layer);
         const tt_block_call here = layer_call(stage, &call, layer);
         tt_block_backward(&here, &stage->weights->layers[i], &kept->acts, &stage->work, &adapt,
                           kept->x, kept->mid, d);
-        if (layer == 0 && adapter->full) tt_full_embed_backward(adapter, mb->n_tokens, mb->ids, d);
+        if (layer == 0 && full) tt_full_embed_backward(full->adapter, pack->n_tokens, pack->ids, d);
         if (on_layer) on_layer(context, layer);
         end_layer(stage);
         /* Nothing below the lowest adapted layer is trained. */

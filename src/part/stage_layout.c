@@ -27,10 +27,24 @@ bool tt_stage_keeps(const tt_stage_shape *shape, int layer) {
     return shape->n_slots > 0 && layer >= shape->first_adapted;
 }
 
+/* Points of the layer at which any of the methods acts. */
+static unsigned points_of(const tt_stage_shape *shape, int layer) {
+    unsigned points = 0;
+    for (int m = 0; m < shape->n_methods; m++)
+        points |= tt_adapter_points(&shape->methods[m], shape->spec, layer);
+    return points;
+}
+
+static bool tunes_weights(const tt_stage_shape *shape) {
+    bool tunes = false;
+    for (int m = 0; m < shape->n_methods; m++) tunes = tunes || shape->methods[m].full.tune;
+    return tunes;
+}
+
 tt_point tt_stage_ends(const tt_stage_shape *shape, int layer) {
     /* Below the lowest point of a tuned model lie the norm and the embedding. */
-    if (layer != shape->first_adapted || shape->method->full.tune) return TT_N_POINTS;
-    unsigned points = tt_adapter_points(shape->method, shape->spec, layer);
+    if (layer != shape->first_adapted || tunes_weights(shape)) return TT_N_POINTS;
+    unsigned points = points_of(shape, layer);
     int point = TT_N_POINTS - 1;
     while (point > 0 && !(points >> point & 1)) point--;
     return (tt_point)point;
@@ -136,19 +150,46 @@ static void find_kinds(const tt_stage_shape *shape, bool *dense, bool *experts) 
         *(tt_spec_has_experts(shape->spec, shape->first_layer + i) ? experts : dense) = true;
 }
 
+static bool keeps_input(const tt_stage_shape *shape, tt_point point) {
+    bool keeps = false;
+    for (int m = 0; m < shape->n_methods; m++)
+        keeps = keeps || tt_adapter_keeps_input(&shape->methods[m], point);
+    return keeps;
+}
+
+/* Room for what the units of one share keep, or those of several one behind the other. */
+static size_t saved_floats(const tt_stage_shape *shape, tt_point point) {
+    size_t most = product(tt_stage_saved_a_row(shape, point), (size_t)shape->max_tokens);
+    for (int m = 0; m < shape->n_methods; m++) {
+        size_t n = tt_adapter_saved_floats(&shape->methods[m], shape->spec, point,
+                                           shape->max_tokens, shape->max_seqs);
+        if (n > most) most = n;
+    }
+    return most;
+}
+
+static size_t scratch_floats(const tt_stage_shape *shape) {
+    size_t most = 0;
+    for (int m = 0; m < shape->n_methods; m++) {
+        size_t n = tt_adapter_scratch_floats(&shape->methods[m], shape->spec, shape->max_tokens,
+                                             shape->max_seqs);
+        if (n > most) most = n;
+    }
+    return most;
+}
+
 /* What the units of the layer keep at their points. */
 static void lay_points(layout *at, const tt_stage_shape *shape, int layer, tt_kept_layer *kept) {
-    unsigned points = tt_adapter_points(shape->method, shape->spec, layer);
-    int n = shape->max_tokens;
+    unsigned points = points_of(shape, layer);
     for (int p = 0; p < TT_N_POINTS; p++) {
         tt_point point = (tt_point)p;
         if (!(points >> p & 1)) continue;
         /* Heads are the attention output, which is kept as that. */
-        if (point != TT_POINT_HEADS && tt_adapter_keeps_input(shape->method, point))
-            kept->at[p].input = take(at, n, shape->spec->hidden);
-        size_t saved =
-            tt_adapter_saved_floats(shape->method, shape->spec, point, n, shape->max_seqs);
+        if (point != TT_POINT_HEADS && keeps_input(shape, point))
+            kept->at[p].input = take(at, shape->max_tokens, shape->spec->hidden);
+        size_t saved = saved_floats(shape, point);
         if (saved) kept->at[p].saved = take_bytes(at, product(saved, sizeof(float)));
+        kept->at[p].saved_a_row = tt_stage_saved_a_row(shape, point);
     }
 }
 
@@ -176,12 +217,34 @@ static tt_kept_layer lay_layer(layout *at, const tt_stage_shape *shape, int laye
     return kept;
 }
 
+static void *take_array(layout *at, int n, size_t size) {
+    return take_bytes(at, product((size_t)n, size));
+}
+
+static tt_stage_pack lay_pack(layout *at, const tt_stage_shape *shape, bool training) {
+    int n = shape->max_tokens, n_shares = shape->max_shares > 1 ? shape->max_shares : 1;
+    tt_stage_pack pack = {.ids = take_array(at, n, sizeof *pack.ids)};
+    pack.positions = take_array(at, n, sizeof *pack.positions);
+    pack.rows = take_array(at, n, sizeof *pack.rows);
+    if (training) pack.row_keys = take_array(at, n, sizeof *pack.row_keys);
+    pack.seqs = take_array(at, shape->max_seqs, sizeof *pack.seqs);
+    pack.target_row = take_array(at, shape->max_targets, sizeof *pack.target_row);
+    pack.target_id = take_array(at, shape->max_targets, sizeof *pack.target_id);
+    pack.target_scale = take_array(at, shape->max_targets, sizeof *pack.target_scale);
+    pack.shares = take_array(at, n_shares, sizeof *pack.shares);
+    pack.share_rows = take_array(at, n_shares, sizeof *pack.share_rows);
+    return pack;
+}
+
 static void lay_slots(layout *at, tt_stage *stage) {
     const tt_stage_shape *shape = &stage->shape;
     size_t n_kept = product((size_t)shape->n_slots, (size_t)shape->n_layers);
     stage->kept = take_bytes(at, product(n_kept, sizeof *stage->kept));
     stage->d_targets = take_bytes(at, product((size_t)shape->n_slots, sizeof *stage->d_targets));
+    stage->packs = take_array(at, shape->n_slots, sizeof *stage->packs);
     for (int slot = 0; slot < shape->n_slots; slot++) {
+        tt_stage_pack pack = lay_pack(at, shape, true);
+        if (stage->packs) stage->packs[slot] = pack;
         for (int i = 0; i < shape->n_layers; i++) {
             tt_kept_layer kept = lay_layer(at, shape, shape->first_layer + i);
             if (stage->kept) stage->kept[slot * shape->n_layers + i] = kept;
@@ -209,6 +272,7 @@ static void lay_workspace(layout *at, tt_stage *stage) {
     const tt_stage_shape *shape = &stage->shape;
     const tt_spec *spec = shape->spec;
     int n = shape->max_tokens, n_positions = tt_stage_n_positions(shape);
+    stage->passing = lay_pack(at, shape, false);
     stage->stream = take(at, n, spec->hidden);
     stage->normed = take(at, n, spec->hidden);
     lay_attention_acts(at, shape, &stage->work);
@@ -220,19 +284,12 @@ static void lay_workspace(layout *at, tt_stage *stage) {
     stage->attention_scratch = take_bytes(
         at, tt_ops_attention_scratch_bytes(n_positions, spec->head_dim, shape->n_threads));
     unsigned points = 0;
-    for (int i = 0; i < shape->n_layers; i++)
-        points |= tt_adapter_points(shape->method, spec, shape->first_layer + i);
+    for (int i = 0; i < shape->n_layers; i++) points |= points_of(shape, shape->first_layer + i);
     const unsigned normed = 1u << TT_POINT_Q | 1u << TT_POINT_K | 1u << TT_POINT_V |
                             1u << TT_POINT_GATE | 1u << TT_POINT_UP;
     stage->input = points & normed ? take(at, n, spec->hidden) : NULL;
     stage->heads = points >> TT_POINT_HEADS & 1 ? take(at, n, query_width(spec)) : NULL;
-    stage->adapter_scratch =
-        take_bytes(at, product(tt_adapter_scratch_floats(shape->method, spec, n, shape->max_seqs),
-                               sizeof(float)));
-    stage->rows = take_bytes(at, product((size_t)n, sizeof *stage->rows));
-    stage->row_keys =
-        shape->n_slots ? take_bytes(at, product((size_t)n, sizeof *stage->row_keys)) : NULL;
-    stage->seqs = take_bytes(at, product((size_t)shape->max_seqs, sizeof *stage->seqs));
+    stage->adapter_scratch = take_bytes(at, product(scratch_floats(shape), sizeof(float)));
     stage->inv_freq = take_bytes(at, (size_t)(spec->rotary_dim / 2) * sizeof *stage->inv_freq);
     stage->rope_rows = take_bytes(at, product((size_t)n, sizeof *stage->rope_rows));
     lay_rope(at, shape, &spec->rope, &stage->rope);

@@ -13,6 +13,20 @@ typedef struct tt_kept_layer {
     tt_block_kept at[TT_N_POINTS];
 } tt_kept_layer;
 
+/* A micro-batch as it is computed: all shares' sequences one behind the other. The arrays have the
+ * shape's limits. */
+typedef struct tt_stage_pack {
+    int n_tokens, n_seqs, n_targets, n_shares;
+    int32_t *ids, *positions;        /* [n_tokens]; ids on the first stage only */
+    tt_attention_seq *seqs;          /* [n_seqs] */
+    int32_t *target_row, *target_id; /* [n_targets] */
+    float *target_scale;             /* [n_targets] loss_scale of the share */
+    tt_block_share *shares;          /* [n_shares] */
+    tt_adapter_rows *share_rows;     /* [n_shares] rows of each that steering acts on ... */
+    int32_t *rows;                   /* [n_tokens] ... and their numbers */
+    uint64_t *row_keys;              /* [n_tokens] in training */
+} tt_stage_pack;
+
 /* Tables [rows x rotary_dim / 2] of one rotary embedding: a row for each position and, LONGROPE,
  * behind these another for each position of long sequences. */
 typedef struct tt_stage_rope {
@@ -29,22 +43,21 @@ struct tt_stage {
     tt_stage_tick tick; /* NULL: nobody wants to know */
     void *tick_context;
 
-    tt_kept_layer *kept; /* [n_slots x n_layers] */
-    float **d_targets;   /* [n_slots] gradient at the target rows, [targets x hidden]; last stage */
+    tt_kept_layer *kept;  /* [n_slots x n_layers] */
+    tt_stage_pack *packs; /* [n_slots] */
+    float **d_targets; /* [n_slots] gradient at the target rows, [targets x hidden]; last stage */
 
     /* Workspace, shared by all micro-batches. */
+    tt_stage_pack passing; /* of calls that keep nothing */
     float *stream; /* [tokens x hidden] residual stream where nothing is kept; d in backward */
     float *normed; /* [tokens x hidden] */
     tt_block_acts work;
     tt_mixture_work mixture;
     void *attention_scratch;
     float *adapter_scratch;
-    float *input, *heads;   /* as tt_block_call has them */
-    int32_t *rows;          /* [tokens] steered rows, of all sets */
-    uint64_t *row_keys;     /* [tokens] of the micro-batch in training */
-    tt_attention_seq *seqs; /* [seqs] */
-    double *inv_freq;       /* [rotary_dim / 2] */
-    int32_t *rope_rows;     /* [tokens] */
+    float *input, *heads; /* as tt_block_call has them */
+    double *inv_freq;     /* [rotary_dim / 2] */
+    int32_t *rope_rows;   /* [tokens] */
     tt_stage_rope rope, rope_local;
     float *head_x, *head_normed, *head_d; /* [head rows x hidden]; last stage */
     float *head_rstd;                     /* [head rows] */
@@ -63,33 +76,41 @@ bool tt_stage_keeps(const tt_stage_shape *shape, int layer);
 tt_point tt_stage_ends(const tt_stage_shape *shape, int layer);
 int tt_stage_n_positions(const tt_stage_shape *shape);
 
-/* Runs this stage's layers on the packed rows that call describes. slot -1: nothing is kept.
- * cached: keys and values go through the KV cache. Reads the input from where
- * tt_stage_layer_input(stage, slot, 0) points; leaves the output in x_out, or on the last stage in
- * stream. */
+/* Copies a call into the pack of the slot (-1: the pack of calls that keep nothing), which is
+ * returned (stage_pack.c). */
+tt_stage_pack *tt_stage_fill(tt_stage *stage, int slot, const tt_stage_share *shares, int n_shares);
+tt_stage_pack *tt_stage_fill_extend(tt_stage *stage, const tt_extend *extend,
+                                    const tt_adapter *adapter);
+tt_stage_pack *tt_stage_pack_of(tt_stage *stage, int slot);
+
+/* Floats a row for what a point's units keep, when shares lie one behind the other; 0 with one
+ * share. */
+size_t tt_stage_saved_a_row(const tt_stage_shape *shape, tt_point point);
+
+/* Runs this stage's layers on the pack's rows. slot -1: nothing is kept. cached: keys and values go
+ * through the KV cache. Reads the input from where tt_stage_enter put it; leaves the output in
+ * x_out, or on the last stage in stream. */
 typedef struct tt_stage_run {
-    int slot, n_tokens;
+    int slot;
     bool cached;
-    const tt_adapter *adapter;
-    tt_adapter_rows rows;
+    const tt_stage_pack *pack;
 } tt_stage_run;
 void tt_stage_run_layers(tt_stage *stage, const tt_block_call *call, const tt_stage_run *run,
                          float *x_out);
 
 /* Brings the block input of the first layer into place: embedding or x_in. */
-void tt_stage_enter(tt_stage *stage, int slot, int n_tokens, const int32_t *ids, const float *x_in);
+void tt_stage_enter(tt_stage *stage, int slot, const tt_stage_pack *pack, const float *x_in);
 
-/* The call of packed sequences, whose rows stage->seqs describes. extend: NULL, or what they belong
- * to. */
-tt_block_call tt_stage_call(const tt_stage *stage, int n_tokens, const int32_t *positions,
-                            int n_seqs, const tt_extend *extend);
+/* What all layers' calls have in common. extend: NULL, or what the pack was made from. */
+tt_block_call tt_stage_call(const tt_stage *stage, const tt_stage_pack *pack,
+                            const tt_extend *extend);
 
 /* Rows of a rotary embedding's tables; their contents; the table rows of a call's tokens; and what
  * a layer uses (stage_rope.c). */
 int tt_stage_rope_rows(const tt_stage_shape *shape, const tt_rope *rope);
 void tt_stage_fill_ropes(tt_stage *stage);
-void tt_stage_find_rope_rows(const tt_stage *stage, int n_tokens, const int32_t *positions,
-                             int n_seqs, const tt_extend *extend);
+void tt_stage_find_rope_rows(const tt_stage *stage, const tt_stage_pack *pack,
+                             const tt_extend *extend);
 tt_rotation tt_stage_rotation(const tt_stage *stage, int layer);
 
 /* Final norm and head as the spec says. */

@@ -30,14 +30,14 @@ void tt_stage_fill_ropes(tt_stage *stage) {
 
 /* LONGROPE has another table for long sequences: all tokens of a sequence use the same, also those
  * that are generated, since keys in the cache stay rotated as they are. */
-void tt_stage_find_rope_rows(const tt_stage *stage, int n_tokens, const int32_t *positions,
-                             int n_seqs, const tt_extend *extend) {
+void tt_stage_find_rope_rows(const tt_stage *stage, const tt_stage_pack *pack,
+                             const tt_extend *extend) {
     const tt_rope *rope = &stage->shape.spec->rope;
-    memcpy(stage->rope_rows, positions, (size_t)n_tokens * sizeof *positions);
+    memcpy(stage->rope_rows, pack->positions, (size_t)pack->n_tokens * sizeof *pack->positions);
     if (rope->kind != TT_ROPE_LONGROPE) return;
     int n_positions = tt_stage_n_positions(&stage->shape);
-    for (int s = 0; s < n_seqs; s++) {
-        const tt_attention_seq *seq = &stage->seqs[s];
+    for (int s = 0; s < pack->n_seqs; s++) {
+        const tt_attention_seq *seq = &pack->seqs[s];
         int length = extend ? extend->prompt_len[s] + extend->max_new : seq->n_kv;
         if (length <= rope->original_max_positions) continue;
         for (int t = seq->q_start; t < seq->q_start + seq->n_q; t++)

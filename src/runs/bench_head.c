@@ -16,6 +16,7 @@ typedef struct bench_head {
     float *norm;      /* [HIDDEN] */
     float *x, *y, *d; /* [n_rows x HIDDEN] */
     float *rstd;      /* [n_rows] */
+    float *scale;     /* [n_rows] of each row's loss */
     int32_t *target;  /* [n_rows] */
     double *loss;     /* [n_rows] */
     void *scratch;
@@ -30,11 +31,12 @@ static tt_status create(int n_rows, int n_threads, bench_head *b, tt_error *err)
     b->y = tt_bench_floats(n * HIDDEN);
     b->d = tt_bench_floats(n * HIDDEN);
     b->rstd = tt_bench_floats(n);
+    b->scale = tt_bench_floats(n);
     b->target = malloc(n * sizeof *b->target);
     b->loss = malloc(n * sizeof *b->loss);
     b->scratch = malloc(tt_ops_head_scratch_bytes(n_rows));
-    if (!b->stored || !b->norm || !b->x || !b->y || !b->d || !b->rstd || !b->target || !b->loss ||
-        !b->scratch)
+    if (!b->stored || !b->norm || !b->x || !b->y || !b->d || !b->rstd || !b->scale || !b->target ||
+        !b->loss || !b->scratch)
         return tt_fail(err, TT_ERR_MEMORY, "no memory to measure a head at %d rows", n_rows);
     tt_bench_fill_bf16(n_weights, b->stored);
     for (int r = 0; r < n_rows; r++) b->target[r] = (int32_t)((int64_t)r * 7919 % VOCAB);
@@ -49,6 +51,7 @@ static void destroy(bench_head *b) {
     free(b->y);
     free(b->d);
     free(b->rstd);
+    free(b->scale);
     free(b->target);
     free(b->loss);
     free(b->scratch);
@@ -59,7 +62,8 @@ static void run(bench_head *b, int n_rows) {
     const tt_head head = {.w = &w, .scale = 1};
     const tt_norm norm = {.w = b->norm, .eps = 1e-5};
     tt_ops_rmsnorm_forward(n_rows, HIDDEN, &norm, b->x, b->y, b->rstd);
-    tt_ops_head_loss(b->gemm, n_rows, b->y, &head, b->target, 1, b->loss, NULL, b->d, b->scratch);
+    tt_ops_head_loss(b->gemm, n_rows, b->y, &head, b->target, b->scale, b->loss, NULL, b->d,
+                     b->scratch);
     tt_ops_rmsnorm_backward_in_place(n_rows, HIDDEN, &norm, b->x, b->rstd, b->d);
 }
 

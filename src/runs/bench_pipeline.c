@@ -127,7 +127,8 @@ static tt_status create_network(bench_pipe *b, int n_threads, tt_error *err) {
     int n_stages = b->world->n_stages, stage = b->world->stage, first = stage * LAYERS_OF_RANK;
     bool is_first = stage == 0, is_last = stage == n_stages - 1;
     const tt_stage_shape shape = {.spec = &b->spec,
-                                  .method = &b->method,
+                                  .methods = &b->method,
+                                  .n_methods = 1,
                                   .first_layer = first,
                                   .n_layers = LAYERS_OF_RANK,
                                   .is_first = is_first,
@@ -145,7 +146,7 @@ static tt_status create_network(bench_pipe *b, int n_threads, tt_error *err) {
     TT_TRY(tt_adapter_create(&b->method, &b->spec, first, LAYERS_OF_RANK, 1, &b->adapter, err));
     TT_TRY(tt_stage_create(&shape, b->weights, b->gemm, &b->stage, err));
     return tt_pipeline_create(b->world, b->stage, 0, b->spec.hidden, b->n_tokens, b->n_seqs,
-                              b->n_micro, &b->pipeline, err);
+                              &b->pipeline, err);
 }
 
 static void destroy(bench_pipe *b) {
@@ -167,8 +168,9 @@ static void destroy(bench_pipe *b) {
 /* A step's micro-batches through this rank's layers, nobody waited for. */
 static void run_alone(bench_pipe *b) {
     for (int i = 0; i < b->n_micro; i++) {
-        tt_stage_forward(b->stage, 0, &b->micro[i], b->adapter, b->x, b->y, b->losses, NULL);
-        tt_stage_backward(b->stage, 0, &b->micro[i], b->adapter, b->d, b->d_in, NULL, NULL);
+        const tt_stage_share share = {&b->micro[i], b->adapter, b->adapter};
+        tt_stage_forward(b->stage, 0, &share, 1, b->x, b->y, b->losses, NULL);
+        tt_stage_backward(b->stage, 0, b->d, b->d_in, NULL, NULL);
     }
 }
 

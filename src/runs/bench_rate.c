@@ -111,7 +111,8 @@ static tt_status create(rate_rig *rig, int n_threads, tt_error *err) {
     TT_TRY(tt_weights_create(&rig->spec, LAYER, 1, false, false, &rig->weights, err));
     TT_TRY(fill_weights(rig, err));
     const tt_stage_shape shape = {.spec = &rig->spec,
-                                  .method = &tt_bench_method,
+                                  .methods = &tt_bench_method,
+                                  .n_methods = 1,
                                   .first_layer = LAYER,
                                   .n_layers = 1,
                                   .max_tokens = rig->n_tokens,
@@ -147,11 +148,12 @@ static double run(rate_rig *rig, double seconds) {
                                .prompt_len = rig->prompt_len,
                                .loss_scale = 1};
     tt_stopwatch w = {0};
+    const tt_stage_share share = {&mb, rig->adapter, rig->adapter};
     double end = tt_process_seconds() + seconds;
     do {
         tt_bench_start(&w);
-        tt_stage_forward(rig->stage, 0, &mb, rig->adapter, rig->x, rig->y, NULL, NULL);
-        tt_stage_backward(rig->stage, 0, &mb, rig->adapter, rig->d, rig->d_in, NULL, NULL);
+        tt_stage_forward(rig->stage, 0, &share, 1, rig->x, rig->y, NULL, NULL);
+        tt_stage_backward(rig->stage, 0, rig->d, rig->d_in, NULL, NULL);
         tt_bench_stop(&w);
     } while (tt_process_seconds() < end);
     return w.best;

@@ -149,7 +149,8 @@ static tt_status create_step(const tt_bench_settings *s, bench_step *b, tt_error
     TT_TRY(create_arrays(b, err));
     pack(b);
     const tt_stage_shape shape = {.spec = &spec,
-                                  .method = &tt_bench_method,
+                                  .methods = &tt_bench_method,
+                                  .n_methods = 1,
                                   .first_layer = FIRST_LAYER,
                                   .n_layers = TT_BENCH_LAYERS,
                                   .max_tokens = b->n_tokens,
@@ -211,11 +212,12 @@ static void run_step(bench_step *b, tt_stopwatch *forward, tt_stopwatch *backwar
                                .seq_start = b->seq_start,
                                .prompt_len = b->prompt_len,
                                .loss_scale = 1};
+    const tt_stage_share share = {&mb, b->adapter, b->adapter};
     tt_bench_start(forward);
-    tt_stage_forward(b->stage, 0, &mb, b->adapter, b->x, b->y, NULL, NULL);
+    tt_stage_forward(b->stage, 0, &share, 1, b->x, b->y, NULL, NULL);
     tt_bench_stop(forward);
     tt_bench_start(backward);
-    tt_stage_backward(b->stage, 0, &mb, b->adapter, b->d, b->d_in, NULL, NULL);
+    tt_stage_backward(b->stage, 0, b->d, b->d_in, NULL, NULL);
     tt_bench_stop(backward);
 }
 

@@ -378,8 +378,7 @@ static tt_status load_share(tt_engine *engine, tt_error *err) {
                         &shape);
     TT_TRY(tt_stage_create(&shape, engine->weights, engine->gemm, &engine->stage, err));
     return tt_pipeline_create(engine->world, engine->stage, plan->first_backward, spec->hidden,
-                              plan->max_tokens, plan->max_targets, plan->max_micro_batches,
-                              &engine->pipeline, err);
+                              plan->max_tokens, plan->max_targets, &engine->pipeline, err);
 }
 
 tt_status tt_engine_load(tt_engine *engine, tt_error *err) {

@@ -63,7 +63,6 @@ static tt_status create_parts(trainer *t, tt_error *err) {
     if (plan->method.full.tune) /* what is loaded or begun needs its place */
         TT_TRY(tt_adapter_attach(t->adapter, engine->weights, engine->gemm, false, err));
     tt_adapter_set_epoch(t->adapter, engine->train->n, t->job->train.batch_size);
-    TT_TRY(tt_reduce_create(engine->world, t->adapter, engine->spec.n_layers, &t->reduce, err));
     tt_batch_layout layout = {.seed = (uint64_t)t->job->train.seed,
                               .batch_size = t->job->train.batch_size,
                               .n_replicas = plan->n_replicas,
@@ -540,6 +539,8 @@ tt_status tt_trainer_open(tt_engine *engine, tt_report *report, tt_trainer **out
         status = create_parts(t, err);
     }
     status = tt_world_agree(world, status, err);
+    if (status == TT_OK)
+        status = tt_reduce_create(world, t->adapter, engine->spec.n_layers, &t->reduce, err);
     if (status == TT_OK) status = resume(t, err);
     if (status == TT_OK && !t->resumed[0]) status = begin_fresh(t, err);
     if (status != TT_OK) {

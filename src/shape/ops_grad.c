@@ -80,7 +80,8 @@ static void products_to_gradient(const tt_head *head, const tt_head_state *state
 }
 
 void tt_ops_head_weight_backward(tt_gemm *gemm, int n_rows, const float *x, const tt_head *head,
-                                 const int32_t *target, float scale, float *d_head, void *scratch) {
+                                 const int32_t *target, const float *scale, float *d_head,
+                                 void *scratch) {
     const tt_matrix *w = head->w;
     size_t hidden = (size_t)w->cols;
     tt_head_state *states = scratch;
@@ -90,7 +91,7 @@ void tt_ops_head_weight_backward(tt_gemm *gemm, int n_rows, const float *x, cons
         tt_gemm_forward(gemm, n_rows, x, &chunk, NULL, false, logits);
 #pragma omp parallel for if (n_rows * chunk.rows > PARALLEL_MIN)
         for (int r = 0; r < n_rows; r++)
-            products_to_gradient(head, &states[r], target[r] - first, scale * head->scale,
+            products_to_gradient(head, &states[r], target[r] - first, scale[r] * head->scale,
                                  chunk.rows, logits + (size_t)r * (size_t)chunk.rows);
         tt_ops_matrix_backward(gemm, n_rows, logits, chunk.rows, x, w->cols,
                                d_head + (size_t)first * hidden);

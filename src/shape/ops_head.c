@@ -83,7 +83,7 @@ static void start(int n_rows, tt_head_state *states) {
 }
 
 void tt_ops_head_loss(tt_gemm *gemm, int n_rows, const float *x, const tt_head *head,
-                      const int32_t *target, float scale, double *loss, uint8_t *correct,
+                      const int32_t *target, const float *scale, double *loss, uint8_t *correct,
                       float *d_x, void *scratch) {
     const tt_matrix *w = head->w;
     size_t hidden = (size_t)w->cols;
@@ -109,7 +109,7 @@ void tt_ops_head_loss(tt_gemm *gemm, int n_rows, const float *x, const tt_head *
         const tt_head_state *s = &states[r];
         loss[r] = log(s->sum) + ((double)s->max - (double)s->target_logit);
         if (correct) correct[r] = s->best == target[r];
-        if (d_x) finish_gradient(head, s, target[r], scale, d_x + (size_t)r * hidden);
+        if (d_x) finish_gradient(head, s, target[r], scale[r], d_x + (size_t)r * hidden);
     }
 }
 

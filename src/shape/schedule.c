@@ -13,19 +13,17 @@ static void put(tt_action *actions, int *n, tt_action_kind kind, int micro_batch
     ++*n;
 }
 
+int tt_schedule_lag(int n_stages, int stage) {
+    return n_stages - 1 - stage;
+}
+
 int tt_schedule_build(int n_stages, int stage, int first_backward, int n_micro,
                       tt_action *actions) {
     int n = 0, n_slots = tt_schedule_n_slots(n_stages, stage, first_backward, n_micro);
-    if (n_slots == 0) {
-        for (int i = 0; i < n_micro; i++) put(actions, &n, TT_ACTION_FORWARD, i, 0);
-        return n;
+    int lag = n_slots > 0 ? tt_schedule_lag(n_stages, stage) : 0;
+    for (int i = 0; i < n_micro + lag; i++) {
+        if (i < n_micro) put(actions, &n, TT_ACTION_FORWARD, i, n_slots);
+        if (n_slots > 0 && i >= lag) put(actions, &n, TT_ACTION_BACKWARD, i - lag, n_slots);
     }
-    int forwards = 0, backwards = 0, n_warm = min_int(n_stages - 1 - stage, n_micro);
-    while (forwards < n_warm) put(actions, &n, TT_ACTION_FORWARD, forwards++, n_slots);
-    while (forwards < n_micro) {
-        put(actions, &n, TT_ACTION_FORWARD, forwards++, n_slots);
-        put(actions, &n, TT_ACTION_BACKWARD, backwards++, n_slots);
-    }
-    while (backwards < n_micro) put(actions, &n, TT_ACTION_BACKWARD, backwards++, n_slots);
     return n;
 }

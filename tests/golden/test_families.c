@@ -191,7 +191,7 @@ static void check_variant(const network *net, const json_t *variant, const tt_mi
     rig r;
     open_rig(&r, net, variant);
     assert_near_number(net, name, rig_forward(&r, 0, mb, true), number(variant, "loss"));
-    rig_backward(&r, 0, mb);
+    rig_backward(&r, 0);
     for (int i = 0; i < r.n_stages; i++)
         for (int v = 0; v < r.adapter[i]->n_views; v++) {
             const tt_adapter_view *view = &r.adapter[i]->views[v];
@@ -272,7 +272,7 @@ static void check_full(golden *g, int n_stages, const tt_micro_batch *mb) {
     open_network(&net, g, n_stages);
     rig_create(&r, &g->spec, &method, net.weights, net.first, n_stages, 1);
     assert_near_number(&net, "full", rig_forward(&r, 0, mb, true), number(full, "loss"));
-    rig_backward(&r, 0, mb);
+    rig_backward(&r, 0);
     rig_join_head(&r);
     for (int i = 0; i < r.n_stages; i++)
         for (int v = 0; v < r.adapter[i]->n_views; v++, n_views++) {

@@ -281,7 +281,7 @@ static double step_gradient(run *t, const json_t *step, int number_of_step) {
         part[i].mb.loss_scale = 1.0f / (float)(part[0].mb.n_targets + part[1].mb.n_targets);
         loss += rig_forward(&t->r, i, &part[i].mb, true);
     }
-    for (int i = 0; i < 2; i++) rig_backward(&t->r, i, &part[i].mb);
+    for (int i = 0; i < 2; i++) rig_backward(&t->r, i);
     rig_join_head(&t->r);
     return loss;
 }

@@ -192,7 +192,7 @@ static void check_variant(golden *g, const network *net, const json_t *variant,
     set_params(&r, g, prefix);
     assert_near_number("base loss", rig_forward(&r, -1, mb, false), number(g->json, "base_loss"));
     assert_near_number("loss", rig_forward(&r, 0, mb, true), number(variant, "loss"));
-    rig_backward(&r, 0, mb);
+    rig_backward(&r, 0);
     snprintf(prefix, sizeof prefix, "%s.grad", name);
     assert_tensors(&r, g, prefix, true);
     if (json_is_true(json_object_get(variant, "logits"))) {
@@ -232,7 +232,7 @@ static double step_gradient(golden *g, rig *r, const json_t *train, int step) {
         half[i].mb.loss_scale = 1.0f / (float)n_targets;
         loss += rig_forward(r, i, &half[i].mb, true);
     }
-    for (int i = 0; i < 2; i++) rig_backward(r, i, &half[i].mb);
+    for (int i = 0; i < 2; i++) rig_backward(r, i);
     return loss;
 }
 

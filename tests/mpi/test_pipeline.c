@@ -63,7 +63,8 @@ static void share_close(share *s) {
 static bool share_open(share *s, const char *layers, int first, int n, int n_slots) {
     *s = (share){.method = method_on(layers), .weights = pipe_share(&model, first, n)};
     tt_stage_shape shape = {.spec = &pipe_spec,
-                            .method = &s->method,
+                            .methods = &s->method,
+                            .n_methods = 1,
                             .first_layer = first,
                             .n_layers = n,
                             .is_first = first == 0,
@@ -92,7 +93,7 @@ static void split_layers(int n_stages, int skew, int *first) {
 }
 
 /* The share of this rank in a grid, with pipeline and reduction. */
-static bool grid_open(share *s, const char *layers, int n_stages, int skew, int max_micro) {
+static bool grid_open(share *s, const char *layers, int n_stages, int skew) {
     int first[PIPE_LAYERS + 1], first_backward = n_stages;
     split_layers(n_stages, skew, first);
     if (tt_world_split(world, n_stages, world->n_ranks / n_stages, NULL) != TT_OK) return false;
@@ -103,8 +104,15 @@ static bool grid_open(share *s, const char *layers, int n_stages, int skew, int 
     int begin = first[world->stage], n = first[world->stage + 1] - begin;
     return share_open(s, layers, begin, n, world->stage < first_backward ? 0 : n_stages) &&
            tt_pipeline_create(world, s->stage, first_backward, PIPE_HIDDEN, PIPE_TOKENS,
-                              PIPE_TOKENS, max_micro, &s->pipeline, NULL) == TT_OK &&
+                              PIPE_TOKENS, &s->pipeline, NULL) == TT_OK &&
            tt_reduce_create(world, s->adapter, PIPE_LAYERS, &s->reduce, NULL) == TT_OK;
+}
+
+/* On one stage with all layers. */
+static void run_forward(tt_stage *stage, int slot, const tt_micro_batch *mb, tt_adapter *adapter,
+                        double *losses, uint8_t *correct) {
+    const tt_stage_share one = {mb, adapter, adapter};
+    tt_stage_forward(stage, slot, &one, 1, NULL, NULL, losses, correct);
 }
 
 static double mean_loss(const tt_micro_batch *mb, const double *losses) {
@@ -117,8 +125,8 @@ static double mean_loss(const tt_micro_batch *mb, const double *losses) {
 static double reference(share *all, int begin, int end) {
     double loss = 0, losses[PIPE_TOKENS];
     for (int i = begin; i < end; i++) {
-        tt_stage_forward(all->stage, 0, &batches[i], all->adapter, NULL, NULL, losses, NULL);
-        tt_stage_backward(all->stage, 0, &batches[i], all->adapter, NULL, NULL, NULL, NULL);
+        run_forward(all->stage, 0, &batches[i], all->adapter, losses, NULL);
+        tt_stage_backward(all->stage, 0, NULL, NULL, NULL, NULL);
         loss += mean_loss(&batches[i], losses);
     }
     return loss;
@@ -147,7 +155,7 @@ static bool same_everywhere(double x) {
 /* Trains per_replica[r] micro-batches on replica r, one after the other from batch 0 on. */
 static void train_case(const char *layers, int n_stages, int skew, const int *per_replica) {
     share mine, all;
-    check_all(grid_open(&mine, layers, n_stages, skew, PIPE_MICRO));
+    check_all(grid_open(&mine, layers, n_stages, skew));
     check_all(share_open(&all, layers, 0, PIPE_LAYERS, 1));
     int begin = 0, n_all = 0;
     for (int r = 0; r < world->n_replicas; r++) {
@@ -191,7 +199,7 @@ static void any_grid_trains_like_one_process(void **state) {
 static void norm_has_the_bits_of_one_process(void **state) {
     (void)state;
     share mine, all;
-    check_all(grid_open(&mine, "all", world->n_ranks, 1, PIPE_MICRO));
+    check_all(grid_open(&mine, "all", world->n_ranks, 1));
     check_all(share_open(&all, "all", 0, PIPE_LAYERS, 1));
     double local;
     tt_step_health health;
@@ -220,8 +228,7 @@ static void compare_losses(void *context, int i, const tt_micro_batch *mb, const
     scored *s = context;
     double expected[PIPE_TOKENS];
     uint8_t expected_correct[PIPE_TOKENS];
-    tt_stage_forward(s->all->stage, -1, mb, s->all->adapter, NULL, NULL, expected,
-                     expected_correct);
+    run_forward(s->all->stage, -1, mb, s->all->adapter, expected, expected_correct);
     s->equal = s->equal && i == s->n_seen++ && mb == &batches[i] &&
                memcmp(losses, expected, (size_t)mb->n_targets * sizeof *losses) == 0 &&
                memcmp(correct, expected_correct, (size_t)mb->n_targets) == 0;
@@ -231,7 +238,7 @@ static void scores_are_those_of_one_process(void **state) {
     (void)state;
     for (int n_stages = 1; n_stages <= world->n_ranks; n_stages *= 2) {
         share mine, all;
-        check_all(grid_open(&mine, "all", n_stages, 0, 1)); /* score takes more than max_micro */
+        check_all(grid_open(&mine, "all", n_stages, 0));
         check_all(share_open(&all, "all", 0, PIPE_LAYERS, 1));
         scored s = {.all = &all, .equal = true};
         tt_pipeline_score(mine.pipeline, batches, PIPE_MICRO, mine.adapter, compare_losses, &s);
@@ -250,7 +257,7 @@ static void generated_ids_are_those_of_one_process(void **state) {
     enum { N = 3, N_NEW = 9 };
     for (int n_stages = 1; n_stages <= world->n_ranks; n_stages *= 2) {
         share mine, all;
-        check_all(grid_open(&mine, "1,3", n_stages, 0, 1));
+        check_all(grid_open(&mine, "1,3", n_stages, 0));
         check_all(share_open(&all, "1,3", 0, PIPE_LAYERS, 0));
         int32_t ids[] = {3, 9, 4, 8, 1, 2, 7}, positions[] = {0, 1, 2, 0, 0, 1, 2};
         int32_t start[N + 1] = {0, 3, 4, 7}, slot[N] = {2, 0, 1}, past[N] = {0};
@@ -282,7 +289,7 @@ static void origin_of_a_nan_is_named_everywhere(void **state) {
             share mine;
             double local;
             tt_step_health health;
-            check_all(grid_open(&mine, "all", n_stages, 0, PIPE_MICRO));
+            check_all(grid_open(&mine, "all", n_stages, 0));
             int layer = mine.adapter->first_layer + mine.adapter->n_layers - 1;
             MPI_Bcast(&layer, 1, MPI_INT, bad, MPI_COMM_WORLD);
             if (world->rank == bad) mine.adapter->grads[mine.adapter->n_params - 1] = NAN;
@@ -313,7 +320,7 @@ static void highest_layer_of_the_first_replica_comes_first(void **state) {
         share mine;
         double local;
         tt_step_health health;
-        check_all(grid_open(&mine, "all", n_stages, 0, PIPE_MICRO));
+        check_all(grid_open(&mine, "all", n_stages, 0));
         for (int l = 0; l < mine.adapter->n_layers; l++)
             mine.adapter->grads[mine.adapter->layer_offset[l]] = INFINITY;
         tt_reduce_finish(mine.reduce, 0.5, false, &health);
@@ -332,7 +339,7 @@ static void sum_that_overflows_is_named_by_layer(void **state) {
     if (world->n_ranks == 1) skip();
     share mine;
     tt_step_health health;
-    check_all(grid_open(&mine, "all", 1, 0, PIPE_MICRO)); /* replicas only */
+    check_all(grid_open(&mine, "all", 1, 0)); /* replicas only */
     mine.adapter->grads[mine.adapter->layer_offset[2]] = FLT_MAX;
     tt_reduce_finish(mine.reduce, 0, false, &health);
     check_all(!health.finite && health.bad_rank == 0 && health.bad_layer == 2);
@@ -344,7 +351,7 @@ static void one_stage_communicates_nothing(void **state) {
     (void)state;
     if (world->n_ranks > 1) skip();
     share mine;
-    check_all(grid_open(&mine, "all", 1, 0, PIPE_MICRO));
+    check_all(grid_open(&mine, "all", 1, 0));
     tt_world kept = *world;
     world->pipe = world->data = world->all = MPI_COMM_NULL;
     double local;
@@ -369,12 +376,12 @@ static void stage_ticks_after_every_layer(void **state) {
     double losses[PIPE_TOKENS];
     check_all(share_open(&all, "1,3", 0, PIPE_LAYERS, 1));
     tt_stage_set_tick(all.stage, count_tick, &n);
-    tt_stage_forward(all.stage, 0, &batches[0], all.adapter, NULL, NULL, losses, NULL);
+    run_forward(all.stage, 0, &batches[0], all.adapter, losses, NULL);
     check_all(n == PIPE_LAYERS);
-    tt_stage_backward(all.stage, 0, &batches[0], all.adapter, NULL, NULL, NULL, NULL);
+    tt_stage_backward(all.stage, 0, NULL, NULL, NULL, NULL);
     check_all(n == PIPE_LAYERS + 3); /* 3, 2 and 1 */
     tt_stage_set_tick(all.stage, NULL, NULL);
-    tt_stage_forward(all.stage, 0, &batches[0], all.adapter, NULL, NULL, losses, NULL);
+    run_forward(all.stage, 0, &batches[0], all.adapter, losses, NULL);
     check_all(n == PIPE_LAYERS + 3);
     share_close(&all);
 }
@@ -383,7 +390,7 @@ static void too_long_a_message_is_refused(void **state) {
     (void)state;
     tt_pipeline *pipeline = NULL;
     tt_error err = {0};
-    tt_status status = tt_pipeline_create(world, NULL, 0, 1 << 16, 1 << 15, 1, 1, &pipeline, &err);
+    tt_status status = tt_pipeline_create(world, NULL, 0, 1 << 16, 1 << 15, 1, &pipeline, &err);
     check_all(status == TT_ERR_CONFIG && !pipeline && strstr(err.text, "micro_batch_tokens"));
     tt_pipeline_destroy(NULL);
     tt_reduce_destroy(NULL);

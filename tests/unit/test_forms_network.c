@@ -300,7 +300,7 @@ static void check_method(const tt_method *method, bool chosen) {
     rig_batch_build(&batch, sequences, N_SEQUENCES);
     check_loss(&model, &r, &batch, false, rig_forward(&r, -1, &batch.mb, true));
     check_loss(&model, &r, &batch, true, rig_forward(&r, 0, &batch.mb, true));
-    rig_backward(&r, 0, &batch.mb);
+    rig_backward(&r, 0);
     check_directions(&model, &r, batch.mb.n_targets);
     check_splits(&model, method, chosen, &batch, &r);
     rig_destroy(&r);

@@ -109,7 +109,7 @@ static void check_gradients(bool tied) {
     tt_adapter_begin_step(a, 0, true);
     double loss = rig_forward(&t.r, 0, &batch.mb, true);
     assert_float_equal(loss, reference_loss(&model) / batch.mb.n_targets, 1e-5);
-    rig_backward(&t.r, 0, &batch.mb);
+    rig_backward(&t.r, 0);
     rig_join_head(&t.r);
     for (int i = 0; i < a->n_views; i++) {
         const tt_adapter_view *view = &a->views[i];
@@ -155,7 +155,7 @@ static void splits_give_the_same_bits(void **state) {
             for (int i = 0; i < both[k]->r.n_stages; i++)
                 tt_adapter_begin_step(both[k]->r.adapter[i], 0, true);
             loss[k] = rig_forward(&both[k]->r, 0, &batch.mb, true);
-            rig_backward(&both[k]->r, 0, &batch.mb);
+            rig_backward(&both[k]->r, 0);
             rig_join_head(&both[k]->r);
         }
         assert_true(loss[0] == loss[1]);
@@ -277,7 +277,7 @@ static void a_step_allocates_nothing(void **state) {
             for (int i = 0; i < 3; i++) tt_adapter_begin_step(t.r.adapter[i], step, true);
             loss = rig_forward(&t.r, 0, &batch.mb, true);
             if (step == 0) first = loss;
-            rig_backward(&t.r, 0, &batch.mb);
+            rig_backward(&t.r, 0);
             rig_join_head(&t.r);
             for (int i = 0; i < 3; i++)
                 tt_adapter_update(t.r.adapter[i], t.weights[i], t.r.gemm, &settings, 1, step + 1, 1,

@@ -291,7 +291,7 @@ static void check_method(const tt_method *method) {
         fail_msg("%s: loss %.9g, expected %.9g", tt_method_describe(method, words, sizeof words),
                  loss, expected);
     witness_destroy(&w);
-    rig_backward(&r, 0, &batch.mb);
+    rig_backward(&r, 0);
     check_directions(&model, &r, batch.mb.n_targets);
     check_splits(&model, method, &batch, &r);
     rig_destroy(&r);
@@ -371,14 +371,14 @@ static void dropout_depends_on_the_example_alone(void **state) {
     open_rig(&apart, &model, &method, split_1_2, 2);
     build_batch(&batch);
     double loss = rig_forward(&together, 0, &batch.mb, true), sum = 0;
-    rig_backward(&together, 0, &batch.mb);
+    rig_backward(&together, 0);
     float scale = batch.mb.loss_scale;
     for (int s = N_SEQUENCES - 1; s >= 0; s--) {
         rig_batch_build(&batch, &sequences[s], 1);
         batch.mb.example = &examples[s];
         batch.mb.loss_scale = scale;
         sum += rig_forward(&apart, 0, &batch.mb, true);
-        rig_backward(&apart, 0, &batch.mb);
+        rig_backward(&apart, 0);
     }
     assert_float_equal(loss, sum, 1e-6);
     size_t at = 0;

@@ -57,10 +57,17 @@ static double head_row(const head_case *c, int row, int *best, double *l, double
     return loss;
 }
 
+static float *equal_scales(int rows) {
+    float *scales = malloc(sizeof(float) * rows);
+    for (int r = 0; r < rows; r++) scales[r] = 0.3f;
+    return scales;
+}
+
 static void check_head(int rows, int hidden, int vocab, double size, const int32_t *target,
                        finish f, int n_threads, double tolerance) {
     size_t n_x = (size_t)rows * hidden, n_logits = (size_t)rows * vocab;
     float *x = numbers_random(n_x, 1, 1.0), *w = numbers_random((size_t)vocab * hidden, 2, size);
+    float *scales = equal_scales(rows);
     float *d_x = malloc(sizeof(float) * n_x), *logits = malloc(sizeof(float) * n_logits);
     double *want_d = malloc(sizeof(double) * n_x), *want_l = malloc(sizeof(double) * n_logits);
     double *loss = malloc(sizeof(double) * rows), *only = malloc(sizeof(double) * rows);
@@ -71,8 +78,8 @@ static void check_head(int rows, int hidden, int vocab, double size, const int32
     const tt_head head = {&table, f.scale, f.cap};
     tt_gemm *gemm = gemm_of(n_threads);
     void *scratch = malloc(tt_ops_head_scratch_bytes(rows));
-    tt_ops_head_loss(gemm, rows, x, &head, target, 0.3f, loss, correct, d_x, scratch);
-    tt_ops_head_loss(gemm, rows, x, &head, target, 0.3f, only, NULL, NULL, scratch);
+    tt_ops_head_loss(gemm, rows, x, &head, target, scales, loss, correct, d_x, scratch);
+    tt_ops_head_loss(gemm, rows, x, &head, target, scales, only, NULL, NULL, scratch);
     tt_ops_head_argmax(gemm, rows, x, &head, best, scratch);
     tt_ops_head_logits(gemm, rows, x, &head, logits);
     for (int r = 0; r < rows; r++) {
@@ -88,7 +95,7 @@ static void check_head(int rows, int hidden, int vocab, double size, const int32
     assert_near(n_logits, logits, want_l, FORWARD_TOLERANCE);
     tt_gemm_destroy(gemm);
     free(x), free(w), free(d_x), free(want_d), free(loss), free(only), free(correct), free(best);
-    free(c.x), free(scratch), free(logits), free(want_l);
+    free(c.x), free(scratch), free(logits), free(want_l), free(scales);
 }
 
 static void head_loss(void **state) {
@@ -160,6 +167,7 @@ static void head_breaks_ties_low(void **state) {
     const tt_matrix table = {w, TT_DTYPE_F32, VOCAB, 1};
     const tt_head head = {&table, 1, 0};
     tt_gemm *gemm = gemm_of(1);
+    const float one = 1.0f;
     void *scratch = malloc(tt_ops_head_scratch_bytes(1));
     int32_t best;
     double loss;
@@ -167,12 +175,12 @@ static void head_breaks_ties_low(void **state) {
     float logits[VOCAB];
     tt_ops_head_argmax(gemm, 1, x, &head, &best, scratch);
     assert_int_equal(best, 900);
-    tt_ops_head_loss(gemm, 1, x, &head, target, 1.0f, &loss, &correct, NULL, scratch);
+    tt_ops_head_loss(gemm, 1, x, &head, target, &one, &loss, &correct, NULL, scratch);
     assert_int_equal(correct, 1);
     tt_ops_head_logits(gemm, 1, x, &head, logits);
     assert_memory_equal(logits, w, sizeof w);
     x[0] = NAN;
-    tt_ops_head_loss(gemm, 1, x, &head, target, 1.0f, &loss, &correct, NULL, scratch);
+    tt_ops_head_loss(gemm, 1, x, &head, target, &one, &loss, &correct, NULL, scratch);
     assert_true(isnan(loss));
     tt_ops_head_argmax(gemm, 1, x, &head, &best, scratch);
     assert_int_equal(best, -1);
@@ -224,14 +232,15 @@ static void check_head_weight(int rows, int hidden, int vocab, const int32_t *ta
     size_t n = (size_t)vocab * hidden;
     float *x = numbers_random((size_t)rows * hidden, 1, 1.0), *w = numbers_random(n, 2, 1.0);
     float *d_x = malloc(sizeof(float) * rows * hidden), *d_head = calloc(n, sizeof *d_head);
+    float *scales = equal_scales(rows);
     double *loss = malloc(sizeof(double) * rows), *want = calloc(n, sizeof *want);
     head_weight_case c = {rows, hidden, vocab, x, doubles(n, w), target, f};
     const tt_matrix table = {w, TT_DTYPE_F32, vocab, hidden};
     const tt_head head = {&table, f.scale, f.cap};
     tt_gemm *gemm = gemm_of(n_threads);
     void *scratch = malloc(tt_ops_head_scratch_bytes(rows));
-    tt_ops_head_loss(gemm, rows, x, &head, target, 0.3f, loss, NULL, d_x, scratch);
-    tt_ops_head_weight_backward(gemm, rows, x, &head, target, 0.3f, d_head, scratch);
+    tt_ops_head_loss(gemm, rows, x, &head, target, scales, loss, NULL, d_x, scratch);
+    tt_ops_head_weight_backward(gemm, rows, x, &head, target, scales, d_head, scratch);
     (void)head_weight_loss(&c, want);
     if (n < 100) {
         double *slopes = differences(n, c.w, head_weight_value, &c);
@@ -240,7 +249,8 @@ static void check_head_weight(int rows, int hidden, int vocab, const int32_t *ta
     }
     assert_near(n, d_head, want, BACKWARD_TOLERANCE);
     tt_gemm_destroy(gemm);
-    free(x), free(w), free(d_x), free(d_head), free(loss), free(scratch), free(want), free(c.w);
+    free(x), free(w), free(d_x), free(d_head), free(loss), free(scratch), free(want), free(c.w),
+        free(scales);
 }
 
 static void head_weight(void **state) {

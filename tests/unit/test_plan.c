@@ -346,8 +346,7 @@ static void bytes_are_those_of_the_modules(void **state) {
                          16 * tt_adapter_layer_params(&job.method, &spec, 0, NULL) *
                              (size_t)stage->n_layers);
         assert_int_equal(stage->bytes.buffers,
-                         tt_pipeline_bytes(2, s, 0, 64, plan->max_tokens, plan->max_targets,
-                                           plan->max_micro_batches) +
+                         tt_pipeline_bytes(2, s, 0, 64, plan->max_tokens, plan->max_targets) +
                              tt_gemm_bytes(plan->n_threads, 160));
         size_t vectors = ((size_t)stage->n_layers * 2 + 1) * 64 * sizeof(float);
         size_t layers = (size_t)stage->n_layers * 100000 + vectors;
