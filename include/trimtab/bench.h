@@ -102,6 +102,34 @@ tt_status tt_bench_head(const tt_bench_settings *settings, tt_bench_rows *out,
 tt_status tt_bench_pipeline(const tt_bench_settings *settings, tt_bench_rows *out,
                             tt_error *err) TT_MUST_CHECK;
 
+/* A checkpoint's collective save (written, synced, read back against its checksums, renamed) and
+ * its load with verification, of the adapter and moments of 16 layers of Llama-3.2-1B's shape dealt
+ * to all ranks: steering of rank 8, where the time is that of a few files being made, and LoRA of
+ * rank 16 on every matrix, where it is that of bytes. MB/s; limit: every rank writes the same
+ * arrays to a file of its own and syncs it; and reads it. What is read was just written, so it
+ * comes from the page cache on both sides. Collective; makes the world's grid; rows count on rank
+ * 0. Errors: ERR_MEMORY, those of checkpoint.h. */
+tt_status tt_bench_checkpoint(const tt_bench_settings *settings, tt_bench_rows *out,
+                              tt_error *err) TT_MUST_CHECK;
+
+/* A model's weights mapped, checked and looked at to the last byte, in GB/s; limit: the same files
+ * read in pieces of 1 MiB into a buffer and looked at there, by as many threads. From the page
+ * cache; and from the disk, unless the system does not forget the files when asked to (then that
+ * row is not there). Besides: milliseconds until all tensors are mapped and checked. Not
+ * collective. Errors: ERR_IO, ERR_MEMORY, ERR_FORMAT (more than 512 files), those of
+ * tt_weights_open. */
+tt_status tt_bench_load(const tt_bench_settings *settings, tt_bench_rows *out,
+                        tt_error *err) TT_MUST_CHECK;
+
+/* Text to ids in records of about 1 KiB, as data sets are read, by one thread: MB/s. Limit: the
+ * same tokenizer doing all that comes before its vocabulary (added tokens, normalizer, the pattern
+ * that cuts words), which no way of merging could be faster than. settings->model: a directory with
+ * a tokenizer; NULL: a byte-level BPE with a token for every word of the made-up text. Rows: "cut
+ * into words", "encode" (limit: the first), "encode, tokens", "bytes of a token". Not collective.
+ * Errors: ERR_IO, ERR_MEMORY, those of tt_tokenizer_open and encode. */
+tt_status tt_bench_tokenizer(const tt_bench_settings *settings, tt_bench_rows *out,
+                             tt_error *err) TT_MUST_CHECK;
+
 /* FLOP/s, as plan_time.h counts them, of forward and backward through one layer of this model's
  * kind with made-up weights and an adapter, norms and activations included: sequences of `length`
  * tokens, settings->n_tokens in all (cut to what can be tried in a moment). A layer that is large

@@ -79,6 +79,11 @@ tt_status tt_tokenizer_encode(const tt_tokenizer *tokenizer, const char *text, s
 tt_status tt_text_append_utf8(tt_text *out, const char *bytes, size_t n,
                               tt_error *err) TT_MUST_CHECK;
 
+/* Only what comes before the model: added tokens, normalizer and pre-tokenizer. *n: words that the
+ * model would get, and added tokens. Errors: as encode. */
+tt_status tt_tokenizer_cut(const tt_tokenizer *tokenizer, const char *text, size_t n_bytes,
+                           size_t *n, tt_error *err) TT_MUST_CHECK;
+
 /* Appends the text of ids to out, as HF decode; clean_up_tokenization_spaces as the
  * directory says (transformers heeds it for Unigram only).
  * Errors: ERR_FORMAT (id outside the vocabulary), ERR_MEMORY. */

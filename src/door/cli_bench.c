@@ -35,6 +35,12 @@ static const bench benches[] = {
      tt_bench_head, "rows "},
     {"pipeline", "a step of ranks in a pipeline, against ranks that never wait", true,
      tt_bench_pipeline, "tokens "},
+    {"checkpoint", "saving and loading a run's state, against plain files", true,
+     tt_bench_checkpoint, "dir "},
+    {"load", "mapping a model's weights, against reading its files", false, tt_bench_load,
+     "model dir "},
+    {"tokenizer", "text to token ids, against the same text cut into words", false,
+     tt_bench_tokenizer, "model text dir "},
 };
 
 enum { N_BENCHES = sizeof benches / sizeof *benches };

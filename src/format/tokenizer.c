@@ -195,6 +195,14 @@ typedef struct encoding {
     tt_ids ids;
 } encoding;
 
+static void encoding_free(encoding *e) {
+    tt_tok_pieces_free(&e->pieces);
+    tt_tok_pieces_free(&e->other);
+    tt_text_free(&e->text);
+    tt_tok_scratch_free(&e->scratch);
+    tt_ids_free(&e->ids);
+}
+
 /* Normalizes what is not an added token yet, and cuts out the added tokens that are looked for in
  * normalized text: pieces -> other, and swaps them. */
 static tt_status normalize_pieces(const tt_tokenizer *t, encoding *e, tt_error *err) {
@@ -218,13 +226,16 @@ static tt_status normalize_pieces(const tt_tokenizer *t, encoding *e, tt_error *
     return TT_OK;
 }
 
-static tt_status encode_pieces(const tt_tokenizer *t, const char *text, size_t n_bytes, encoding *e,
-                               tt_error *err) {
+static tt_status cut_pieces(const tt_tokenizer *t, const char *text, size_t n_bytes, encoding *e,
+                            tt_error *err) {
     uint32_t code;
     size_t n_first = n_bytes ? (size_t)tt_tok_utf8_next(text, n_bytes, &code) : 0;
     TT_TRY(tt_tok_added_split(&t->added.raw, text, n_bytes, n_first, &e->pieces, err));
     TT_TRY(normalize_pieces(t, e, err));
-    TT_TRY(tt_tok_pre_tokenize(&t->pre_tokenizers, &e->pieces, err));
+    return tt_tok_pre_tokenize(&t->pre_tokenizers, &e->pieces, err);
+}
+
+static tt_status encode_pieces(const tt_tokenizer *t, encoding *e, tt_error *err) {
     for (size_t i = 0; i < e->pieces.n; i++) {
         const tt_tok_piece *piece = &e->pieces.v[i];
         const char *word = e->pieces.text.bytes + piece->start;
@@ -261,13 +272,20 @@ tt_status tt_tokenizer_encode(const tt_tokenizer *tokenizer, const char *text, s
                               bool with_special, tt_ids *out, tt_error *err) {
     TT_TRY(tt_tok_utf8_check(text, n_bytes, err));
     encoding e = {0};
-    tt_status status = encode_pieces(tokenizer, text, n_bytes, &e, err);
+    tt_status status = cut_pieces(tokenizer, text, n_bytes, &e, err);
+    if (status == TT_OK) status = encode_pieces(tokenizer, &e, err);
     if (status == TT_OK) status = post_process(tokenizer, &e.ids, with_special, out, err);
-    tt_tok_pieces_free(&e.pieces);
-    tt_tok_pieces_free(&e.other);
-    tt_text_free(&e.text);
-    tt_tok_scratch_free(&e.scratch);
-    tt_ids_free(&e.ids);
+    encoding_free(&e);
+    return status;
+}
+
+tt_status tt_tokenizer_cut(const tt_tokenizer *tokenizer, const char *text, size_t n_bytes,
+                           size_t *n, tt_error *err) {
+    TT_TRY(tt_tok_utf8_check(text, n_bytes, err));
+    encoding e = {0};
+    tt_status status = cut_pieces(tokenizer, text, n_bytes, &e, err);
+    *n = e.pieces.n;
+    encoding_free(&e);
     return status;
 }
 

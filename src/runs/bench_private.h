@@ -42,4 +42,18 @@ void tt_bench_fill_bf16(size_t n, uint16_t *out);
 /* fp32 numbers in (-1, 1), malloc'ed; NULL when there is no memory. */
 float *tt_bench_floats(size_t n);
 
+/* A directory of this process's own in `parent`, for tt_file_remove_tree. Errors: ERR_IO,
+ * ERR_CONFIG (name too long). */
+tt_status tt_bench_make_dir(const char *parent, char out[TT_PATH_BYTES],
+                            tt_error *err) TT_MUST_CHECK;
+
+/* Writes config.json and model.safetensors (bf16, 126 MB) of a model with one layer of the shape of
+ * Llama-3.2-1B's. Errors: ERR_IO, ERR_MEMORY. */
+tt_status tt_bench_make_model(const char *dir, tt_error *err) TT_MUST_CHECK;
+
+/* n bytes of made-up words in lines, malloc'ed (bench_words.c); and a byte-level BPE tokenizer.json
+ * with Llama 3's pattern that has a token for each of those words. Errors: ERR_IO, ERR_MEMORY. */
+tt_status tt_bench_make_text(size_t n, char **out, tt_error *err) TT_MUST_CHECK;
+tt_status tt_bench_make_tokenizer(const char *path, tt_error *err) TT_MUST_CHECK;
+
 #endif

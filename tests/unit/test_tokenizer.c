@@ -108,6 +108,19 @@ static void encodes_decodes_and_finds(void **state) {
     tt_text_free(&text);
 }
 
+/* "_ab", "_ac", the added token, "_b". */
+static void text_is_cut_into_words(void **state) {
+    (void)state;
+    tt_tokenizer *t = open_valid();
+    size_t n = 0;
+    assert_int_equal(tt_tokenizer_cut(t, "ab  ac<s> b", 11, &n, NULL), TT_OK);
+    assert_int_equal(n, 4);
+    assert_int_equal(tt_tokenizer_cut(t, "", 0, &n, NULL), TT_OK);
+    assert_int_equal(n, 0);
+    assert_int_equal(tt_tokenizer_cut(t, "a\xff", 2, &n, NULL), TT_ERR_FORMAT);
+    tt_tokenizer_close(t);
+}
+
 static void write_beside(const char *name, const char *text) {
     char file[192];
     snprintf(file, sizeof file, "%s/%s", dir, name);
@@ -684,6 +697,7 @@ static void unknown_token_missing_is_said_when_needed(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(encodes_decodes_and_finds),
+        cmocka_unit_test(text_is_cut_into_words),
         cmocka_unit_test(special_tokens_are_named_beside_the_file),
         cmocka_unit_test(bad_text_and_ids_are_refused),
         cmocka_unit_test(invalid_utf8_is_replaced_by_maximal_subparts),
