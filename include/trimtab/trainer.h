@@ -1,4 +1,4 @@
-/* trainer: the loop. Steps, evaluations, checkpoints, resume, stop on request.
+/* trainer: the loop over what is trained (member.h).
  *
  * One optimiser step: every replica runs its micro-batches through the pipeline, gradients are
  * summed over replicas while the backward pass still runs, the norm is clipped over the whole
@@ -11,26 +11,10 @@
 #include <stdint.h>
 
 #include "trimtab/engine.h"
-#include "trimtab/eval.h"
+#include "trimtab/member.h"
 #include "trimtab/report.h"
 #include "trimtab/rundir.h"
 #include "trimtab/status.h"
-
-typedef struct tt_train_result {
-    int64_t first_step, last_step, n_steps; /* steps done before this life, at its end, planned */
-    tt_adapter_counts counts;               /* parameters */
-    bool has_before, has_after;
-    tt_eval_result before, after;
-    double last_loss;
-    double train_seconds;           /* in steps, without evaluations and checkpoints */
-    int64_t n_tokens;               /* trained on in this life, all replicas */
-    int64_t peak_bytes;             /* largest resident size of any rank */
-    size_t predicted_bytes;         /* what the plan said of the largest stage */
-    char checkpoint[TT_PATH_BYTES]; /* newest, "" when none was written */
-} tt_train_result;
-
-/* Steps that a job makes on a data set: train.steps, or train.epochs over it. */
-int64_t tt_trainer_n_steps(const tt_job *job, int64_t n_examples);
 
 typedef struct tt_trainer tt_trainer;
 

@@ -148,7 +148,7 @@ static tt_status print_all(const tt_engine *engine, const wishes *asked, tt_erro
     TT_TRY(print_fit(engine, asked, err));
     if (engine->train)
         printf("steps %lld of %d sequences\n",
-               (long long)tt_trainer_n_steps(engine->job, engine->train->n),
+               (long long)tt_member_n_steps(engine->job, engine->train->n),
                engine->job->train.batch_size);
     return TT_OK;
 }
@@ -159,7 +159,7 @@ static tt_status check_steps(const tt_engine *engine, tt_error *err) {
     if (engine->purpose != TT_PURPOSE_TRAIN || (!engine->train && job->train.steps == 0))
         return TT_OK;
     int64_t n = engine->train ? engine->train->n : 0;
-    return tt_select_check(&engine->plan->method, tt_trainer_n_steps(job, n), err);
+    return tt_select_check(&engine->plan->method, tt_member_n_steps(job, n), err);
 }
 
 tt_status cli_check(const cli *c, tt_error *err) {

@@ -1,0 +1,35 @@
+/* member: what its parts share. */
+#ifndef TRIMTAB_MEMBER_PRIVATE_H
+#define TRIMTAB_MEMBER_PRIVATE_H
+
+#include "trimtab/checkpoint.h"
+#include "trimtab/member.h"
+
+struct tt_member {
+    tt_engine *engine;
+    const tt_job *job;
+    const tt_method *method; /* resolved */
+    const tt_rundir *rundir; /* NULL until it is owned */
+    tt_report *report;
+    tt_train_result result;
+    char resumed[TT_PATH_BYTES]; /* checkpoint that was loaded, "" for none */
+    tt_adapter *adapter;
+    tt_reduce *reduce;
+    tt_batcher *batcher;
+    tt_step_batch batch; /* of the step under way */
+    double began_s;      /* that step */
+    float *m, *v;        /* [adapter->n_params] */
+    char *resolved_job;
+    tt_checkpoint_state state;
+    int64_t saved_step; /* newest step on disk; -1: none */
+    int64_t row_tokens; /* since the last progress row */
+    double lr_factor, grad_norm;
+};
+
+/* The job as text, malloc'ed. Errors: ERR_MEMORY. */
+tt_status tt_member_print_job(const tt_job *job, char **out, tt_error *err) TT_MUST_CHECK;
+
+/* Loads the newest checkpoint, unless it is loaded already. Collective. */
+tt_status tt_member_resume(tt_member *member, tt_error *err) TT_MUST_CHECK;
+
+#endif

@@ -1,0 +1,223 @@
+/* A member's step: its end, and what is due then. */
+#include "member_private.h"
+#include "trimtab/optim.h"
+#include "trimtab/process.h"
+#include "trimtab/select.h"
+
+/* --- What is due after a step ------------------------------------------------------------------
+ */
+
+static const char *last_checkpoint(const tt_member *t) {
+    return t->saved_step >= 0 ? t->result.checkpoint : "none";
+}
+
+/* An update can overflow what finite gradients gave; such a checkpoint could not be gone on from.
+ */
+static tt_status check_finite(const tt_member *t, tt_error *err) {
+    const float *const values[] = {t->adapter->params, t->m, t->v};
+    static const char *const what[] = {"value", "mean of the gradient",
+                                       "mean square of the gradient"};
+    for (int i = 0; i < 3; i++) {
+        const tt_adapter_view *bad = tt_adapter_find_nonfinite(t->adapter, values[i]);
+        if (bad)
+            return tt_fail(err, TT_ERR_NUMERIC,
+                           "step %lld: %s: a %s is not finite; last good checkpoint: %s",
+                           (long long)t->state.step, bad->name, what[i], last_checkpoint(t));
+    }
+    return TT_OK;
+}
+
+static tt_status save(tt_member *t, bool is_best, tt_error *err) {
+    const tt_world *world = t->engine->world;
+    if (t->saved_step == t->state.step && !is_best) return TT_OK;
+    TT_TRY(tt_world_agree(world, check_finite(t, err), err));
+    TT_TRY(tt_checkpoint_save(world, t->rundir, t->adapter, t->m, t->v, &t->state, t->resolved_job,
+                              t->job->checkpoint.keep, is_best, err));
+    t->saved_step = t->state.step;
+    tt_status status = TT_OK;
+    if (world->rank == 0) {
+        bool found;
+        status = tt_checkpoint_find(t->rundir->path, 0, &found, t->result.checkpoint, err);
+    }
+    status = tt_world_agree(world, status, err);
+    tt_world_bcast(world, t->result.checkpoint, sizeof t->result.checkpoint);
+    return status;
+}
+
+static void show_progress(void *context, int64_t done, int64_t total) {
+    tt_report_progress(context, "generating", done, total);
+}
+
+static tt_status evaluate(tt_member *t, const char *what, const tt_adapter *adapter, bool generate,
+                          tt_eval_result *out, tt_error *err) {
+    tt_eval_options options = {
+        .generate = generate, .progress = show_progress, .context = t->report};
+    TT_TRY(tt_eval_run(t->engine, adapter, &options, out, err));
+    return tt_world_agree(t->engine->world,
+                          tt_report_eval(t->report, t->state.step, what, out, err), err);
+}
+
+/* Is this the best so far? Remembers it. Only runs that evaluate on their way have a best. */
+static bool note_best(tt_member *t, const tt_eval_result *result) {
+    bool is_best = !t->state.has_best || result->loss < t->state.best_metric;
+    if (is_best) {
+        t->state.has_best = true;
+        t->state.best_metric = result->loss;
+        t->state.best_step = t->state.step;
+    }
+    return is_best;
+}
+
+tt_status tt_member_fail_stopped(const tt_member *t, const char *when, tt_error *err) {
+    return tt_fail(err, TT_INTERRUPTED, "stopped on request %s step %lld of %lld; checkpoint %s",
+                   when, (long long)t->state.step, (long long)t->state.n_steps, last_checkpoint(t));
+}
+
+static bool is_due(int64_t every, int64_t step) {
+    return every > 0 && step % every == 0;
+}
+
+static void add_rate(tt_report_step *row, const char *part, double own, double lr) {
+    row->rates[row->n_rates].part = part;
+    row->rates[row->n_rates++].lr = own > 0 ? own : lr;
+}
+
+/* The rate of the step: one if the method's parts learn at the same, else each part's. */
+static void find_rates(const tt_member *t, tt_report_step *row) {
+    const tt_method *m = t->method;
+    double lr = t->job->train.lr;
+    bool differ = false;
+    if (tt_method_steers(m)) add_rate(row, "activations", m->lr, lr);
+    if (m->lora.targets) add_rate(row, "lora", m->lora.lr, lr);
+    if (m->spectral.targets) add_rate(row, "spectral", m->spectral.lr, lr);
+    for (int i = 1; i < row->n_rates; i++) differ = differ || row->rates[i].lr != row->rates[0].lr;
+    row->lr = (differ || row->n_rates == 0 ? lr : row->rates[0].lr) * t->lr_factor;
+    if (!differ) row->n_rates = 0;
+    for (int i = 0; i < row->n_rates; i++) row->rates[i].lr *= t->lr_factor;
+}
+
+static tt_status log_step(tt_member *t, tt_error *err) {
+    tt_report_step row = {.step = t->state.step,
+                          .n_steps = t->state.n_steps,
+                          .loss = t->state.last_loss,
+                          .grad_norm = t->grad_norm,
+                          .n_tokens = t->row_tokens};
+    find_rates(t, &row);
+    t->row_tokens = 0;
+    return tt_report_train(t->report, &row, err);
+}
+
+/* Log, evaluation, checkpoint, in this order: a checkpoint then knows whether it is the best. */
+static tt_status after_step(tt_member *t, bool *stop, tt_error *err) {
+    bool is_last = t->state.step == t->state.n_steps, is_best = false;
+    if (is_last || is_due(t->job->log.every, t->state.step))
+        TT_TRY(tt_world_agree(t->engine->world, log_step(t, err), err));
+    bool evaluated_later = is_last && t->job->eval.after;
+    if (t->engine->eval && !evaluated_later && is_due(t->job->eval.every, t->state.step)) {
+        tt_eval_result result;
+        tt_status status = evaluate(t, "held out", t->adapter, false, &result, err);
+        *stop = *stop || status == TT_INTERRUPTED;
+        if (status != TT_INTERRUPTED) TT_TRY(status);
+        is_best = status == TT_OK && note_best(t, &result);
+    }
+    if (is_last || *stop || is_best || is_due(t->job->checkpoint.every, t->state.step))
+        TT_TRY(save(t, is_best, err));
+    return TT_OK;
+}
+
+/* --- A step ------------------------------------------------------------------------------------
+ */
+
+const tt_step_batch *tt_member_begin_step(tt_member *t) {
+    t->began_s = tt_process_seconds();
+    tt_batcher_step(t->batcher, t->state.step, &t->batch);
+    tt_adapter_begin_step(t->adapter, t->state.step, t->engine->world->replica == 0);
+    return &t->batch;
+}
+
+static tt_status check_health(const tt_member *t, const tt_step_health *health, tt_error *err) {
+    if (health->finite) return TT_OK;
+    long long step = (long long)t->state.step + 1;
+    if (health->bad_layer < 0)
+        return tt_fail(err, TT_ERR_NUMERIC,
+                       "step %lld: the loss is not finite (rank %d); last good checkpoint: %s",
+                       step, health->bad_rank, last_checkpoint(t));
+    return tt_fail(err, TT_ERR_NUMERIC,
+                   "step %lld: the gradient of layer %d is not finite (rank %d); last good "
+                   "checkpoint: %s",
+                   step, health->bad_layer, health->bad_rank, last_checkpoint(t));
+}
+
+static void update(tt_member *t, const tt_step_health *health) {
+    const tt_job *job = t->job;
+    double factor = tt_optim_rate(job->train.schedule, 1, job->train.warmup_ratio, t->state.step,
+                                  t->state.n_steps);
+    tt_adamw settings = {.lr = job->train.lr,
+                         .beta1 = job->train.beta1,
+                         .beta2 = job->train.beta2,
+                         .eps = job->train.eps,
+                         .weight_decay = job->train.weight_decay};
+    tt_adapter_update(t->adapter, t->engine->weights, t->engine->gemm, &settings, factor,
+                      t->state.step + 1, tt_optim_clip_factor(health->grad_norm, job->train.clip),
+                      t->m, t->v);
+    tt_reduce_spread(t->reduce);
+    t->lr_factor = factor;
+    t->grad_norm = health->grad_norm;
+    t->state.last_loss = health->loss;
+    t->state.step++;
+}
+
+static tt_status choose_heads(tt_member *t, tt_error *err) {
+    tt_adapter *adapter = t->adapter;
+    bool were_chosen = adapter->heads_chosen;
+    TT_TRY(tt_select_after_step(t->engine->world, adapter, t->state.step, t->state.n_steps, t->m,
+                                t->v, err));
+    if (adapter->heads_chosen && !were_chosen)
+        tt_report_note(t->report, "step %lld: chose %d attention heads to train",
+                       (long long)t->state.step,
+                       tt_adapter_n_chosen_heads(&adapter->method, &adapter->spec));
+    return TT_OK;
+}
+
+tt_status tt_member_end_step(tt_member *t, double local_loss, bool *stop, tt_error *err) {
+    tt_step_health health;
+    tt_reduce_finish(t->reduce, local_loss, tt_world_stop_signalled(), &health);
+    *stop = health.stop;
+    TT_TRY(check_health(t, &health, err));
+    update(t, &health);
+    TT_TRY(choose_heads(t, err));
+    t->row_tokens += t->batch.step_tokens;
+    t->result.n_tokens += t->batch.step_tokens;
+    t->result.train_seconds += tt_process_seconds() - t->began_s;
+    return after_step(t, stop, err);
+}
+
+/* --- Before the first and after the last step --------------------------------------------------
+ */
+
+static tt_status evaluate_fully(tt_member *t, const char *what, const tt_adapter *adapter,
+                                tt_eval_result *out, tt_error *err) {
+    tt_status status = evaluate(t, what, adapter, t->job->eval.generate, out, err);
+    return status == TT_INTERRUPTED ? tt_member_fail_stopped(t, "in the evaluation at", err)
+                                    : status;
+}
+
+tt_status tt_member_begin(tt_member *t, tt_error *err) {
+    tt_train_result *result = &t->result;
+    tt_status told = tt_report_method(t->report, t->state.step, t->method, &result->counts, err);
+    TT_TRY(tt_world_agree(t->engine->world, told, err));
+    if (t->engine->eval && t->job->eval.before && t->state.step == 0) {
+        TT_TRY(evaluate_fully(t, "frozen model", NULL, &result->before, err));
+        result->has_before = true;
+    }
+    tt_report_begin(t->report, t->state.step);
+    return TT_OK;
+}
+
+tt_status tt_member_end(tt_member *t, tt_error *err) {
+    if (!t->engine->eval || !t->job->eval.after) return TT_OK;
+    TT_TRY(evaluate_fully(t, "adapted model", t->adapter, &t->result.after, err));
+    t->result.has_after = true;
+    if (t->job->eval.every > 0 && note_best(t, &t->result.after)) TT_TRY(save(t, true, err));
+    return TT_OK;
+}
