@@ -184,6 +184,102 @@ static void train_case(const char *layers, int n_stages, int skew, const int *pe
     share_close(&mine);
 }
 
+/* --- Several members ----------------------------------------------------------------------------
+ */
+
+enum { N_MEMBERS = 3, N_STEPS = 4 };
+
+/* An adapter of my layers, and one of all. */
+typedef struct trainee {
+    tt_adapter *mine, *all;
+    tt_reduce *reduce;
+    int64_t last_push;
+    double loss;
+} trainee;
+
+static bool trainee_open(trainee *t, const share *mine, uint64_t seed) {
+    *t = (trainee){0};
+    int first = mine->adapter->first_layer, n = mine->adapter->n_layers;
+    if (tt_adapter_create(&mine->method, &pipe_spec, first, n, seed, &t->mine, NULL) != TT_OK ||
+        tt_adapter_create(&mine->method, &pipe_spec, 0, PIPE_LAYERS, seed, &t->all, NULL) != TT_OK)
+        return false;
+    randomise(t->mine);
+    randomise(t->all);
+    return tt_reduce_create(world, t->mine, PIPE_LAYERS, &t->reduce, NULL) == TT_OK;
+}
+
+static void trainee_close(trainee *t) {
+    tt_reduce_destroy(t->reduce);
+    tt_adapter_destroy(t->all);
+    tt_adapter_destroy(t->mine);
+}
+
+/* Plain descent, the same wherever it is done. */
+static void descend(tt_adapter *a) {
+    for (size_t i = 0; i < a->n_params; i++) a->params[i] -= 0.05f * a->grads[i];
+    memset(a->grads, 0, a->n_params * sizeof *a->grads);
+}
+
+/* Member m's micro-batches in a step: [first, first + n) of `batches`. */
+static int members_batches(int member, int step, int *first) {
+    *first = (member * 3 + step) % (PIPE_MICRO - 3);
+    return 1 + (member + step) % 3;
+}
+
+/* Rounds of members whose steps overlap: a member's step is only settled when its next begins. */
+static void members_overlap(share *mine, trainee *t) {
+    tt_step_health health;
+    for (int step = 0; step <= N_STEPS; step++)
+        for (int m = 0; m < N_MEMBERS; m++) {
+            if (step > 0) {
+                tt_pipeline_settle(mine->pipeline, t[m].last_push);
+                tt_reduce_finish(t[m].reduce, t[m].loss, false, &health);
+                check_all(health.finite);
+                descend(t[m].mine);
+            }
+            int first, n = members_batches(m, step, &first);
+            t[m].loss = 0;
+            for (int i = 0; i < n && step < N_STEPS; i++) {
+                bool ends = i == n - 1;
+                tt_share one = {&batches[first + i], t[m].mine, ends ? t[m].reduce : NULL,
+                                &t[m].loss};
+                t[m].last_push = tt_pipeline_push(mine->pipeline, &one, 1);
+            }
+        }
+    tt_pipeline_drain(mine->pipeline);
+}
+
+static void members_in_one_stream_train_as_alone(void **state) {
+    (void)state;
+    for (int n_stages = world->n_ranks; n_stages >= 1; n_stages /= 2) {
+        share mine, all;
+        trainee t[N_MEMBERS];
+        check_all(grid_open(&mine, "1-3", n_stages, 0));
+        check_all(share_open(&all, "1-3", 0, PIPE_LAYERS, 1));
+        for (int m = 0; m < N_MEMBERS; m++) check_all(trainee_open(&t[m], &mine, (uint64_t)m));
+        members_overlap(&mine, t);
+        for (int m = 0; m < N_MEMBERS; m++) {
+            double most = 0, losses[PIPE_TOKENS];
+            for (int step = 0; step < N_STEPS; step++) {
+                int first, n = members_batches(m, step, &first);
+                for (int i = 0; i < n * world->n_replicas; i++) {
+                    run_forward(all.stage, 0, &batches[first + i % n], t[m].all, losses, NULL);
+                    tt_stage_backward(all.stage, 0, NULL, NULL, NULL, NULL);
+                }
+                descend(t[m].all);
+            }
+            const tt_adapter *a = t[m].mine, *w = t[m].all;
+            for (size_t i = 0; i < a->n_params; i++)
+                most = fmax(most, fabs((double)a->params[i] -
+                                       w->params[w->layer_offset[a->first_layer] + i]));
+            check_all(world->n_replicas == 1 ? most == 0 : most <= 1e-5);
+            trainee_close(&t[m]);
+        }
+        share_close(&all);
+        share_close(&mine);
+    }
+}
+
 static const char *const layer_sets[] = {"all", "3", "2-3", "0", "1,3"};
 
 static void any_grid_trains_like_one_process(void **state) {
@@ -400,6 +496,7 @@ int main(int argc, char **argv) {
     mpi_test_begin(&argc, &argv, 100);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(any_grid_trains_like_one_process),
+        cmocka_unit_test(members_in_one_stream_train_as_alone),
         cmocka_unit_test(norm_has_the_bits_of_one_process),
         cmocka_unit_test(scores_are_those_of_one_process),
         cmocka_unit_test(generated_ids_are_those_of_one_process),
