@@ -50,13 +50,18 @@ void tt_ops_rope_table(int n_positions, int dim, const double *inv_freq, double 
 void tt_ops_rope(int n_tokens, int n_heads, int head_dim, const int32_t *positions,
                  const tt_rotation *rotation, bool inverse, float *x);
 
-/* One sequence of an attention call: queries are rows [q_start, q_start + n_q) of q; keys and
- * values are rows [kv_start, kv_start + n_kv) of k and v. Query i sees keys 0 .. n_kv - n_q + i, of
- * these the last `window` where there is one.
- * In training n_kv == n_q and kv_start == q_start; with a KV cache k and v are the cache. */
+/* One sequence of an attention call: queries are rows [q_start, q_start + n_q) of q; its own keys
+ * and values are rows [kv_start, kv_start + n_kv) of k and v. In front of them it sees a prefix:
+ * the rows [prefix_start, prefix_start + n_prefix). Query i sees the prefix and own keys 0 .. n_kv
+ * - n_q + i, of all these the last `window` where there is one. In training n_kv == n_q and
+ * kv_start == q_start; with a KV cache k and v are the cache. Where there is a backward pass, a
+ * prefix is all own keys of an earlier sequence of the call that has no prefix itself; gradients of
+ * its keys add up in the order of the sequences. */
 typedef struct tt_attention_seq {
     int q_start, n_q, n_kv;
     size_t kv_start;
+    int n_prefix; /* 0: none */
+    size_t prefix_start;
 } tt_attention_seq;
 
 typedef struct tt_attention {
@@ -68,18 +73,20 @@ typedef struct tt_attention {
     const tt_attention_seq *seqs;
 } tt_attention;
 
-/* Bytes of scratch the two calls below need for sequences of at most max_kv keys. */
-size_t tt_ops_attention_scratch_bytes(int max_kv, int head_dim, int n_threads);
+/* Bytes of scratch the two calls below need, whatever the lengths of sequences. */
+size_t tt_ops_attention_scratch_bytes(int head_dim, int n_threads);
 
-/* out [rows x n_heads*head_dim] = softmax(scale q k^T, causal) v, blocked over queries: memory is
- * O(tokens), masked blocks cost nothing. lse [rows x n_heads]: log-sum-exp for the backward pass
+/* out [rows x n_heads*head_dim] = softmax(scale q k^T, causal) v, in blocks of keys with a running
+ * maximum and sum: memory is O(tokens), masked blocks cost nothing. A row's bits depend on its own
+ * query and keys only. lse [rows x n_heads]: log-sum-exp for the backward pass
  * (may be NULL). q, out [rows x n_heads*head_dim]; k, v [kv rows x n_kv_heads*head_dim]. */
 void tt_ops_attention_forward(tt_gemm *gemm, const tt_attention *att, const float *q,
                               const float *k, const float *v, float *out, float *lse,
                               void *scratch);
 
-/* d_q, d_k, d_v are overwritten. Training layout only (n_kv == n_q). Probabilities are recomputed
- * from lse. */
+/* d_q, and d_k and d_v of every sequence's own keys, are overwritten. Probabilities are recomputed
+ * from lse. The same bits at any number of threads; a row of d_q depends on its own query and keys
+ * only, gradients of keys on the rows that see them. */
 void tt_ops_attention_backward(tt_gemm *gemm, const tt_attention *att, const float *q,
                                const float *k, const float *v, const float *out, const float *lse,
                                const float *d_out, float *d_q, float *d_k, float *d_v,

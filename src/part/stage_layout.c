@@ -271,7 +271,7 @@ static void lay_head(layout *at, tt_stage *stage) {
 static void lay_workspace(layout *at, tt_stage *stage) {
     const tt_stage_shape *shape = &stage->shape;
     const tt_spec *spec = shape->spec;
-    int n = shape->max_tokens, n_positions = tt_stage_n_positions(shape);
+    int n = shape->max_tokens;
     stage->passing = lay_pack(at, shape, false);
     stage->stream = take(at, n, spec->hidden);
     stage->normed = take(at, n, spec->hidden);
@@ -281,8 +281,8 @@ static void lay_workspace(layout *at, tt_stage *stage) {
     lay_mlp_acts(at, shape, dense, experts, &stage->work);
     if (experts) stage->mixture = lay_mixture_work(at, shape);
     stage->work.act = stage->work.gate;
-    stage->attention_scratch = take_bytes(
-        at, tt_ops_attention_scratch_bytes(n_positions, spec->head_dim, shape->n_threads));
+    stage->attention_scratch =
+        take_bytes(at, tt_ops_attention_scratch_bytes(spec->head_dim, shape->n_threads));
     unsigned points = 0;
     for (int i = 0; i < shape->n_layers; i++) points |= points_of(shape, shape->first_layer + i);
     const unsigned normed = 1u << TT_POINT_Q | 1u << TT_POINT_K | 1u << TT_POINT_V |

@@ -117,7 +117,7 @@ static tt_status create_data(const tt_bench_settings *s, bench_data *d, tt_error
     d->blocks = malloc(tt_dtype_row_bytes(TT_DTYPE_Q8_0, (int64_t)n_weights));
     d->factors = filled(n_weights >> (2 * BLOCK_SHIFT));
     d->attention = filled(n * (8 * HIDDEN + HEADS));
-    d->scratch = malloc(tt_ops_attention_scratch_bytes(s->n_tokens, HEAD_DIM, s->n_threads));
+    d->scratch = malloc(tt_ops_attention_scratch_bytes(HEAD_DIM, s->n_threads));
     if (!d->x || !d->y || !d->weights || !d->stored || !d->blocks || !d->factors || !d->attention ||
         !d->scratch)
         return tt_fail(err, TT_ERR_MEMORY, "no memory to measure %d tokens", s->n_tokens);
@@ -176,7 +176,7 @@ static double bench_shape(const tt_bench_settings *s, bench_data *d, int i, int 
  * visible half of the scores. */
 static void bench_attention(const tt_bench_settings *s, bench_data *d, double limit,
                             tt_bench_rows *out) {
-    const tt_attention_seq seq = {0, s->n_tokens, s->n_tokens, 0};
+    const tt_attention_seq seq = {.n_q = s->n_tokens, .n_kv = s->n_tokens};
     const tt_attention att = {HEADS, KV_HEADS, HEAD_DIM, 0.125f, 0, 0, 1, &seq};
     size_t n = (size_t)s->n_tokens * HIDDEN;
     float *q = d->attention, *k = q + n, *v = k + n, *o = v + n, *d_o = o + n, *d_q = d_o + n;

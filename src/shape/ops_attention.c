@@ -1,343 +1,236 @@
-/* Attention in tiles: TILE_ROWS query rows of one kv head's group against all keys they can see.
- * The query heads of a group share their keys, so a tile takes some tokens times all heads of
- * the group: one larger product instead of several small ones. */
+/* Attention: cuts a call into tasks for threads. attention_kernel.h does the work. */
 #include "trimtab/ops.h"
 
-#include <math.h>
 #include <omp.h>
-#include <string.h>
+#include <stdint.h>
 
+#include "attention_private.h"
 #include "gemm_private.h"
-#include "vmath.h"
 
-enum { TILE_ROWS = 128, PARALLEL_MIN_FLOPS = 1 << 18 };
+enum { ALIGNMENT = 64, PARALLEL_MIN_FLOPS = 1 << 18 };
 
-/* Where a tile lies, and one thread's workspace. Row r of a tile is token r / n_heads, head
- * r % n_heads of the tile. */
-typedef struct tile {
-    int first_token, n_tokens; /* within the sequence's queries */
-    int first_head, n_heads;
-    int first_key, n_keys; /* from the first that its first token sees to its last token's last */
-    int n_rows;
-    float *scores, *d_scores; /* [n_rows x n_keys] */
-    float *q, *o, *d_o;       /* [n_rows x head_dim] */
-    const tt_gemm_kernel *kernel;
-    float *packed;
-} tile;
-
-static size_t floats_per_thread(int max_kv, int head_dim) {
-    return (size_t)TILE_ROWS * (2 * (size_t)max_kv + 3 * (size_t)head_dim);
+static size_t bytes_per_thread(int head_dim) {
+    size_t n = tt_attention_floats(head_dim) * sizeof(float);
+    return (n + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
 }
 
-size_t tt_ops_attention_scratch_bytes(int max_kv, int head_dim, int n_threads) {
-    return (size_t)n_threads * floats_per_thread(max_kv, head_dim) * sizeof(float);
+size_t tt_ops_attention_scratch_bytes(int head_dim, int n_threads) {
+    return ALIGNMENT + (size_t)n_threads * bytes_per_thread(head_dim);
 }
 
-static int max_keys(const tt_attention *att) {
-    int n = 0;
-    for (int s = 0; s < att->n_seqs; s++)
-        if (att->seqs[s].n_kv > n) n = att->seqs[s].n_kv;
-    return n;
+static float *thread_scratch(const tt_attention *att, void *scratch) {
+    char *at = (char *)scratch + (size_t)(-(uintptr_t)scratch % ALIGNMENT);
+    return (float *)(at + (size_t)omp_get_thread_num() * bytes_per_thread(att->head_dim));
 }
 
-static double n_flops(const tt_attention *att) {
+static const tt_attention_kernel *kernel_of(const tt_gemm *gemm) {
+#ifdef __x86_64__
+    if (gemm->kernel->width == 16) return &tt_attention_kernel_avx512;
+    if (gemm->kernel->width == 8) return &tt_attention_kernel_avx2;
+#endif
+    (void)gemm;
+    return &tt_attention_kernel_base;
+}
+
+/* About the products of a sequence, all heads. */
+static double work_of(const tt_attention *att, const tt_attention_seq *seq) {
+    int n_keys = tt_attention_n_keys(seq);
+    double seen = n_keys - 0.5 * seq->n_q;
+    if (att->window && att->window < seen) seen = att->window;
+    return seen * seq->n_q * att->n_heads * att->head_dim;
+}
+
+static double total_work(const tt_attention *att) {
     double n = 0;
-    for (int s = 0; s < att->n_seqs; s++) {
-        const tt_attention_seq *seq = &att->seqs[s];
-        int n_keys = att->window && att->window < seq->n_kv ? att->window : seq->n_kv;
-        n += (double)seq->n_q * n_keys * att->n_heads * att->head_dim;
-    }
+    for (int s = 0; s < att->n_seqs; s++) n += work_of(att, &att->seqs[s]);
     return n;
 }
 
-static void tile_memory(tile *t, const tt_gemm *gemm, const tt_attention *att, int n_kv_max,
-                        void *scratch) {
-    float *at = (float *)scratch +
-                (size_t)omp_get_thread_num() * floats_per_thread(n_kv_max, att->head_dim);
-    size_t scores = (size_t)TILE_ROWS * (size_t)n_kv_max;
-    size_t rows = (size_t)TILE_ROWS * (size_t)att->head_dim;
-    *t = (tile){.scores = at, .d_scores = at + scores, .kernel = gemm->kernel};
-    t->q = at + 2 * scores;
-    t->o = t->q + rows;
-    t->d_o = t->o + rows;
-    t->packed = tt_gemm_packed(gemm);
+static tt_attention_view view_of(const tt_attention *att, int s, int kv_head,
+                                 const tt_attention_arrays *arrays) {
+    return (tt_attention_view){.att = att,
+                               .seq = &att->seqs[s],
+                               .kv_head = kv_head,
+                               .group = att->n_heads / att->n_kv_heads,
+                               .arrays = arrays};
 }
 
-/* scores [n_rows x n_keys] = x [n_rows x dim] * keys^T, keys [n_keys x dim] with stride ld. */
-static void times_keys(const tile *t, int dim, const float *x, const float *keys, size_t ld,
-                       float *scores) {
-    const tt_gemm_share share = {.w = keys,
-                                 .w_dtype = TT_DTYPE_F32,
-                                 .w_ld = ld,
-                                 .outputs_are_rows = true,
-                                 .n_inner = dim,
-                                 .x = x,
-                                 .x_row = (size_t)dim,
-                                 .x_col = 1,
-                                 .n_rows = t->n_rows,
-                                 .y = scores,
-                                 .y_ld = (size_t)t->n_keys,
-                                 .n = t->n_keys,
-                                 .packed = t->packed};
-    t->kernel->multiply(&share);
+static int pieces(int n, int of) {
+    return (n + of - 1) / of;
 }
 
-/* y [n_rows x dim] = scores [n_rows x n_keys] * values, values [n_keys x dim] with stride ld. */
-static void times_values(const tile *t, int dim, const float *scores, const float *values,
-                         size_t ld, float *y) {
-    const tt_gemm_share share = {.w = values,
-                                 .w_dtype = TT_DTYPE_F32,
-                                 .w_ld = ld,
-                                 .n_inner = t->n_keys,
-                                 .x = scores,
-                                 .x_row = (size_t)t->n_keys,
-                                 .x_col = 1,
-                                 .n_rows = t->n_rows,
-                                 .y = y,
-                                 .y_ld = (size_t)dim,
-                                 .n = dim,
-                                 .packed = t->packed};
-    t->kernel->multiply(&share);
+static int row_pieces(const tt_attention *att, int s) {
+    int n_rows = att->seqs[s].n_q * (att->n_heads / att->n_kv_heads);
+    return pieces(n_rows, tt_attention_forward_rows(att->head_dim));
 }
 
-/* d_values [n_keys x dim] with stride ld += scores^T * d [n_rows x dim]. */
-static void add_to_values(const tile *t, int dim, const float *scores, const float *d, size_t ld,
-                          float *d_values) {
-    const tt_gemm_share share = {.w = d,
-                                 .w_dtype = TT_DTYPE_F32,
-                                 .w_ld = (size_t)dim,
-                                 .n_inner = t->n_rows,
-                                 .x = scores,
-                                 .x_row = 1,
-                                 .x_col = (size_t)t->n_keys,
-                                 .n_rows = t->n_keys,
-                                 .y = d_values,
-                                 .y_ld = ld,
-                                 .n = dim,
-                                 .accumulate = true,
-                                 .packed = t->packed};
-    t->kernel->multiply(&share);
+static int key_pieces(const tt_attention *att, int s) {
+    return pieces(att->seqs[s].n_kv, tt_attention_block_keys(att->head_dim));
 }
 
-/* Tile from token first_token on, heads [first_head, end_head): as many tokens as rows allow. */
-static void tile_place(tile *t, const tt_attention *att, const tt_attention_seq *seq,
-                       int first_token, int first_head, int end_head) {
-    t->first_token = first_token;
-    t->first_head = first_head;
-    t->n_heads = end_head - first_head;
-    int n = TILE_ROWS / t->n_heads;
-    t->n_tokens = seq->n_q - first_token < n ? seq->n_q - first_token : n;
-    t->n_rows = t->n_tokens * t->n_heads;
-    int first_end = seq->n_kv - seq->n_q + first_token + 1; /* of the keys its first token sees */
-    t->first_key = att->window && att->window < first_end ? first_end - att->window : 0;
-    t->n_keys = first_end - t->first_key + t->n_tokens - 1;
+/* Task `task` of those that every sequence has n(att, s) of for each kv head: of which sequence, kv
+ * head and piece. */
+typedef struct place {
+    int s, kv_head, piece;
+} place;
+
+static int count(const tt_attention *att, int (*n)(const tt_attention *, int)) {
+    int total = 0;
+    for (int s = 0; s < att->n_seqs; s++) total += n(att, s) * att->n_kv_heads;
+    return total;
 }
 
-/* The keys [begin, end) that row r of a tile sees, counted from its first key. */
-typedef struct span {
-    int begin, end;
-} span;
-
-static span visible(const tile *t, const tt_attention *att, int r) {
-    int end = t->n_keys - t->n_tokens + r / t->n_heads + 1;
-    return (span){att->window && att->window < end ? end - att->window : 0, end};
+static place find(const tt_attention *att, int (*n)(const tt_attention *, int), int task) {
+    int s = 0;
+    for (; task >= n(att, s) * att->n_kv_heads; s++) task -= n(att, s) * att->n_kv_heads;
+    return (place){s, task % att->n_kv_heads, task / att->n_kv_heads};
 }
 
-/* row [n_keys] is zero where its query does not see. */
-static void hide_others(const tile *t, span seen, float *row) {
-    for (int j = 0; j < seen.begin; j++) row[j] = 0.0f;
-    for (int j = seen.end; j < t->n_keys; j++) row[j] = 0.0f;
-}
-
-static size_t row_offset(const tile *t, const tt_attention *att, const tt_attention_seq *seq,
-                         int i_token) {
-    size_t token = (size_t)(seq->q_start + t->first_token + i_token);
-    return (token * (size_t)att->n_heads + (size_t)t->first_head) * (size_t)att->head_dim;
-}
-
-/* factor * tile rows from and to [tokens x n_heads*head_dim]; heads of a tile are neighbours. */
-static void gather(const tile *t, const tt_attention *att, const tt_attention_seq *seq,
-                   float factor, const float *from, float *to) {
-    size_t n = (size_t)t->n_heads * (size_t)att->head_dim;
-    for (int i = 0; i < t->n_tokens; i++) {
-        const float *row = from + row_offset(t, att, seq, i);
-        for (size_t j = 0; j < n; j++) to[(size_t)i * n + j] = factor * row[j];
-    }
-}
-
-static void scatter(const tile *t, const tt_attention *att, const tt_attention_seq *seq,
-                    float factor, const float *from, float *to) {
-    size_t n = (size_t)t->n_heads * (size_t)att->head_dim;
-    for (int i = 0; i < t->n_tokens; i++) {
-        float *row = to + row_offset(t, att, seq, i);
-        for (size_t j = 0; j < n; j++) row[j] = factor * from[(size_t)i * n + j];
-    }
-}
-
-static void cap_row(float cap, int n, float *row) {
-#pragma omp simd
-    for (int j = 0; j < n; j++) row[j] = vmath_cap(cap, row[j]);
-}
-
-/* Softmax of n visible scores (already scaled); returns log-sum-exp. */
-static float softmax_row(int n, float *row) {
-    float max = row[0], sum = 0.0f;
-#pragma omp simd reduction(max : max)
-    for (int j = 0; j < n; j++) max = row[j] > max ? row[j] : max;
-#pragma omp simd reduction(+ : sum)
-    for (int j = 0; j < n; j++) {
-        row[j] = vmath_exp(row[j] - max);
-        sum += row[j];
-    }
-    float inverse = 1.0f / sum;
-#pragma omp simd
-    for (int j = 0; j < n; j++) row[j] *= inverse;
-    return max + logf(sum);
-}
-
-/* Where the tile's keys and values begin: its first key, of its kv head. */
-static size_t kv_offset(const tile *t, const tt_attention *att, const tt_attention_seq *seq) {
-    size_t group = (size_t)(att->n_heads / att->n_kv_heads), kv_heads = (size_t)att->n_kv_heads;
-    size_t key = seq->kv_start + (size_t)t->first_key;
-    return (key * kv_heads + (size_t)t->first_head / group) * (size_t)att->head_dim;
-}
-
-static void tile_forward(tile *t, const tt_attention *att, const tt_attention_seq *seq,
-                         const float *q, const float *k, const float *v, float *out, float *lse) {
-    int dim = att->head_dim;
-    size_t kv_at = kv_offset(t, att, seq), ld = (size_t)att->n_kv_heads * (size_t)dim;
-    gather(t, att, seq, att->scale, q, t->q);
-    times_keys(t, dim, t->q, k + kv_at, ld, t->scores);
-    for (int r = 0; r < t->n_rows; r++) {
-        int i_token = r / t->n_heads, head = t->first_head + r % t->n_heads;
-        span seen = visible(t, att, r);
-        float *row = t->scores + (size_t)r * (size_t)t->n_keys;
-        if (att->cap > 0.0f) cap_row(att->cap, seen.end - seen.begin, row + seen.begin);
-        float sum = softmax_row(seen.end - seen.begin, row + seen.begin);
-        hide_others(t, seen, row);
-        size_t token = (size_t)(seq->q_start + t->first_token + i_token);
-        if (lse) lse[token * (size_t)att->n_heads + (size_t)head] = sum;
-    }
-    times_values(t, dim, t->scores, v + kv_at, ld, t->o);
-    scatter(t, att, seq, 1.0f, t->o, out);
-}
-
-/* Heads of a group that go into one tile: all, unless they are more than its rows. */
-static int head_step(int group) {
-    return group < TILE_ROWS ? group : TILE_ROWS;
+/* Rows of a piece; the last comes first, since it sees most keys. */
+static tt_attention_span rows_of(const tt_attention_view *view, int piece, int n_pieces) {
+    int step = tt_attention_forward_rows(view->att->head_dim);
+    int first = (n_pieces - 1 - piece) * step, n = view->seq->n_q * view->group;
+    return (tt_attention_span){first, first + step < n ? first + step : n};
 }
 
 void tt_ops_attention_forward(tt_gemm *gemm, const tt_attention *att, const float *q,
                               const float *k, const float *v, float *out, float *lse,
                               void *scratch) {
-    int group = att->n_heads / att->n_kv_heads, step = head_step(group);
-    int n_kv_max = max_keys(att), n_tasks = att->n_seqs * att->n_kv_heads;
-    bool parallel = n_flops(att) > PARALLEL_MIN_FLOPS;
+    const tt_attention_arrays arrays = {.q = q, .k = k, .v = v, .to_out = out, .to_lse = lse};
+    const tt_attention_kernel *kernel = kernel_of(gemm);
+    int n_tasks = count(att, row_pieces);
+    bool parallel = total_work(att) > PARALLEL_MIN_FLOPS;
 #pragma omp parallel for schedule(dynamic) num_threads(gemm->n_threads) if (parallel)
     for (int task = 0; task < n_tasks; task++) {
-        const tt_attention_seq *seq = &att->seqs[task / att->n_kv_heads];
-        int head = task % att->n_kv_heads * group, end = head + group;
-        tile t;
-        tile_memory(&t, gemm, att, n_kv_max, scratch);
-        for (int h = head; h < end; h += step) {
-            for (int i = 0; i < seq->n_q; i += t.n_tokens) {
-                tile_place(&t, att, seq, i, h, h + step < end ? h + step : end);
-                tile_forward(&t, att, seq, q, k, v, out, lse);
-            }
-        }
+        place at = find(att, row_pieces, task);
+        tt_attention_view view = view_of(att, at.s, at.kv_head, &arrays);
+        tt_attention_span rows = rows_of(&view, at.piece, row_pieces(att, at.s));
+        kernel->forward(&view, rows.begin, rows.end - rows.begin, thread_scratch(att, scratch));
     }
 }
 
-/* Of n visible keys. p: s = scale q k^T -> P = exp(s - log_sum);  ds: dP -> dS = P * (dP - delta)
- * with delta = sum(d_o * o), which is sum(P * dP). */
-static void probabilities(int n, float log_sum, float delta, float *p, float *ds) {
-#pragma omp simd
-    for (int j = 0; j < n; j++) {
-        p[j] = vmath_exp(p[j] - log_sum);
-        ds[j] = p[j] * (ds[j] - delta);
+/* --- Backward -----------------------------------------------------------------------------------
+ */
+
+enum { QUERIES = 1, KEYS = 2, ADDING = 4 };
+
+/* One block of keys of a view, and the rows of `among` that see any of them. */
+static void visit_block(const tt_attention_kernel *kernel, const tt_attention_view *view, int first,
+                        int end, tt_attention_span among, int what, float *scratch) {
+    const tt_attention_seq *seq = view->seq;
+    int before = tt_attention_n_keys(seq) - seq->n_q, token = first - before;
+    if (token > 0 && among.begin < token * view->group) among.begin = token * view->group;
+    if (view->att->window) {
+        int64_t beyond = (int64_t)end - 1 - before + view->att->window; /* sees none any more */
+        if (beyond < 0) beyond = 0;
+        if (among.end > beyond * view->group) among.end = (int)(beyond * view->group);
+    }
+    if (among.begin >= among.end && !(what & KEYS)) return;
+    kernel->backward(view, first, end - first, among.begin, among.end, (what & QUERIES) != 0,
+                     (what & KEYS) != 0, (what & ADDING) != 0, scratch);
+}
+
+/* Blocks of the keys [from, to) of a view, in order; a block is not cut by the end of a prefix. */
+static void visit_keys(const tt_attention_kernel *kernel, const tt_attention_view *view, int from,
+                       int to, tt_attention_span among, int what, float *scratch) {
+    int step = tt_attention_block_keys(view->att->head_dim);
+    for (int first = from; first < to; first += step)
+        visit_block(kernel, view, first, first + step < to ? first + step : to, among, what,
+                    scratch);
+}
+
+static tt_attention_span all_rows(const tt_attention_view *view) {
+    return (tt_attention_span){0, view->seq->n_q * view->group};
+}
+
+static bool shares(const tt_attention *att, int s, int owner) {
+    const tt_attention_seq *seq = &att->seqs[s];
+    return seq->n_prefix > 0 && seq->prefix_start == att->seqs[owner].kv_start;
+}
+
+/* Gradients of a sequence without prefix and of all that share its keys as theirs, one kv head. */
+static void visit_family(const tt_attention_kernel *kernel, const tt_attention_arrays *arrays,
+                         const tt_attention *att, int owner, int kv_head, float *scratch) {
+    for (int s = owner; s < att->n_seqs; s++) {
+        if (s != owner && !shares(att, s, owner)) continue;
+        tt_attention_view view = view_of(att, s, kv_head, arrays);
+        int n_prefix = view.seq->n_prefix, n_keys = tt_attention_n_keys(view.seq);
+        tt_attention_span rows = all_rows(&view);
+        visit_keys(kernel, &view, 0, n_prefix, rows, QUERIES | KEYS | ADDING, scratch);
+        visit_keys(kernel, &view, n_prefix, n_keys, rows, QUERIES | KEYS, scratch);
     }
 }
 
-/* The same of capped scores; dS is that of the scores before the cap. */
-static void capped_probabilities(float cap, int n, float log_sum, float delta, float *p,
-                                 float *ds) {
-#pragma omp simd
-    for (int j = 0; j < n; j++) {
-        float s = vmath_cap(cap, p[j]);
-        p[j] = vmath_exp(s - log_sum);
-        ds[j] = p[j] * (ds[j] - delta) * vmath_cap_slope(cap, s);
+/* Gradients of one block of a sequence's own keys, from all rows that see them. */
+static void visit_own_block(const tt_attention_kernel *kernel, const tt_attention_arrays *arrays,
+                            const tt_attention *att, place at, float *scratch) {
+    tt_attention_view view = view_of(att, at.s, at.kv_head, arrays);
+    int step = tt_attention_block_keys(att->head_dim), first = at.piece * step;
+    int end = first + step < view.seq->n_kv ? first + step : view.seq->n_kv;
+    int shift = view.seq->n_prefix;
+    visit_block(kernel, &view, shift + first, shift + end, all_rows(&view), KEYS, scratch);
+    for (int s = at.s + 1; shift == 0 && s < att->n_seqs; s++) {
+        if (!shares(att, s, at.s)) continue;
+        view = view_of(att, s, at.kv_head, arrays);
+        visit_block(kernel, &view, first, end, all_rows(&view), KEYS | ADDING, scratch);
     }
 }
 
-static void tile_probabilities(tile *t, const tt_attention *att, const tt_attention_seq *seq,
-                               const float *lse) {
-    for (int r = 0; r < t->n_rows; r++) {
-        int i_token = r / t->n_heads, head = t->first_head + r % t->n_heads;
-        size_t token = (size_t)(seq->q_start + t->first_token + i_token);
-        float log_sum = lse[token * (size_t)att->n_heads + (size_t)head], delta = 0.0f;
-        const float *o = t->o + (size_t)r * (size_t)att->head_dim;
-        const float *d_o = t->d_o + (size_t)r * (size_t)att->head_dim;
-        float *p = t->scores + (size_t)r * (size_t)t->n_keys;
-        float *ds = t->d_scores + (size_t)r * (size_t)t->n_keys;
-#pragma omp simd reduction(+ : delta)
-        for (int i = 0; i < att->head_dim; i++) delta += o[i] * d_o[i];
-        span seen = visible(t, att, r);
-        int n = seen.end - seen.begin;
-        if (att->cap > 0.0f)
-            capped_probabilities(att->cap, n, log_sum, delta, p + seen.begin, ds + seen.begin);
-        else
-            probabilities(n, log_sum, delta, p + seen.begin, ds + seen.begin);
-        hide_others(t, seen, p);
-        hide_others(t, seen, ds);
+/* Gradients of one piece of a sequence's queries. */
+static void visit_queries(const tt_attention_kernel *kernel, const tt_attention_arrays *arrays,
+                          const tt_attention *att, place at, float *scratch) {
+    tt_attention_view view = view_of(att, at.s, at.kv_head, arrays);
+    tt_attention_span rows = rows_of(&view, at.piece, row_pieces(att, at.s));
+    int n_prefix = view.seq->n_prefix, n_keys = tt_attention_n_keys(view.seq);
+    visit_keys(kernel, &view, 0, n_prefix, rows, QUERIES, scratch);
+    visit_keys(kernel, &view, n_prefix, n_keys, rows, QUERIES, scratch);
+}
+
+static int families(const tt_attention *att, int s) {
+    return att->seqs[s].n_prefix ? 0 : 1;
+}
+
+/* A family in one go computes 5 products; keys and queries apart compute 7, but cut as finely as
+ * one likes. Both give the same bits. */
+static bool families_pay(const tt_attention *att, int n_threads) {
+    double largest = 0;
+    for (int owner = 0; owner < att->n_seqs; owner++) {
+        double work = work_of(att, &att->seqs[owner]);
+        for (int s = owner + 1; s < att->n_seqs; s++)
+            if (shares(att, s, owner)) work += work_of(att, &att->seqs[s]);
+        if (work > largest) largest = work;
     }
-}
-
-/* With qs = scale * q:  d_v += P^T d_o,  d_k += dS^T qs,  d_q = scale * dS k. */
-static void tile_backward(tile *t, const tt_attention *att, const tt_attention_seq *seq,
-                          const float *const in[5], const float *lse, float *const d[3]) {
-    const float *q = in[0], *k = in[1], *v = in[2], *out = in[3], *d_out = in[4];
-    int dim = att->head_dim;
-    size_t kv_at = kv_offset(t, att, seq), ld = (size_t)att->n_kv_heads * (size_t)dim;
-    gather(t, att, seq, att->scale, q, t->q);
-    gather(t, att, seq, 1.0f, out, t->o);
-    gather(t, att, seq, 1.0f, d_out, t->d_o);
-    times_keys(t, dim, t->q, k + kv_at, ld, t->scores);
-    times_keys(t, dim, t->d_o, v + kv_at, ld, t->d_scores);
-    tile_probabilities(t, att, seq, lse);
-    add_to_values(t, dim, t->scores, t->d_o, ld, d[2] + kv_at);
-    add_to_values(t, dim, t->d_scores, t->q, ld, d[1] + kv_at);
-    times_values(t, dim, t->d_scores, k + kv_at, ld, t->o);
-    scatter(t, att, seq, att->scale, t->o, d[0]);
-}
-
-static void zero_keys(const tt_attention *att, const tt_attention_seq *seq, int kv_head, float *d) {
-    size_t dim = (size_t)att->head_dim, ld = (size_t)att->n_kv_heads * dim;
-    for (int j = 0; j < seq->n_kv; j++)
-        memset(d + (seq->kv_start + (size_t)j) * ld + (size_t)kv_head * dim, 0, dim * sizeof *d);
+    return largest / att->n_kv_heads * n_threads <= 1.4 * total_work(att);
 }
 
 void tt_ops_attention_backward(tt_gemm *gemm, const tt_attention *att, const float *q,
                                const float *k, const float *v, const float *out, const float *lse,
                                const float *d_out, float *d_q, float *d_k, float *d_v,
                                void *scratch) {
-    const float *const in[5] = {q, k, v, out, d_out};
-    float *const d[3] = {d_q, d_k, d_v};
-    int group = att->n_heads / att->n_kv_heads, step = head_step(group);
-    int n_kv_max = max_keys(att), n_tasks = att->n_seqs * att->n_kv_heads;
-    bool parallel = n_flops(att) > PARALLEL_MIN_FLOPS;
+    const tt_attention_arrays arrays = {.q = q,
+                                        .k = k,
+                                        .v = v,
+                                        .out = out,
+                                        .lse = lse,
+                                        .d_out = d_out,
+                                        .d_q = d_q,
+                                        .d_k = d_k,
+                                        .d_v = d_v};
+    const tt_attention_kernel *kernel = kernel_of(gemm);
+    bool parallel = total_work(att) > PARALLEL_MIN_FLOPS;
+    bool whole = !parallel || families_pay(att, gemm->n_threads);
+    int n_whole = whole ? count(att, families) : 0, n_keys = whole ? 0 : count(att, key_pieces);
+    int n_tasks = n_whole + n_keys + (whole ? 0 : count(att, row_pieces));
 #pragma omp parallel for schedule(dynamic) num_threads(gemm->n_threads) if (parallel)
     for (int task = 0; task < n_tasks; task++) {
-        const tt_attention_seq *seq = &att->seqs[task / att->n_kv_heads];
-        int kv_head = task % att->n_kv_heads, head = kv_head * group, end = head + group;
-        tile t;
-        tile_memory(&t, gemm, att, n_kv_max, scratch);
-        zero_keys(att, seq, kv_head, d_k);
-        zero_keys(att, seq, kv_head, d_v);
-        for (int h = head; h < end; h += step) {
-            for (int i = 0; i < seq->n_q; i += t.n_tokens) {
-                tile_place(&t, att, seq, i, h, h + step < end ? h + step : end);
-                tile_backward(&t, att, seq, in, lse, d);
-            }
+        float *own = thread_scratch(att, scratch);
+        if (task < n_whole) {
+            place at = find(att, families, task);
+            visit_family(kernel, &arrays, att, at.s, at.kv_head, own);
+        } else if (task < n_keys) {
+            visit_own_block(kernel, &arrays, att, find(att, key_pieces, task), own);
+        } else {
+            visit_queries(kernel, &arrays, att, find(att, row_pieces, task - n_keys), own);
         }
     }
 }

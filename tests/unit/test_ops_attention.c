@@ -63,7 +63,7 @@ static void check_attention(tt_attention att, size_t q_rows, size_t kv_rows, boo
     attention_case c = {att, n_q, n_kv, doubles(n_q, q), doubles(n_kv, k), doubles(n_kv, v), d_out};
     double *want = malloc(n_q * sizeof *want), *want_lse = malloc(n_q * sizeof *want_lse);
     tt_gemm *gemm = gemm_of(n_threads);
-    void *scratch = malloc(tt_ops_attention_scratch_bytes((int)kv_rows, att.head_dim, n_threads));
+    void *scratch = malloc(tt_ops_attention_scratch_bytes(att.head_dim, n_threads));
     attention_reference(&c, want, want_lse);
     tt_ops_attention_forward(gemm, &att, q, k, v, out, NULL, scratch);
     assert_near(n_q, out, want, FORWARD_TOLERANCE);
@@ -133,7 +133,7 @@ static void attention_skips_what_is_out_of_the_window(void **state) {
     float *q = numbers_random(NEW * WIDTH, 1, 1.0), *k = numbers_random(N_KV, 2, 1.0);
     float *v = numbers_random(N_KV, 3, 1.0), want[NEW * WIDTH], out[NEW * WIDTH];
     tt_gemm *gemm = gemm_of(1);
-    void *scratch = malloc(tt_ops_attention_scratch_bytes(CACHED, DIM, 1));
+    void *scratch = malloc(tt_ops_attention_scratch_bytes(DIM, 1));
     const tt_attention_seq seq = {0, NEW, CACHED, 0};
     const tt_attention att = {HEADS, HEADS, DIM, 0.25f, 0, WINDOW, 1, &seq};
     tt_ops_attention_forward(gemm, &att, q, k, v, want, NULL, scratch);
@@ -194,7 +194,7 @@ static void check_pieces(float cap, int window) {
     float *v = numbers_random(N, 3, 1.0), whole[N], pieces[N];
     double want[N];
     tt_gemm *gemm = gemm_of(1);
-    void *scratch = malloc(tt_ops_attention_scratch_bytes(TOKENS, DIM, 1));
+    void *scratch = malloc(tt_ops_attention_scratch_bytes(DIM, 1));
     tt_attention_seq seq = {0, TOKENS, TOKENS, 0};
     tt_attention att = {HEADS, HEADS, DIM, 0.25f, cap, window, 1, &seq};
     tt_ops_attention_forward(gemm, &att, q, k, v, whole, NULL, scratch);
@@ -224,7 +224,7 @@ static void check_repeatable(float cap, int window) {
     const tt_attention_seq seqs[2] = {{0, 150, 150, 0}, {150, 50, 50, 150}};
     const tt_attention att = {HEADS, HEADS, DIM, 0.2f, cap, window, 2, seqs};
     tt_gemm *gemm = gemm_of(2);
-    void *scratch = malloc(tt_ops_attention_scratch_bytes(150, DIM, 2));
+    void *scratch = malloc(tt_ops_attention_scratch_bytes(DIM, 2));
     float *lse = malloc(sizeof(float) * TOKENS * HEADS);
     for (int run = 0; run < 2; run++) {
         float **r = result[run];
