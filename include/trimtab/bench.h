@@ -82,6 +82,14 @@ enum { TT_BENCH_LAYERS = 2 };
 tt_status tt_bench_step(const tt_bench_settings *settings, tt_bench_rows *out,
                         tt_error *err) TT_MUST_CHECK;
 
+/* Attention alone, forward and backward, in sequences of 128, 140, 512 and n_tokens tokens, and of
+ * n_tokens with a window of 512 (those that are not longer than n_tokens). Useful FLOPs: two
+ * products forward and four backward over the pairs of a query and a key it sees. Limit: the plain
+ * product of 512 x 2048 with 2048 x 2048, which takes turns with each of them. Not collective.
+ * Errors: ERR_MEMORY. */
+tt_status tt_bench_attention(const tt_bench_settings *settings, tt_bench_rows *out,
+                             tt_error *err) TT_MUST_CHECK;
+
 /* Final norm, head product, chunked cross-entropy and their backward pass to the norm's input, at
  * n_rows supervised rows (0: at 4, 64 and 512), with a head of the shape of Llama-3.2-1B's (128,256
  * x 2,048 in bf16). Few rows are bound by memory, many by arithmetic, so each number of rows has

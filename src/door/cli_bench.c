@@ -11,7 +11,7 @@ static const cli_option options[] = {
     {"threads", "N", "threads of a rank (default: the cores it may use)"},
     {"seconds", "S", "spent on each row, 0: one run (default 2)"},
     {"json", NULL, "JSON lines with name, value, unit, limit, ratio"},
-    {"tokens", "N", "tokens of a micro-batch (default 512)"},
+    {"tokens", "N", "tokens of a micro-batch (default 512), or of the longest sequence (4096)"},
     {"rows", "N", "supervised rows (default: 4, 64 and 512 in turn)"},
     {"model", "DIR", "a Hugging Face model directory (default: one is made up)"},
     {"text", "FILE", "text in UTF-8 (default: made up)"},
@@ -24,6 +24,7 @@ typedef struct bench {
     bool takes_ranks; /* measures what several ranks do together */
     tt_status (*run)(const tt_bench_settings *settings, tt_bench_rows *out, tt_error *err);
     const char *takes; /* its options beside the common ones, with a space behind each */
+    int n_tokens;      /* default; 0: 512 */
 } bench;
 
 static const bench benches[] = {
@@ -31,6 +32,8 @@ static const bench benches[] = {
      tt_bench_kernels, "tokens "},
     {"step", "a whole training step of layers of the shape of Llama-3.2-1B, against BLIS", false,
      tt_bench_step, "tokens "},
+    {"attention", "attention in short and long sequences, against BLIS", false, tt_bench_attention,
+     "tokens ", 4096},
     {"head", "final norm, head and cross-entropy, against the FMA peak and memory", false,
      tt_bench_head, "rows "},
     {"pipeline", "a step of ranks in a pipeline, against ranks that never wait", true,
@@ -103,14 +106,14 @@ static const char *scratch_dir(const cli_given *given) {
     return dir && dir[0] ? dir : "/tmp";
 }
 
-static tt_status read_settings(const cli *c, const cli_given *given, tt_bench_settings *out,
-                               tt_error *err) {
+static tt_status read_settings(const cli *c, const cli_given *given, const bench *b,
+                               tt_bench_settings *out, tt_error *err) {
     long long n_tokens, n_threads, n_rows;
     *out = (tt_bench_settings){.world = c->world,
                                .model = cli_value(given, "model"),
                                .text = cli_value(given, "text"),
                                .dir = scratch_dir(given)};
-    TT_TRY(cli_int(given, "tokens", 1, 1 << 16, 512, &n_tokens, err));
+    TT_TRY(cli_int(given, "tokens", 1, 1 << 16, b->n_tokens ? b->n_tokens : 512, &n_tokens, err));
     TT_TRY(cli_int(given, "rows", 1, 1 << 16, 0, &n_rows, err));
     TT_TRY(cli_int(given, "threads", 1, 4096, cores_of_rank(c->world), &n_threads, err));
     TT_TRY(cli_real(given, "seconds", 0, 3600, 2, &out->seconds, err));
@@ -142,7 +145,7 @@ tt_status cli_bench(const cli *c, tt_error *err) {
     TT_TRY(cli_parse(c, options, &given, err));
     TT_TRY(find_bench(&given, &chosen, err));
     TT_TRY(check_options(chosen, &given, err));
-    TT_TRY(read_settings(c, &given, &settings, err));
+    TT_TRY(read_settings(c, &given, chosen, &settings, err));
     if (c->world->n_ranks > 1 && !chosen->takes_ranks)
         return tt_fail(err, TT_ERR_USAGE, "got %d ranks, expected one", c->world->n_ranks);
     tt_bench_rows rows = {0};
