@@ -192,7 +192,7 @@ typedef struct tt_job {
     struct {
         int stages;             /* pipeline stages; 0: ranks / replicas */
         int replicas;           /* data replicas; 0: ranks / stages, 1 when both are 0 */
-        int micro_batches;      /* least micro-batches per replica and step; 0: stages */
+        int micro_batches;      /* least micro-batches per replica and step; 0: plan chooses */
         int micro_batch_tokens; /* most tokens in one; 0: what a step needs, at most 2048 but at
                                    least the longest example */
         int threads;            /* per rank; 0: cores of the node / ranks on it */

@@ -219,7 +219,9 @@ const tt_key tt_job_keys[] = {
     {"parallel", "replicas", INT(0, 65536), AT(parallel.replicas), .fallback = "0",
      .help = "Data replicas; 0: ranks / stages, or 1 when both are 0."},
     {"parallel", "micro_batches", INT(0, 1 << 20), AT(parallel.micro_batches), .fallback = "0",
-     .help = "Least micro-batches per replica and step; 0: as many as stages."},
+     .help = "Least micro-batches per replica and step; 0: one without a pipeline; "
+             "else as many as keep 256 tokens in each, at least as many as stages and at most "
+             "four times as many."},
     {"parallel", "micro_batch_tokens", INT(0, 1 << 24), AT(parallel.micro_batch_tokens),
      .fallback = "0",
      .help = "Most tokens of one micro-batch; 0: what a step needs, at most 2048 but at least the "

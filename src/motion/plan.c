@@ -13,6 +13,7 @@
 #include "trimtab/singular.h"
 
 enum {
+    LEAST_TOKENS = 256,  /* that a micro-batch is not cut below only to fill a pipeline */
     USUAL_TOKENS = 2048, /* of a micro-batch when nobody chose: products are large enough by then */
     FAULT_BYTES = 65536, /* the kernel maps this much around a touched page of a cached file */
     /* What a process grows by once it works, measured with Open MPI 4.1 on one node: code of
@@ -65,13 +66,26 @@ static int forward_tokens(const tt_plan_input *in) {
     return tokens < USUAL_TOKENS ? (int)tokens : USUAL_TOKENS;
 }
 
+/* Of a replica's share of a usual step. */
+static double replica_tokens(const tt_plan_input *in, const tt_plan *plan) {
+    double mean = (double)in->train_tokens / (double)in->train_examples;
+    return mean * in->job->train.batch_size / plan->n_replicas;
+}
+
+/* With as many micro-batches as stages a pipeline is empty for nearly half of a step; with four
+ * times as many, for a fifth. Products lose little as long as each has some hundred rows. */
+static int default_micro_batches(const tt_plan_input *in, const tt_plan *plan) {
+    if (plan->n_stages == 1 || in->train_examples == 0) return plan->n_stages;
+    double wanted = replica_tokens(in, plan) / LEAST_TOKENS;
+    if (wanted > 4.0 * plan->n_stages) return 4 * plan->n_stages;
+    return larger((int)wanted, plan->n_stages);
+}
+
 /* In training an even share of a step, and a tenth more for uneven bins; the batcher makes one more
  * micro-batch when that does not suffice. */
 static int default_tokens(const tt_plan_input *in, const tt_plan *plan) {
     if (in->train_examples == 0) return larger(forward_tokens(in), larger(in->longest, 1));
-    double mean = (double)in->train_tokens / (double)in->train_examples;
-    double share =
-        mean * in->job->train.batch_size / ((double)plan->n_replicas * plan->min_micro_batches);
+    double share = replica_tokens(in, plan) / plan->min_micro_batches;
     int tokens = share * 1.1 < USUAL_TOKENS ? (int)ceil(share * 1.1) : USUAL_TOKENS;
     return larger(tokens, larger(in->longest, 1));
 }
@@ -80,7 +94,7 @@ static tt_status bound_micro_batches(const tt_plan_input *in, tt_plan *plan, tt_
     int batch = larger(in->job->train.batch_size, 1);
     int chosen = in->job->parallel.micro_batch_tokens;
     plan->min_micro_batches = in->job->parallel.micro_batches;
-    if (plan->min_micro_batches == 0) plan->min_micro_batches = plan->n_stages;
+    if (plan->min_micro_batches == 0) plan->min_micro_batches = default_micro_batches(in, plan);
     plan->max_tokens = chosen ? chosen : default_tokens(in, plan);
     if (plan->max_tokens < in->longest)
         return tt_fail(err, TT_ERR_CONFIG,

@@ -203,6 +203,20 @@ static void micro_batches_are_bounded(void **state) {
     assert_int_equal(plan->cache_seqs, 0);
     tt_plan_destroy(plan);
 
+    /* 20,000 tokens a replica and step fill many micro-batches, of which a pipeline of two gets
+     * eight; 1200 fill four; without a pipeline one is enough. */
+    const int cases[][3] = {{2000, 2, 8}, {120, 2, 4}, {30, 2, 2}, {2000, 1, 1}};
+    for (int i = 0; i < 4; i++) {
+        job.train.batch_size = cases[i][0];
+        job.parallel.stages = cases[i][1];
+        job.parallel.replicas = 4 / cases[i][1];
+        if (cases[i][1] == 1) job.train.batch_size *= 2;
+        plan = build(&input);
+        assert_int_equal(plan->min_micro_batches, cases[i][2]);
+        tt_plan_destroy(plan);
+    }
+    job = job_of(2, 2);
+
     job.parallel.micro_batches = 12; /* more than there are sequences */
     plan = build(&input);
     assert_int_equal(plan->min_micro_batches, 12);

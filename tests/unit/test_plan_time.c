@@ -307,6 +307,7 @@ static void the_fewest_ranks_fit_and_one_less_does_not(void **state) {
 static void text_says_what_was_assumed(void **state) {
     (void)state;
     tt_job job = job_of(8, 4, "all");
+    job.parallel.micro_batches = 8;
     tt_plan_input input = input_of(&job, &llama_70b, 32);
     tt_plan *plan = build(&input);
     tt_plan_time t;
