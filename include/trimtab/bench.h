@@ -9,8 +9,8 @@
  *     TT_TRY(tt_bench_kernels(&settings, &rows, err));
  *     for (int i = 0; i < rows.n; i++) ... rows.row[i].name, .value, .unit, .limit, .ratio
  *
- * Shapes are those of a Llama-3.2-1B layer: hidden 2048, 32 heads and 8 kv heads of 64,
- * intermediate 8192. */
+ * Unless said otherwise, shapes are those of a Llama-3.2-1B layer: hidden 2048, 32 heads and 8 kv
+ * heads of 64, intermediate 8192. */
 #ifndef TRIMTAB_BENCH_H
 #define TRIMTAB_BENCH_H
 
@@ -24,13 +24,14 @@ enum { TT_BENCH_NAME_BYTES = 48, TT_BENCH_MAX_ROWS = 128 };
 typedef struct tt_bench_settings {
     int n_tokens; /* of a micro-batch */
     int n_threads;
-    double seconds;    /* spent on each row, at least one run */
-    tt_world *world;   /* borrowed; what several ranks measure together. May be NULL elsewhere. */
-    int n_rows;        /* head: supervised rows; 0: a few numbers of them */
-    const char *model; /* tokenizer, load: a model directory; NULL: one made up */
-    const char *text;  /* tokenizer: a file in UTF-8; NULL: made-up text */
-    const char *dir;   /* checkpoint, load, tokenizer: where a directory of its own is made for what
-                          is written, and removed afterwards */
+    double seconds;     /* spent on each row, at least one run */
+    tt_world *world;    /* borrowed; what several ranks measure together. May be NULL elsewhere. */
+    int n_rows;         /* head: supervised rows; 0: a few numbers of them */
+    const char *shapes; /* gemm, step: one model's name; NULL: four models */
+    const char *model;  /* tokenizer, load: a model directory; NULL: one made up */
+    const char *text;   /* tokenizer: a file in UTF-8; NULL: made-up text */
+    const char *dir; /* checkpoint, load, tokenizer: where a directory of its own is made for what
+                        is written, and removed afterwards */
 } tt_bench_settings;
 
 typedef struct tt_bench_row {
@@ -50,7 +51,8 @@ typedef struct tt_bench_rows {
 void tt_bench_add(tt_bench_rows *rows, const char *name, double value, const char *unit,
                   double limit);
 
-/* GFLOP/s of register-only multiply-adds with the widest vectors, all threads together. */
+/* GFLOP/s of register-only multiply-adds with the widest vectors, all threads together; best of
+ * tries within 0.1 s. */
 double tt_bench_fma_peak(int n_threads);
 
 /* The FMA peak, and of the first shape (2048 x 2048) the plain product (limit: peak) and the
@@ -67,17 +69,29 @@ tt_status tt_bench_products(const tt_bench_settings *settings, tt_bench_rows *ou
 tt_status tt_bench_kernels(const tt_bench_settings *settings, tt_bench_rows *out,
                            tt_error *err) TT_MUST_CHECK;
 
+/* Products with matrices of bf16, forward and backward, in the shapes of a layer of Llama-3.2-1B,
+ * Llama-3.1-8B, Qwen3-4B and Gemma-3-1B (settings->shapes: one of them), which come from memory,
+ * not from a cache. Rows: the FMA peak, the best of tries throughout the run; for each model "MODEL
+ * MATRIX ROWSxCOLS forward" and "... backward" of each shape, then "MODEL forward", "MODEL
+ * backward" and "MODEL both": all products of a layer, each as often as the layer has it. Limit:
+ * the peak. Not collective. Errors: ERR_MEMORY, ERR_USAGE (unknown settings->shapes). */
+tt_status tt_bench_gemm(const tt_bench_settings *settings, tt_bench_rows *out,
+                        tt_error *err) TT_MUST_CHECK;
+
 /* One training step: forward, and backward to the inputs, of a micro-batch of n_tokens in four
  * sequences through TT_BENCH_LAYERS middle layers with random bf16 weights, a nonlinear adapter of
- * rank 8 on each. Forward and backward take turns with the plain products of the layer's shapes.
+ * rank 8 on each, in the shapes of the four models of tt_bench_gemm (settings->shapes: one of
+ * them).
  *
  * Useful FLOPs: two products a weight (forward, input gradient), and over the visible half of the
  * scores two products forward and four backward. Recomputed scores, norms and the adapter take time
- * but do not count. Limit: the step's matrix products at the plain rate of their shapes.
+ * but do not count.
  *
- * Rows: "step", "step forward", "step backward" (GFLOP/s, with that limit), "step tokens" (tokens/s
- * through the 16 layers of the model at this rate, without embedding and head; no limit).
- * Not collective. Errors: ERR_MEMORY. */
+ * Rows of each model: "MODEL step", "MODEL step forward", "MODEL step backward" (GFLOP/s; limit:
+ * the FMA peak, in turn with them), "MODEL step tokens" (tokens/s through all layers of the model
+ * at this rate, without embedding and head; no limit). Of Llama-3.2-1B before that the same without
+ * the model's name, whose limit is the step's matrix products at the plain rate of their shapes, in
+ * turn with them. Not collective. Errors: ERR_MEMORY, ERR_USAGE (unknown settings->shapes). */
 enum { TT_BENCH_LAYERS = 2 };
 tt_status tt_bench_step(const tt_bench_settings *settings, tt_bench_rows *out,
                         tt_error *err) TT_MUST_CHECK;

@@ -12,6 +12,7 @@ static const cli_option options[] = {
     {"seconds", "S", "spent on each row, 0: one run (default 2)"},
     {"json", NULL, "JSON lines with name, value, unit, limit, ratio"},
     {"tokens", "N", "tokens of a micro-batch (default 512), or of the longest sequence (4096)"},
+    {"shapes", "MODEL", "of Llama-3.2-1B, Llama-3.1-8B, Qwen3-4B or Gemma-3-1B (default: each)"},
     {"rows", "N", "supervised rows (default: 4, 64 and 512 in turn)"},
     {"model", "DIR", "a Hugging Face model directory (default: one is made up)"},
     {"text", "FILE", "text in UTF-8 (default: made up)"},
@@ -30,8 +31,10 @@ typedef struct bench {
 static const bench benches[] = {
     {"kernels", "products with stored weights and attention, against BLIS and the FMA peak", false,
      tt_bench_kernels, "tokens "},
-    {"step", "a whole training step of layers of the shape of Llama-3.2-1B, against BLIS", false,
-     tt_bench_step, "tokens "},
+    {"gemm", "frozen products in the shapes of four models, against the FMA peak", false,
+     tt_bench_gemm, "tokens shapes "},
+    {"step", "a whole training step in the shapes of four models, against the FMA peak", false,
+     tt_bench_step, "tokens shapes "},
     {"attention", "attention in short and long sequences, against BLIS", false, tt_bench_attention,
      "tokens ", 4096},
     {"head", "final norm, head and cross-entropy, against the FMA peak and memory", false,
@@ -110,6 +113,7 @@ static tt_status read_settings(const cli *c, const cli_given *given, const bench
                                tt_bench_settings *out, tt_error *err) {
     long long n_tokens, n_threads, n_rows;
     *out = (tt_bench_settings){.world = c->world,
+                               .shapes = cli_value(given, "shapes"),
                                .model = cli_value(given, "model"),
                                .text = cli_value(given, "text"),
                                .dir = scratch_dir(given)};

@@ -3,6 +3,7 @@
 #include <omp.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <time.h>
 
 #include "trimtab/gemm.h"
 #include "trimtab/ops.h"
@@ -36,15 +37,16 @@ void tt_bench_add(tt_bench_rows *rows, const char *name, double value, const cha
     snprintf(row->name, sizeof row->name, "%s", name);
 }
 
-double tt_bench_fma_peak(int n_threads) {
-    const int64_t n_rounds = 50000;
+/* Each thread by its own clock, best of n_runs: one that has to wait for a core spoils only its own
+ * run. */
+static double burst_rate(int n_threads, int n_runs) {
+    const int64_t n_rounds = 50000; /* some 0.1 ms */
     double sum = 0.0;
-    /* each thread by its own clock: one that has to wait for a core spoils only its own run */
 #pragma omp parallel num_threads(n_threads) reduction(+ : sum)
     {
         tt_stopwatch w = {0};
         double flops = 0.0;
-        for (int run = 0; run < 200; run++) {
+        for (int run = 0; run < n_runs; run++) {
             tt_bench_start(&w);
             flops = tt_gemm_burst(n_rounds);
             tt_bench_stop(&w);
@@ -52,6 +54,24 @@ double tt_bench_fma_peak(int n_threads) {
         sum += tt_bench_rate(&w, flops);
     }
     return sum;
+}
+
+void tt_bench_peak_turn(int n_threads, double *best) {
+    double rate = burst_rate(n_threads, 10);
+    if (rate > *best) *best = rate;
+}
+
+/* Tried at several moments: where two virtual cores share a physical one for a while, all bursts of
+ * a moment run at half the rate (seen: 271 of 521 GFLOP/s). */
+double tt_bench_fma_peak(int n_threads) {
+    enum { MOMENTS = 8 };
+    const struct timespec pause = {.tv_nsec = 10000000};
+    double best = burst_rate(n_threads, 100);
+    for (int moment = 0; moment < MOMENTS; moment++) {
+        nanosleep(&pause, NULL);
+        tt_bench_peak_turn(n_threads, &best);
+    }
+    return best;
 }
 
 /* Values of ordinary size: neither zero (some machines are faster) nor subnormal (all are slower).

@@ -31,8 +31,29 @@ static inline double tt_bench_rate(const tt_stopwatch *w, double units) {
     return w->best > 0.0 ? units / w->best * 1e-9 : 0.0;
 }
 
+/* One more short try at the FMA peak, in turn with what is compared with it: *best is the best so
+ * far, 0 at first. */
+void tt_bench_peak_turn(int n_threads, double *best);
+
 /* GB/s read from an array far larger than the caches; 0 when there is no memory. */
 double tt_bench_memory_rate(int n_threads);
+
+/* --- Models whose shapes are measured (bench_models.c) ------------------------------------------
+ */
+
+/* Steps through the models that settings ask for: *i starts at 0. out->architecture is the name
+ * for people; out->n_layers is 0 behind the last. Errors: ERR_USAGE, an unknown settings->shapes.
+ */
+tt_status tt_bench_model(const tt_bench_settings *settings, int *i, tt_spec *out,
+                         tt_error *err) TT_MUST_CHECK;
+
+/* The different matrices of a layer, and how often it has each (may be 0). */
+enum { TT_BENCH_SHAPES = 5 };
+typedef struct tt_bench_shape {
+    const char *name;
+    int times, rows, cols;
+} tt_bench_shape;
+void tt_bench_model_shapes(const tt_spec *spec, tt_bench_shape out[TT_BENCH_SHAPES]);
 
 /* --- What is made up (bench_made.c) ------------------------------------------------------------
  */

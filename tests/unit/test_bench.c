@@ -24,20 +24,50 @@ static void kernels_give_rows(void **state) {
     assert_string_equal(rows.row[0].name, "fma peak");
 }
 
+static void products_give_rows(void **state) {
+    (void)state;
+    static tt_bench_rows rows;
+    tt_bench_settings settings = {.n_tokens = 3, .n_threads = 2, .shapes = "Qwen3-4B"};
+    tt_error err = {0};
+    assert_int_equal(tt_bench_gemm(&settings, &rows, &err), TT_OK);
+    assert_int_equal(rows.n, 1 + 2 * 5 + 3);
+    assert_string_equal(rows.row[1].name, "Qwen3-4B q 4096x2560 forward");
+    assert_string_equal(rows.row[rows.n - 1].name, "Qwen3-4B both");
+    for (int i = 1; i < rows.n; i++) {
+        assert_true(rows.row[i].value > 0 && rows.row[i].limit == rows.row[0].value);
+        assert_true(rows.row[i].ratio == rows.row[i].value / rows.row[i].limit);
+    }
+    settings.shapes = "Llama";
+    assert_int_equal(tt_bench_gemm(&settings, &rows, &err), TT_ERR_USAGE);
+    assert_non_null(strstr(err.text, "Llama-3.1-8B"));
+}
+
+static void check_step(const tt_bench_row *row) {
+    for (int i = 0; i < 4; i++) assert_true(row[i].value > 0.0);
+    /* The step's rate lies between those of its halves, against one limit. */
+    double slow = row[1].value, fast = row[2].value;
+    if (slow > fast) slow = row[2].value, fast = row[1].value;
+    assert_true(row[0].value >= slow && row[0].value <= fast);
+    for (int i = 1; i < 3; i++) assert_true(row[i].limit == row[0].limit && row[0].limit > 0);
+    assert_string_equal(row[3].unit, "tokens/s");
+}
+
 static void step_gives_rows(void **state) {
     (void)state;
     static tt_bench_rows rows;
-    const tt_bench_settings settings = {.n_tokens = 9, .n_threads = 2, .seconds = 0.0};
+    tt_bench_settings settings = {.n_tokens = 9, .n_threads = 2, .shapes = "Llama-3.2-1B"};
     tt_error err = {0};
     assert_int_equal(tt_bench_step(&settings, &rows, &err), TT_OK);
+    assert_int_equal(rows.n, 8);
+    check_step(&rows.row[0]);
+    check_step(&rows.row[4]);
+    settings.shapes = "Gemma-3-1B";
+    assert_int_equal(tt_bench_step(&settings, &rows, &err), TT_OK);
     assert_int_equal(rows.n, 4);
-    for (int i = 0; i < rows.n; i++) assert_true(rows.row[i].value > 0.0);
-    /* The step's rate lies between those of its halves, against one limit. */
-    double slow = rows.row[1].value, fast = rows.row[2].value;
-    if (slow > fast) slow = rows.row[2].value, fast = rows.row[1].value;
-    assert_true(rows.row[0].value >= slow && rows.row[0].value <= fast);
-    for (int i = 1; i < 3; i++) assert_true(rows.row[i].limit == rows.row[0].limit);
-    assert_string_equal(rows.row[3].unit, "tokens/s");
+    check_step(&rows.row[0]);
+    assert_string_equal(rows.row[0].name, "Gemma-3-1B step");
+    settings.shapes = "";
+    assert_int_equal(tt_bench_step(&settings, &rows, &err), TT_ERR_USAGE);
 }
 
 /* A small one as it is, one of experts, a large one halved, an odd one that cannot be. */
@@ -79,9 +109,8 @@ static void full_rows_stay_full(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(kernels_give_rows),
-        cmocka_unit_test(step_gives_rows),
-        cmocka_unit_test(a_layer_of_any_model_has_a_rate),
+        cmocka_unit_test(kernels_give_rows),   cmocka_unit_test(products_give_rows),
+        cmocka_unit_test(step_gives_rows),     cmocka_unit_test(a_layer_of_any_model_has_a_rate),
         cmocka_unit_test(full_rows_stay_full),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
