@@ -56,6 +56,7 @@ typedef struct tt_plan_input {
     int64_t n_distinct; /* different token ids */
     int64_t n_tokens;   /* of all data sets */
     int64_t train_examples, train_tokens, train_targets;
+    double train_squares; /* of the tokens of each; 0: all are alike */
     int64_t n_prompts;    /* answers to generate in one go at most, over all replicas; 0: unknown */
     size_t dataset_bytes; /* of the tokenised data sets, on every rank */
 } tt_plan_input;

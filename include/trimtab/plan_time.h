@@ -1,59 +1,77 @@
 /* plan_time: how long a training step of a plan takes, on paper. Pure: numbers in, numbers out.
  *
- *     tt_plan_machine machine = {.flops_per_core = 30e9, .cores = 8, .bandwidth = 1e9,
- *                                .latency = 5e-5};
- *     tt_plan_time_predict(&input, plan, &machine, &time);
+ *     tt_plan_machine machine = {.cores = 8, .inside = {5e-5, 1e9}, .between = {5e-5, 1e9}, ...};
+ *     tt_plan_machine_set_rate(&machine, 30e9);
+ *     TT_TRY(tt_plan_time_predict(&input, plan, &machine, &time, NULL, err));
  *
- * A replica's step is M micro-batches of n tokens each, T of them supervised, through the stages s:
- *
- *     t_s   = (forward_s + backward_s) / (cores * flops_per_core)
- *     c     = latency + n * hidden * 4 / bandwidth                       one message
- *     slot  = max(max_s t_s, 2 c)                                        messages overlap with work
- *     step  = sum_s t_s + hops * c + (M - 1) * slot + reduce             hops: once down, once back
- *
- * which is 1F1B's time: the first micro-batch passes all stages, then the slowest one sets the pace
- * (exact for equal stages; up to a tenth too long where they differ by a factor of two). FLOPs of n
- * tokens in a layer:
+ * The step of the replica that has most sequences is simulated event by event (simulate.h); here is
+ * what its events cost. FLOPs of n tokens in a layer:
  *
  *     forward    2 n P + 4 n a v         P: elements of its matrices (of the experts that a token
  *     backward   2 n P + 10 n a v           meets); a = heads * head_dim; v: tokens that the
- * average token sees, (L + 1) / 2 of a sequence of L, fewer where the layer has a window weights 2
- * n P                   more, where all weights are trained adapter    6 n p                   p:
- * parameters of the layer's adapter
+ *                                           average token sees, (L + 1) / 2 of a sequence of L,
+ *                                           fewer where the layer has a window
+ *     weights    2 n P                   more, where all weights are trained
+ *     adapter    6 n p                   p: parameters of the layer's adapter
  *
  * Backward gives gradients of inputs only; it computes the scores of attention again (5 products
- * where forward has 2) and no other product. The head costs 4 T hidden vocab (8, trained) on the
- * last stage. Layers below the first adapted one run forward only.
+ * where forward has 2) and no other product. Layers below the first adapted one run forward only.
+ * The head costs 4 T hidden vocab for T supervised tokens (8, trained) on the last stage, in its
+ * forward, which finds the gradient as well.
  *
- * reduce: adapter gradients of the stage that has most, summed over R replicas in a ring,
- * 2 (R - 1) / R * bytes / bandwidth + 2 log2(R) latency a layer, as if nothing overlapped, and one
- * small sum over all ranks, 2 log2(ranks) latency.
+ * Small micro-batches are less efficient: a curve tells how long n tokens take. Messages between
+ * stages are n * hidden fp32 numbers; the gradients of a layer's adapter are summed over replicas
+ * while lower layers run backward.
  *
- * Left out: the optimiser, reading weights for the first time, and what an uneven deal of sequences
- * costs. Norms, softmax and activations count no FLOPs: a rate that was measured on a whole layer
- * (tt_bench_layer) has them in it. */
+ * Left out: the embedding, reading weights for the first time, and that sequences and replicas are
+ * not all alike. Norms, softmax and activations count no FLOPs: curves that were measured on a
+ * whole layer have them in them. */
 #ifndef TRIMTAB_PLAN_TIME_H
 #define TRIMTAB_PLAN_TIME_H
 
 #include "trimtab/plan.h"
+#include "trimtab/simulate.h"
 
-/* The same for every rank. */
+/* How long work takes of which every row costs one FLOP, at some numbers of rows: in between on a
+ * straight line, beyond the ends as the nearest two go on; one point means in proportion. */
+enum { TT_PLAN_POINTS = 10 };
+typedef struct tt_plan_curve {
+    int n; /* points, rows ascending */
+    double rows[TT_PLAN_POINTS], seconds[TT_PLAN_POINTS];
+} tt_plan_curve;
+double tt_plan_curve_s(const tt_plan_curve *curve, double rows);
+
+/* The same for every rank. All numbers are above 0 (latencies may be 0). */
 typedef struct tt_plan_machine {
-    double flops_per_core;     /* a second */
-    int cores;                 /* of a rank */
-    double bandwidth, latency; /* between two ranks: bytes a second, seconds */
+    int cores;                       /* of a rank; the curves are those of all of them together */
+    tt_plan_curve forward, backward; /* of layers; rows: tokens of a micro-batch */
+    tt_plan_curve head;              /* rows: supervised tokens of a micro-batch */
+    double update_s;                 /* of one trained number */
+    int ranks_per_node;              /* neighbours; they share their node's link to other nodes */
+    tt_link inside, between;         /* of two ranks: in a node, in two */
 } tt_plan_machine;
 
+/* Curves and update_s of a rank whose cores run that many FLOP/s each with large micro-batches. A
+ * micro-batch costs what TT_PLAN_SPARE_TOKENS more tokens would, for reading weights and starting
+ * threads (docs/plan.md says where that is from). */
+enum { TT_PLAN_SPARE_TOKENS = 16 };
+void tt_plan_machine_set_rate(tt_plan_machine *machine, double flops_per_core);
+
 typedef struct tt_plan_time {
-    int n_micro;                          /* M */
-    double tokens_micro, targets_micro;   /* n, T */
+    int n_micro;                          /* of a replica */
+    double tokens_micro, targets_micro;   /* mean */
     double tokens_step;                   /* of all replicas */
     double forward_flops, backward_flops; /* of a step, all replicas */
-    double message_bytes, message_s;      /* one; 0 with one stage */
+    double message_bytes, message_s;      /* one, on the slowest hop; 0 with one stage */
     int slowest_stage;
-    double slot_s, reduce_s;
+    double slowest_s; /* its work of a step */
+    double sums_s;    /* over replicas and ranks, as far as nothing hides it */
+    double update_s;
     double bubble; /* share of the step in which the slowest stage waits: for filling and emptying
-                      the pipeline, and for messages */
+                      the pipeline, for messages and sums */
+    double busy;   /* share of the step in which a rank computes, mean over stages */
+    double efficiency; /* step of ranks that share the work evenly, never wait, and have the curves'
+                          best rates, relative to this step */
     double step_s;
 } tt_plan_time;
 
@@ -61,13 +79,19 @@ typedef struct tt_plan_time {
 void tt_plan_time_layer(const tt_spec *spec, int layer, bool full, double length, double *forward,
                         double *backward);
 
-/* plan was built from input, with input->train and facts of training data; all numbers of machine
- * are above 0 (latency may be 0). */
-void tt_plan_time_predict(const tt_plan_input *input, const tt_plan *plan,
-                          const tt_plan_machine *machine, tt_plan_time *out);
+/* Tokens of the sequence in which the average token is: more than the mean length where lengths
+ * differ. */
+double tt_plan_time_length(const tt_plan_input *input);
 
-/* The assumptions and the result, in some lines of text. rate_source: where flops_per_core comes
- * from, in words. */
+/* plan was built from input, with input->train and facts of training data. events: NULL, or
+ * receives the simulated step, to be freed by tt_simulated_free. Errors: ERR_MEMORY; ERR_INTERNAL
+ * (numbers out of range). */
+tt_status tt_plan_time_predict(const tt_plan_input *input, const tt_plan *plan,
+                               const tt_plan_machine *machine, tt_plan_time *out,
+                               tt_simulated *events, tt_error *err) TT_MUST_CHECK;
+
+/* The assumptions and the result, in some lines of text. rate_source: where the curves come from,
+ * in words. */
 void tt_plan_time_print(const tt_plan_time *time, const tt_plan *plan,
                         const tt_plan_machine *machine, const char *rate_source, FILE *stream);
 

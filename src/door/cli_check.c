@@ -76,24 +76,31 @@ static tt_status measure(const cli *c, const tt_engine *engine, bool elsewhere, 
     return status;
 }
 
+/* Of any two ranks: who shares a node is not asked here. */
+static tt_plan_machine machine_of(const tt_engine *engine, const wishes *asked) {
+    const tt_link link = {asked->latency * 1e-6, asked->bandwidth * 1e9};
+    return (tt_plan_machine){
+        .cores = engine->plan->n_threads, .ranks_per_node = 1, .inside = link, .between = link};
+}
+
 static tt_status predict(const cli *c, const tt_engine *engine, const wishes *asked, bool talks,
                          tt_error *err) {
     char source[96];
     tt_plan_time time;
-    tt_plan_machine machine = {.flops_per_core = asked->gflops * 1e9,
-                               .cores = engine->plan->n_threads,
-                               .bandwidth = asked->bandwidth * 1e9,
-                               .latency = asked->latency * 1e-6};
+    tt_plan_machine machine = machine_of(engine, asked);
     if (!engine->input.train) return TT_OK;
-    snprintf(source, sizeof source, "given");
+    snprintf(source, sizeof source, "given: %.1f with large micro-batches", asked->gflops);
+    tt_plan_machine_set_rate(&machine, asked->gflops > 0 ? asked->gflops * 1e9 : 1);
+    TT_TRY(tt_plan_time_predict(&engine->input, engine->plan, &machine, &time, NULL, err));
     if (!(asked->gflops > 0)) {
-        machine.flops_per_core = 1; /* the share of a micro-batch does not depend on it */
-        tt_plan_time_predict(&engine->input, engine->plan, &machine, &time);
-        TT_TRY(measure(c, engine, asked->n_ranks > 0, time.tokens_micro, &machine.flops_per_core,
-                       err));
+        double rate, n = time.tokens_micro;
+        TT_TRY(measure(c, engine, asked->n_ranks > 0, n, &rate, err));
+        tt_plan_machine_set_rate(&machine, rate);
+        machine.forward = machine.backward = machine.head =
+            (tt_plan_curve){1, {n}, {n / rate / machine.cores}};
         snprintf(source, sizeof source, "measured just now on a layer of its kind");
     }
-    tt_plan_time_predict(&engine->input, engine->plan, &machine, &time);
+    TT_TRY(tt_plan_time_predict(&engine->input, engine->plan, &machine, &time, NULL, err));
     if (talks) tt_plan_time_print(&time, engine->plan, &machine, source, stdout);
     return TT_OK;
 }

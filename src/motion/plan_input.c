@@ -39,6 +39,7 @@ tt_status tt_plan_input_add(tt_plan_input *input, const tt_dataset *dataset, boo
     for (int64_t i = 0; i < dataset->n; i++) {
         int n_tokens = (int)(dataset->offset[i + 1] - dataset->offset[i]);
         add_example(input, n_tokens, tt_dataset_n_targets(dataset, i));
+        if (train) input->train_squares += (double)n_tokens * n_tokens;
     }
     input->longest_prompt = larger(input->longest_prompt, dataset->longest_prompt);
     input->longest = larger(input->longest, dataset->longest_prompt);

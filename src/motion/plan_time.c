@@ -1,6 +1,7 @@
 #include "trimtab/plan_time.h"
 
 #include <math.h>
+#include <stdlib.h>
 
 #include "trimtab/adapter.h"
 
@@ -28,21 +29,39 @@ static double adapter_params(const tt_plan_input *in, const tt_plan *plan, int s
     return n;
 }
 
-/* As tt_batcher deals: at least so many, no more than sequences, none above the limit. */
-static int count_micro(const tt_plan *plan, double step_tokens) {
-    double m = ceil(step_tokens / ((double)plan->n_replicas * plan->max_tokens) - 1e-9);
-    if (m < plan->min_micro_batches) m = plan->min_micro_batches;
-    return m > plan->max_micro_batches ? plan->max_micro_batches : (int)m;
+/* --- Who gets what ---------------------------------------------------------------------------- */
+
+static int least(int64_t a, int64_t b) {
+    return (int)(a < b ? a : b);
 }
 
-static void share_step(const tt_plan_input *in, const tt_plan *plan, tt_plan_time *out) {
-    double examples = (double)in->train_examples, batch = in->job->train.batch_size;
-    double targets = (double)in->train_targets / examples * batch;
-    out->tokens_step = (double)in->train_tokens / examples * batch;
-    out->n_micro = count_micro(plan, out->tokens_step);
-    double n_bins = (double)out->n_micro * plan->n_replicas;
-    out->tokens_micro = out->tokens_step / n_bins;
-    out->targets_micro = targets / n_bins;
+static int64_t divide_up(int64_t a, int64_t b) {
+    return (a + b - 1) / b;
+}
+
+static double mean_length(const tt_plan_input *in) {
+    return (double)in->train_tokens / (double)in->train_examples;
+}
+
+double tt_plan_time_length(const tt_plan_input *in) {
+    return in->train_squares > 0 ? in->train_squares / (double)in->train_tokens : mean_length(in);
+}
+
+/* As tt_batcher deals: at least so many, no more than sequences, none above the limit. */
+static int count_micro(const tt_plan_input *in, const tt_plan *plan, int n_sequences) {
+    double tokens = (double)n_sequences * mean_length(in);
+    int64_t m = (int64_t)ceil(tokens / plan->max_tokens - 1e-9);
+    if (in->shortest == in->longest && in->longest > 0)
+        m = divide_up(n_sequences, plan->max_tokens / in->longest);
+    if (m < plan->min_micro_batches) m = plan->min_micro_batches;
+    return least(m, n_sequences);
+}
+
+/* The replica that has most sequences; of those, micro-batch i. Sequences of one length cannot be
+ * shared evenly, others nearly can. */
+static double share_of(const tt_plan_input *in, int n_sequences, int n_micro, int i) {
+    if (in->shortest != in->longest) return (double)n_sequences / n_micro;
+    return n_sequences / n_micro + (i < n_sequences % n_micro);
 }
 
 /* What part of a layer's backward is run. */
@@ -51,105 +70,193 @@ static double backward_part(const tt_plan *plan, int layer) {
     return layer > plan->first_adapted ? 1 : 0;
 }
 
-/* A micro-batch on a stage: its FLOPs, forward and backward. */
-static void count_stage(const tt_plan_input *in, const tt_plan *plan, int s,
-                        const tt_plan_time *share, double *forward, double *backward) {
+/* FLOPs of a token in all layers of a stage, and of a supervised token in the head. */
+typedef struct stage_cost {
+    double forward, backward, head;
+} stage_cost;
+
+static stage_cost count_stage(const tt_plan_input *in, const tt_plan *plan, int s) {
     const tt_plan_stage *stage = &plan->stages[s];
     bool full = plan->method.full.tune;
-    double length = (double)in->train_tokens / (double)in->train_examples;
     double params = full ? 0 : adapter_params(in, plan, s);
-    *forward = 2 * params, *backward = 4 * params;
+    stage_cost cost = {2 * params, 4 * params, 0};
     for (int l = stage->first_layer; l < stage->first_layer + stage->n_layers; l++) {
-        double one_forward, one_backward;
-        tt_plan_time_layer(in->spec, l, full, length, &one_forward, &one_backward);
-        *forward += one_forward;
-        *backward += backward_part(plan, l) * one_backward;
-    }
-    *forward *= share->tokens_micro, *backward *= share->tokens_micro;
-    if (!stage->is_last) return;
-    double head = (full ? 4.0 : 2.0) * in->spec->hidden * in->spec->vocab * share->targets_micro;
-    *forward += head, *backward += head;
-}
-
-static double log2_up(int n) {
-    return ceil(log2(n > 1 ? (double)n : 1) - 1e-9);
-}
-
-static double reduce_time(const tt_plan_input *in, const tt_plan *plan,
-                          const tt_plan_machine *machine) {
-    double small = 2 * log2_up(plan->n_stages * plan->n_replicas) * machine->latency;
-    double r = plan->n_replicas, longest = 0;
-    for (int s = 0; r > 1 && s < plan->n_stages; s++) {
-        double bytes = adapter_params(in, plan, s) * sizeof(float);
-        double took = 2 * (r - 1) / r * bytes / machine->bandwidth +
-                      2 * log2_up(plan->n_replicas) * machine->latency * plan->stages[s].n_layers;
-        if (took > longest) longest = took;
-    }
-    return longest + small;
-}
-
-void tt_plan_time_predict(const tt_plan_input *in, const tt_plan *plan,
-                          const tt_plan_machine *machine, tt_plan_time *out) {
-    double rate = machine->flops_per_core * machine->cores, passing = 0, slowest = 0;
-    *out = (tt_plan_time){0};
-    share_step(in, plan, out);
-    for (int s = 0; s < plan->n_stages; s++) {
         double forward, backward;
-        count_stage(in, plan, s, out, &forward, &backward);
-        double took = (forward + backward) / rate;
-        if (took > slowest) slowest = took, out->slowest_stage = s;
-        passing += took;
-        out->forward_flops += forward * out->n_micro * plan->n_replicas;
-        out->backward_flops += backward * out->n_micro * plan->n_replicas;
+        tt_plan_time_layer(in->spec, l, full, tt_plan_time_length(in), &forward, &backward);
+        cost.forward += forward;
+        cost.backward += backward_part(plan, l) * backward;
     }
-    if (plan->n_stages > 1) {
-        out->message_bytes = out->tokens_micro * in->spec->hidden * sizeof(float);
-        out->message_s = machine->latency + out->message_bytes / machine->bandwidth;
-    }
-    int hops = plan->n_stages - 1; /* down; back only to where backward ends */
-    if (plan->first_backward < plan->n_stages) hops += plan->n_stages - 1 - plan->first_backward;
-    out->slot_s = slowest > 2 * out->message_s ? slowest : 2 * out->message_s;
-    out->reduce_s = reduce_time(in, plan, machine);
-    out->step_s =
-        passing + hops * out->message_s + (out->n_micro - 1) * out->slot_s + out->reduce_s;
-    out->bubble = 1 - (out->n_micro * slowest + out->reduce_s) / out->step_s;
+    if (stage->is_last) cost.head = (full ? 8.0 : 4.0) * in->spec->hidden * in->spec->vocab;
+    return cost;
 }
 
-/* --- Text ------------------------------------------------------------------------------------- */
+/* --- Machine ---------------------------------------------------------------------------------- */
 
-static void print_bytes(double bytes, FILE *stream) {
-    static const char *const units[] = {"B", "KiB", "MiB", "GiB"};
-    int unit = 0;
-    while (bytes >= 1024 && unit < 3) bytes /= 1024, unit++;
-    fprintf(stream, "%.4g %s", bytes, units[unit]);
+double tt_plan_curve_s(const tt_plan_curve *c, double rows) {
+    if (c->n == 1) return c->seconds[0] * rows / c->rows[0];
+    int i = 1;
+    while (i < c->n - 1 && rows > c->rows[i]) i++;
+    double slope = (c->seconds[i] - c->seconds[i - 1]) / (c->rows[i] - c->rows[i - 1]);
+    double seconds = c->seconds[i] + slope * (rows - c->rows[i]);
+    if (rows >= c->rows[0]) return seconds;
+    double share = c->seconds[0] * rows / c->rows[0]; /* noise can turn the line down too far */
+    return seconds > share ? seconds : share;
 }
 
-void tt_plan_time_print(const tt_plan_time *t, const tt_plan *plan, const tt_plan_machine *machine,
-                        const char *rate_source, FILE *stream) {
-    double flops = t->forward_flops + t->backward_flops;
+void tt_plan_machine_set_rate(tt_plan_machine *machine, double flops_per_core) {
+    enum { FEW = 64, MANY = 1024 };
+    const double update_s = 4e-9; /* of one core: 28 bytes read and written */
+    double rate = flops_per_core * machine->cores, spare = TT_PLAN_SPARE_TOKENS;
+    tt_plan_curve curve = {2, {FEW, MANY}, {(FEW + spare) / rate, (MANY + spare) / rate}};
+    machine->forward = machine->backward = machine->head = curve;
+    machine->update_s = update_s / machine->cores;
+}
+
+/* Is there a replica whose stages s and s + 1 are in different nodes? */
+static bool crosses(const tt_plan *plan, const tt_plan_machine *machine, int s) {
+    int per_node = machine->ranks_per_node;
+    for (int r = 0; r < plan->n_replicas && r < per_node; r++)
+        if ((r * plan->n_stages + s + 1) % per_node == 0) return true;
+    return false;
+}
+
+/* Between replicas: all ranks of a node sum at the same time. */
+static tt_link link_across(const tt_plan *plan, const tt_plan_machine *machine) {
+    int n_ranks = plan->n_stages * plan->n_replicas, sharing = machine->ranks_per_node;
+    if (n_ranks <= machine->ranks_per_node) return machine->inside;
+    tt_link link = machine->between;
+    link.bandwidth /= sharing;
+    return link;
+}
+
+/* --- The step --------------------------------------------------------------------------------- */
+
+/* What is simulated, and the arrays it is made of. */
+typedef struct step_rig {
+    tt_simulation sim;
+    double *numbers; /* forward and backward [n_stages x n_micro], bytes [n_micro] */
+    tt_link *hops;
+    tt_simulated_sums *sums;
+} step_rig;
+
+static void destroy_rig(step_rig *rig) {
+    free(rig->numbers);
+    free(rig->hops);
+    free(rig->sums);
+}
+
+static tt_status create_rig(const tt_plan *plan, int n_micro, step_rig *rig, tt_error *err) {
+    size_t n = (size_t)plan->n_stages, m = (size_t)n_micro;
+    rig->numbers = calloc(2 * n * m + m + 1, sizeof *rig->numbers);
+    rig->hops = calloc(n, sizeof *rig->hops);
+    rig->sums = calloc(n, sizeof *rig->sums);
+    if (!rig->numbers || !rig->hops || !rig->sums)
+        return tt_fail(err, TT_ERR_MEMORY, "no memory to predict %zu stages", n);
+    rig->sim = (tt_simulation){.n_stages = plan->n_stages,
+                               .n_replicas = plan->n_replicas,
+                               .n_micro = n_micro,
+                               .first_backward = plan->first_backward,
+                               .forward = rig->numbers,
+                               .backward = rig->numbers + n * m,
+                               .message_bytes = rig->numbers + 2 * n * m,
+                               .hops = rig->hops,
+                               .sums = rig->sums};
+    return TT_OK;
+}
+
+static int n_trained_layers(const tt_plan_input *in, const tt_plan *plan, int s) {
+    const tt_plan_stage *stage = &plan->stages[s];
+    int n = 0;
+    for (int l = 0; l < stage->n_layers; l++)
+        n += tt_adapter_layer_params(&plan->method, in->spec, stage->first_layer + l, NULL) > 0;
+    return n;
+}
+
+static void fill_sums(const tt_plan_input *in, const tt_plan *plan, const tt_plan_machine *machine,
+                      step_rig *rig) {
     int n_ranks = plan->n_stages * plan->n_replicas;
-    fprintf(stream,
-            "prediction of a step, on paper:\n"
-            "  assumed   %d rank%s of %d core%s at %.1f GFLOP/s each (%s)%s",
-            n_ranks, n_ranks == 1 ? "" : "s", machine->cores, machine->cores == 1 ? "" : "s",
-            machine->flops_per_core * 1e-9, rate_source, n_ranks > 1 ? "" : "\n");
-    if (n_ranks > 1)
-        fprintf(stream, ", %.3g GB/s and %.3g us from rank to rank\n", machine->bandwidth * 1e-9,
-                machine->latency * 1e6);
-    fprintf(stream,
-            "  work      %.0f tokens, %d micro-batch%s of %.0f a replica; %.4g FLOPs, forward "
-            "%.0f %%\n",
-            t->tokens_step, t->n_micro, t->n_micro == 1 ? "" : "es", t->tokens_micro, flops,
-            100 * t->forward_flops / flops);
-    fprintf(stream, "  stages    %.4g s a micro-batch on the slowest, stage %d; bubble %.0f %%\n",
-            t->slot_s, t->slowest_stage, 100 * t->bubble);
-    if (plan->n_stages > 1) {
-        fprintf(stream, "  messages  ");
-        print_bytes(t->message_bytes, stream);
-        fprintf(stream, " in %.3g s each\n", t->message_s);
+    for (int s = 0; s < plan->n_stages; s++) {
+        double params = adapter_params(in, plan, s);
+        int n = n_trained_layers(in, plan, s);
+        rig->sums[s] =
+            (tt_simulated_sums){n, n ? params * sizeof(float) / n : 0, params * machine->update_s};
+        if (plan->method.full.tune) rig->sums[s].update_s /= plan->n_replicas; /* owners */
+        rig->hops[s] = crosses(plan, machine, s) ? machine->between : machine->inside;
     }
-    if (n_ranks > 1) fprintf(stream, "  sums      %.3g s over replicas and ranks\n", t->reduce_s);
-    fprintf(stream,
-            "  step      %.4g s, %.4g tokens/s (without optimiser and first reading of weights)\n",
-            t->step_s, t->tokens_step / t->step_s);
+    rig->sim.across = link_across(plan, machine);
+    rig->sim.all = n_ranks <= machine->ranks_per_node ? machine->inside : machine->between;
+    rig->sim.all_bytes =
+        sizeof(double) * (double)(in->spec->n_layers + plan->n_replicas + n_ranks + 1);
+}
+
+/* Fills in the work of stage s; returns the FLOPs of all its micro-batches in *out. */
+static void fill_stage(const tt_plan_input *in, const tt_plan *plan, const tt_plan_machine *machine,
+                       int s, int n_sequences, step_rig *rig, tt_plan_time *out) {
+    stage_cost cost = count_stage(in, plan, s);
+    double targets = (double)in->train_targets / (double)in->train_examples, work = 0;
+    int m = rig->sim.n_micro;
+    double *forward = rig->numbers + (size_t)s * (size_t)m;
+    double *backward = forward + (size_t)plan->n_stages * (size_t)m;
+    for (int i = 0; i < m; i++) {
+        double share = share_of(in, n_sequences, m, i), tokens = share * mean_length(in);
+        forward[i] = cost.forward * tt_plan_curve_s(&machine->forward, tokens);
+        if (cost.head > 0)
+            forward[i] += cost.head * tt_plan_curve_s(&machine->head, share * targets);
+        backward[i] = cost.backward * tt_plan_curve_s(&machine->backward, tokens);
+        if (s == 0)
+            rig->numbers[2 * plan->n_stages * m + i] = tokens * in->spec->hidden * sizeof(float);
+        work += forward[i] + backward[i];
+    }
+    double sequences = in->job->train.batch_size;
+    out->forward_flops += cost.forward * out->tokens_step + cost.head / 2 * sequences * targets;
+    out->backward_flops += cost.backward * out->tokens_step + cost.head / 2 * sequences * targets;
+    if (work > out->slowest_s) out->slowest_s = work, out->slowest_stage = s;
+}
+
+static void summarise(const tt_plan_machine *machine, const step_rig *rig, const tt_simulated *sim,
+                      tt_plan_time *out) {
+    const tt_simulation *in = &rig->sim;
+    for (int h = 0; h < in->n_stages - 1 && in->n_micro > 0; h++) {
+        double took = in->hops[h].latency + in->message_bytes[0] / in->hops[h].bandwidth;
+        if (took > out->message_s) out->message_s = took, out->message_bytes = in->message_bytes[0];
+    }
+    out->step_s = sim->step_s;
+    out->sums_s = sim->sums_s;
+    out->update_s = sim->update_s;
+    out->busy = sim->busy;
+    out->bubble = 1 - (out->slowest_s + out->update_s) / out->step_s;
+    const tt_plan_curve *f = &machine->forward, *b = &machine->backward;
+    double best = out->forward_flops * f->seconds[f->n - 1] / f->rows[f->n - 1] +
+                  out->backward_flops * b->seconds[b->n - 1] / b->rows[b->n - 1];
+    out->efficiency = best / (in->n_stages * in->n_replicas * out->step_s);
+}
+
+tt_status tt_plan_time_predict(const tt_plan_input *in, const tt_plan *plan,
+                               const tt_plan_machine *machine, tt_plan_time *out,
+                               tt_simulated *events, tt_error *err) {
+    int n_sequences = (int)divide_up(in->job->train.batch_size, plan->n_replicas);
+    int n_micro = count_micro(in, plan, n_sequences);
+    double tokens = mean_length(in) * in->job->train.batch_size,
+           n_bins = n_micro * plan->n_replicas;
+    *out =
+        (tt_plan_time){.n_micro = n_micro, .tokens_step = tokens, .tokens_micro = tokens / n_bins};
+    out->targets_micro = out->tokens_micro * (double)in->train_targets / (double)in->train_tokens;
+    if (events) *events = (tt_simulated){0};
+    step_rig rig = {0};
+    tt_simulated sim = {0};
+    tt_status status = create_rig(plan, n_micro, &rig, err);
+    if (status == TT_OK) {
+        fill_sums(in, plan, machine, &rig);
+        for (int s = 0; s < plan->n_stages; s++)
+            fill_stage(in, plan, machine, s, n_sequences, &rig, out);
+        rig.sim.keep_spans = events != NULL;
+        status = tt_simulate(&rig.sim, &sim, err);
+    }
+    if (status == TT_OK) summarise(machine, &rig, &sim, out);
+    destroy_rig(&rig);
+    if (events)
+        *events = sim;
+    else
+        tt_simulated_free(&sim);
+    return status;
 }

@@ -1,5 +1,4 @@
-/* plan_time: FLOPs, messages and sums by hand, the schedule's time against a simulation of it, and
- * which number of ranks fits. */
+/* plan_time: FLOPs, messages and sums by hand, and which number of ranks fits. */
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -11,8 +10,6 @@
 
 #include "trimtab/adapter.h"
 #include "trimtab/plan_time.h"
-#include "trimtab/rng.h"
-#include "trimtab/schedule.h"
 #include "trimtab/weights.h"
 
 /* Llama-3.1-70B's published numbers. */
@@ -83,8 +80,23 @@ static bool near(double a, double b) {
     return fabs(a - b) <= 1e-9 * fabs(b);
 }
 
-static const tt_plan_machine machine = {
-    .flops_per_core = 50e9, .cores = 16, .bandwidth = 2e9, .latency = 1e-5};
+/* 800 GFLOP/s a rank, whatever the size of micro-batches; every rank a node of its own. */
+static const tt_plan_machine machine = {.cores = 16,
+                                        .forward = {1, {1}, {1 / 800e9}},
+                                        .backward = {1, {1}, {1 / 800e9}},
+                                        .head = {1, {1}, {1 / 800e9}},
+                                        .update_s = 1e-9,
+                                        .ranks_per_node = 1,
+                                        .inside = {1e-6, 50e9},
+                                        .between = {1e-5, 2e9}};
+
+static tt_plan_time predict(const tt_plan_input *input, const tt_plan *plan,
+                            const tt_plan_machine *m) {
+    tt_plan_time t;
+    tt_error err = {0};
+    if (tt_plan_time_predict(input, plan, m, &t, NULL, &err) != TT_OK) fail_msg("%s", err.text);
+    return t;
+}
 
 /* q 8192 x 8192, k and v 1024 x 8192, o 8192 x 8192, gate and up 28672 x 8192, down: */
 static const double layer_matrices = 2 * 67108864.0 + 2 * 8388608.0 + 3 * 234881024.0;
@@ -118,8 +130,7 @@ static void flops_are_those_of_the_formula(void **state) {
     tt_job job = job_of(1, 1, "all");
     tt_plan_input input = input_of(&job, &llama_70b, 1);
     tt_plan *plan = build(&input);
-    tt_plan_time t;
-    tt_plan_time_predict(&input, plan, &machine, &t);
+    tt_plan_time t = predict(&input, plan, &machine);
     assert_int_equal(t.n_micro, 16); /* 32768 tokens in micro-batches of 2048 */
     assert_true(near(t.tokens_micro, 2048) && near(t.targets_micro, 512));
     double attention = 8192 * 513 / 2.0, adapter = 2 * 8 * 8192;
@@ -129,19 +140,21 @@ static void flops_are_those_of_the_formula(void **state) {
     /* The lowest layer's adapter is all of its backward. */
     double backward = 2 * layer_params + 10 * attention;
     assert_true(near(t.backward_flops, 32768.0 * (79 * backward + 80 * 4 * adapter) + head));
-    assert_true(near(t.step_s, (t.forward_flops + t.backward_flops) / (16 * 50e9)));
-    assert_true(fabs(t.bubble) < 1e-12 && t.message_s == 0 && t.reduce_s == 0);
+    assert_true(near(t.update_s, 80 * adapter * 1e-9) &&
+                near(t.efficiency, 1 - t.update_s / t.step_s));
+    assert_true(near(t.step_s, (t.forward_flops + t.backward_flops) / 800e9 + t.update_s));
+    assert_true(fabs(t.bubble) < 1e-12 && t.message_s == 0 && t.sums_s == 0);
     tt_plan_destroy(plan);
 
     job = job_of(1, 1, "70-79");
     plan = build(&input);
-    tt_plan_time_predict(&input, plan, &machine, &t);
+    t = predict(&input, plan, &machine);
     assert_true(near(t.backward_flops, 32768.0 * (9 * backward + 10 * 4 * adapter) + head));
     tt_plan_destroy(plan);
 
     job.method = (tt_method){.layers = "all", .full = {.tune = true}};
     plan = build(&input);
-    tt_plan_time_predict(&input, plan, &machine, &t);
+    t = predict(&input, plan, &machine);
     assert_true(t.backward_flops > 1.99 * t.forward_flops &&
                 t.backward_flops < 2.05 * t.forward_flops);
     tt_plan_destroy(plan);
@@ -182,95 +195,92 @@ static void messages_and_sums_take_their_time(void **state) {
     job.parallel.micro_batches = 8;
     tt_plan_input input = input_of(&job, &llama_70b, 32);
     tt_plan *plan = build(&input);
-    tt_plan_time t;
-    tt_plan_time_predict(&input, plan, &machine, &t);
+    tt_plan_time t = predict(&input, plan, &machine);
     assert_int_equal(t.n_micro, 8);
     assert_true(near(t.tokens_micro, 1024));
     assert_true(near(t.message_bytes, 1024 * 8192 * 4.0));
     assert_true(near(t.message_s, 1e-5 + 1024 * 8192 * 4 / 2e9));
-    /* 10 layers of 2 * 8 * 8192 floats over 4 replicas; 32 ranks */
-    int most = 0;
-    for (int s = 0; s < 8; s++)
-        if (plan->stages[s].n_layers > most) most = plan->stages[s].n_layers;
-    double bytes = most * 4.0 * 2 * 8 * 8192;
-    assert_true(near(t.reduce_s, 1.5 * bytes / 2e9 + most * 4 * 1e-5 + 2 * 5 * 1e-5));
     /* Never faster than the work at its rate, nor than a slower network allows. */
-    double work_s = (t.forward_flops + t.backward_flops) / (32 * 16 * 50e9);
-    assert_true(t.step_s > work_s);
+    double work_s = (t.forward_flops + t.backward_flops) / (32 * 800e9);
+    assert_true(t.step_s > work_s && near(t.efficiency, work_s / t.step_s));
+    assert_true(t.step_s > t.slowest_s &&
+                near(t.bubble, 1 - (t.slowest_s + t.update_s) / t.step_s));
+    /* What is summed last is the lowest layer's 2 * 8 * 8192 numbers of the first stage, over 4
+     * replicas; then 80 + 4 + 32 + 1 doubles over 32 ranks */
+    double last = fmin(2 * (1e-5 + 524288 / 2e9), 4 * 1e-5 + 1.5 * 524288 / 2e9);
+    assert_true(near(t.sums_s, last + 5 * (1e-5 + 8 * 117 / 2e9)));
     double before = t.step_s;
     tt_plan_machine slow = machine;
-    slow.bandwidth = 1e6; /* messages set the pace now */
-    tt_plan_time_predict(&input, plan, &slow, &t);
-    assert_true(t.step_s > before && near(t.slot_s, 2 * t.message_s));
+    slow.between.bandwidth = 1e6; /* messages set the pace now: each way one after the other */
+    t = predict(&input, plan, &slow);
+    assert_true(t.step_s > before && t.step_s > 8 * t.message_s);
     assert_true(t.bubble > 0.5 && t.bubble < 1);
     tt_plan_destroy(plan);
 }
 
-/* --- The schedule, simulated ------------------------------------------------------------------ */
-
-enum { STAGES = 6, MICRO = 12 };
-
-typedef struct simulation {
-    int n_stages, n_micro;
-    double forward[STAGES], backward[STAGES];
-    double done[2][STAGES][MICRO]; /* when; negative: not yet */
-    int next[STAGES];
-    double free_at[STAGES];
-} simulation;
-
-/* When what the action waits for is done; negative: not yet. */
-static double ready_at(const simulation *sim, int s, const tt_action *action) {
-    int m = action->micro_batch;
-    if (action->kind == TT_ACTION_FORWARD) return s == 0 ? 0 : sim->done[0][s - 1][m];
-    return s == sim->n_stages - 1 ? sim->done[0][s][m] : sim->done[1][s + 1][m];
-}
-
-static double simulate(simulation *sim) {
-    tt_action actions[2 * MICRO];
-    double last = 0;
-    for (int k = 0; k < 2; k++)
-        for (int s = 0; s < STAGES; s++)
-            for (int m = 0; m < MICRO; m++) sim->done[k][s][m] = -1;
-    for (bool moved = true; moved;) {
-        moved = false;
-        for (int s = 0; s < sim->n_stages; s++) {
-            int n = tt_schedule_build(sim->n_stages, s, 0, sim->n_micro, actions);
-            if (sim->next[s] == n) continue;
-            const tt_action *action = &actions[sim->next[s]];
-            bool is_forward = action->kind == TT_ACTION_FORWARD;
-            double ready = ready_at(sim, s, action);
-            if (ready < 0) continue;
-            double begin = ready > sim->free_at[s] ? ready : sim->free_at[s];
-            double end = begin + (is_forward ? sim->forward[s] : sim->backward[s]);
-            sim->done[!is_forward][s][action->micro_batch] = sim->free_at[s] = end;
-            if (end > last) last = end;
-            sim->next[s]++;
-            moved = true;
-        }
-    }
-    return last;
-}
-
-/* For equal stages the formula is exact; for stages that differ by up to a factor of two it is a
- * little too long. */
-static void the_formula_is_the_schedules_time(void **state) {
+/* Ranks of a node are neighbours. With 8 stages and 4 ranks a node, every fourth hop leaves one;
+ * replicas are in different nodes, whose links 4 ranks share. With 3 stages every hop does, in some
+ * replica; with 4 none. */
+static void messages_leave_nodes_where_they_must(void **state) {
     (void)state;
-    for (uint64_t trial = 0; trial < 200; trial++) {
-        bool equal = trial % 2 == 0;
-        simulation sim = {.n_stages = 1 + (int)tt_rng_below(1, trial, 0, STAGES),
-                          .n_micro = 1 + (int)tt_rng_below(1, trial, 1, MICRO)};
-        double sum = 0, slowest = 0;
-        for (int s = 0; s < sim.n_stages; s++) {
-            sim.forward[s] = equal ? 1 : 1 + tt_rng_uniform(1, trial, 10 + (uint64_t)s);
-            sim.backward[s] = sim.forward[s] * 1.25;
-            double both = sim.forward[s] + sim.backward[s];
-            sum += both;
-            if (both > slowest) slowest = both;
-        }
-        double predicted = sum + (sim.n_micro - 1) * slowest, simulated = simulate(&sim);
-        if (equal) assert_true(near(simulated, predicted));
-        assert_true(simulated >= 0.85 * predicted && simulated <= predicted * (1 + 1e-9));
+    const int stages[] = {8, 3, 4};
+    for (int i = 0; i < 3; i++) {
+        tt_job job = job_of(stages[i], 4, "all");
+        tt_plan_input input = input_of(&job, &llama_70b, 4 * stages[i]);
+        tt_plan *plan = build(&input);
+        tt_plan_machine m = machine;
+        m.ranks_per_node = 4;
+        double shared = predict(&input, plan, &m).step_s;
+        double message = predict(&input, plan, &m).message_s;
+        tt_plan_machine fast = m;
+        fast.inside.bandwidth = 1e15, fast.inside.latency = 0;
+        bool uses_inside = predict(&input, plan, &fast).step_s < shared;
+        assert_true(uses_inside == (stages[i] != 3));
+        assert_true(message > 1e-5 || stages[i] == 4);
+        m.ranks_per_node = 4 * stages[i]; /* all in one */
+        assert_true(predict(&input, plan, &m).step_s < shared);
+        tt_plan_destroy(plan);
     }
+}
+
+static void curves_are_straight_between_points(void **state) {
+    (void)state;
+    const tt_plan_curve c = {3, {100, 200, 400}, {3, 4, 8}};
+    assert_true(near(tt_plan_curve_s(&c, 100), 3) && near(tt_plan_curve_s(&c, 400), 8));
+    assert_true(near(tt_plan_curve_s(&c, 150), 3.5) && near(tt_plan_curve_s(&c, 300), 6));
+    assert_true(near(tt_plan_curve_s(&c, 50), 2.5) && near(tt_plan_curve_s(&c, 1000), 20));
+    const tt_plan_curve noisy = {2, {100, 200}, {1, 10}};
+    assert_true(near(tt_plan_curve_s(&noisy, 50), 0.5)); /* not below nothing */
+    tt_plan_machine m = {.cores = 4};
+    tt_plan_machine_set_rate(&m, 2e9);
+    assert_true(near(tt_plan_curve_s(&m.forward, 512), (512 + TT_PLAN_SPARE_TOKENS) / 8e9));
+    assert_true(near(tt_plan_curve_s(&m.head, 4), (4 + TT_PLAN_SPARE_TOKENS) / 8e9));
+}
+
+/* 64 sequences over 7 replicas: one of them has 10, which is what a step takes. In 4 micro-batches
+ * they are 3, 3, 2, 2. */
+static void the_fullest_replica_is_waited_for(void **state) {
+    (void)state;
+    tt_job job = job_of(1, 7, "all");
+    job.parallel.micro_batches = 4;
+    job.parallel.micro_batch_tokens = 2048;
+    tt_plan_input input = input_of(&job, &llama_70b, 7);
+    tt_plan *plan = build(&input);
+    tt_plan_machine m = machine;
+    m.between.bandwidth = 1e15, m.between.latency = 0, m.update_s = 1e-30;
+    tt_plan_time t = predict(&input, plan, &m);
+    assert_int_equal(t.n_micro, 4);
+    assert_true(fabs(t.step_s - (t.forward_flops + t.backward_flops) / 64 * 10 / 800e9) <
+                1e-6 * t.step_s);
+    tt_simulated events;
+    assert_int_equal(tt_plan_time_predict(&input, plan, &m, &t, &events, NULL), TT_OK);
+    double first = events.spans[0].end - events.spans[0].begin, last = 0;
+    for (int i = 0; i < events.n_spans; i++)
+        if (events.spans[i].kind == TT_SPAN_FORWARD)
+            last = events.spans[i].end - events.spans[i].begin;
+    assert_true(near(first, 1.5 * last));
+    tt_simulated_free(&events);
+    tt_plan_destroy(plan);
 }
 
 /* --- Memory ----------------------------------------------------------------------------------- */
@@ -315,11 +325,12 @@ static void text_says_what_was_assumed(void **state) {
     size_t n;
     FILE *stream = open_memstream(&text, &n);
     assert_non_null(stream);
-    tt_plan_time_predict(&input, plan, &machine, &t);
+    t = predict(&input, plan, &machine);
     tt_plan_time_print(&t, plan, &machine, "given", stream);
     assert_int_equal(fclose(stream), 0);
     assert_non_null(strstr(text, "on paper"));
-    assert_non_null(strstr(text, "32 ranks of 16 cores at 50.0 GFLOP/s each (given), 2 GB/s"));
+    assert_non_null(
+        strstr(text, "32 ranks of 16 cores at 50.0 GFLOP/s each (given), 2 GB/s and 10 us"));
     assert_non_null(strstr(text, "8 micro-batches of 1024 a replica"));
     assert_non_null(strstr(text, "32 MiB in"));
     free(text);
@@ -333,7 +344,9 @@ int main(void) {
         cmocka_unit_test(only_experts_that_are_met_count),
         cmocka_unit_test(windows_shorten_attention),
         cmocka_unit_test(messages_and_sums_take_their_time),
-        cmocka_unit_test(the_formula_is_the_schedules_time),
+        cmocka_unit_test(messages_leave_nodes_where_they_must),
+        cmocka_unit_test(curves_are_straight_between_points),
+        cmocka_unit_test(the_fullest_replica_is_waited_for),
         cmocka_unit_test(the_fewest_ranks_fit_and_one_less_does_not),
         cmocka_unit_test(text_says_what_was_assumed),
     };
