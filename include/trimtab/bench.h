@@ -14,6 +14,7 @@
 #ifndef TRIMTAB_BENCH_H
 #define TRIMTAB_BENCH_H
 
+#include "trimtab/plan_time.h"
 #include "trimtab/safetensors.h"
 #include "trimtab/spec.h"
 #include "trimtab/status.h"
@@ -152,13 +153,28 @@ tt_status tt_bench_load(const tt_bench_settings *settings, tt_bench_rows *out,
 tt_status tt_bench_tokenizer(const tt_bench_settings *settings, tt_bench_rows *out,
                              tt_error *err) TT_MUST_CHECK;
 
-/* FLOP/s, as plan_time.h counts them, of forward and backward through one layer of this model's
- * kind with made-up weights and an adapter, norms and activations included: sequences of `length`
- * tokens, settings->n_tokens in all (cut to what can be tried in a moment). A layer that is large
- * is halved in all sides until it is not, experts are replaced by a dense MLP of those that a token
- * meets, windows are left out; dtype: of the weights, F32, BF16 or F16, others are taken for BF16.
- * Best of settings->seconds. Not collective. Errors: ERR_MEMORY. */
-tt_status tt_bench_layer(const tt_spec *spec, tt_dtype dtype, const tt_bench_settings *settings,
-                         int length, double *flops, tt_error *err) TT_MUST_CHECK;
+/* What is measured for a plan. Borrowed for the call. */
+typedef struct tt_bench_work {
+    const tt_spec *spec;
+    tt_dtype dtype;          /* of the weights: F32, BF16 or F16; others are taken for BF16 */
+    const tt_method *method; /* what is trained; what depends on the weights' values, or trains
+                                them, is replaced by post-block steering */
+    int length;              /* tokens of a sequence */
+    int n_points, n_row_points;
+    int n_tokens[TT_PLAN_POINTS]; /* of micro-batches, ascending */
+    int n_rows[TT_PLAN_POINTS];   /* supervised tokens of a micro-batch, ascending */
+    int64_t most_params; /* larger layers are halved in all sides until they are not, larger heads
+                           cut, for it not to take long */
+} tt_bench_work;
+
+/* The curves and update_s of this rank's n_threads cores: seconds for a FLOP as plan_time.h counts
+ * them, of forward and backward through one layer of this model's kind with made-up weights and an
+ * adapter, norms and activations included, and through the head. Experts are replaced by a dense
+ * MLP of those that a token meets, windows are left out. Medians; about settings->seconds, at least
+ * two runs of every point. Where settings->world is given all its ranks measure at the same time,
+ * the slowest counts, and the call is collective. Other fields of *out are left. Errors:
+ * ERR_MEMORY. */
+tt_status tt_bench_costs(const tt_bench_work *work, const tt_bench_settings *settings,
+                         tt_plan_machine *out, tt_error *err) TT_MUST_CHECK;
 
 #endif

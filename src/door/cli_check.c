@@ -58,22 +58,32 @@ static tt_status read_asked(const cli_given *given, wishes *out, tt_error *err) 
 /* --- Time --------------------------------------------------------------------------------------
  */
 
-/* All ranks measure at the same time, as they will compute; the slowest counts. For other machines
- * than this one a core of it must do. Collective. */
-static tt_status measure(const cli *c, const tt_engine *engine, bool elsewhere, double tokens,
-                         double *flops, tt_error *err) {
-    const tt_plan_input *in = &engine->input;
-    int length = (int)((double)in->train_tokens / (double)in->train_examples);
-    tt_bench_settings settings = {.n_tokens = tokens < 1 ? 1 : (int)tokens,
-                                  .n_threads = elsewhere ? 1 : engine->plan->n_threads,
-                                  .seconds = 0.15};
+/* All ranks measure at the same time, as they will compute. For other machines than this one a core
+ * of it must do. Collective. */
+static tt_status measure(const cli *c, const tt_engine *engine, bool elsewhere,
+                         const tt_plan_time *time, tt_plan_machine *machine, tt_error *err) {
+    enum { MOST_PARAMS = 1 << 24, MOST_TOKENS = 512 };
+    double tokens = time->tokens_micro < MOST_TOKENS ? time->tokens_micro : MOST_TOKENS;
+    double rows = time->targets_micro < MOST_TOKENS ? time->targets_micro : MOST_TOKENS;
+    tt_bench_work work = {.spec = &engine->spec,
+                          .dtype = engine->storage.dtype,
+                          .method = &engine->plan->method,
+                          .length = (int)tt_plan_time_length(&engine->input) + 1,
+                          .n_points = 1,
+                          .n_tokens = {tokens < 1 ? 1 : (int)tokens},
+                          .n_row_points = 1,
+                          .n_rows = {rows < 1 ? 1 : (int)rows},
+                          .most_params = MOST_PARAMS};
+    tt_bench_settings settings = {
+        .n_threads = elsewhere ? 1 : engine->plan->n_threads, .seconds = 0.15, .world = c->world};
     if (settings.n_threads > tt_process_cores()) settings.n_threads = tt_process_cores();
-    tt_status status = tt_bench_layer(&engine->spec, engine->storage.dtype, &settings,
-                                      length < 1 ? 1 : length, flops, err);
-    status = tt_world_agree(c->world, status, err);
-    if (status == TT_OK)
-        *flops = -(double)tt_world_max_i64(c->world, -(int64_t)(*flops / settings.n_threads));
-    return status;
+    TT_TRY(tt_bench_costs(&work, &settings, machine, err));
+    double speedup = (double)machine->cores / settings.n_threads;
+    machine->forward.seconds[0] /= speedup;
+    machine->backward.seconds[0] /= speedup;
+    machine->head.seconds[0] /= speedup;
+    machine->update_s /= speedup;
+    return TT_OK;
 }
 
 /* Of any two ranks: who shares a node is not asked here. */
@@ -92,12 +102,8 @@ static tt_status predict(const cli *c, const tt_engine *engine, const wishes *as
     snprintf(source, sizeof source, "given: %.1f with large micro-batches", asked->gflops);
     tt_plan_machine_set_rate(&machine, asked->gflops > 0 ? asked->gflops * 1e9 : 1);
     TT_TRY(tt_plan_time_predict(&engine->input, engine->plan, &machine, &time, NULL, err));
-    if (!(asked->gflops > 0)) {
-        double rate, n = time.tokens_micro;
-        TT_TRY(measure(c, engine, asked->n_ranks > 0, n, &rate, err));
-        tt_plan_machine_set_rate(&machine, rate);
-        machine.forward = machine.backward = machine.head =
-            (tt_plan_curve){1, {n}, {n / rate / machine.cores}};
+    if (!(asked->gflops > 0)) { /* now that the size of micro-batches is known */
+        TT_TRY(measure(c, engine, asked->n_ranks > 0, &time, &machine, err));
         snprintf(source, sizeof source, "measured just now on a layer of its kind");
     }
     TT_TRY(tt_plan_time_predict(&engine->input, engine->plan, &machine, &time, NULL, err));

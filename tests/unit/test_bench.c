@@ -71,7 +71,7 @@ static void step_gives_rows(void **state) {
 }
 
 /* A small one as it is, one of experts, a large one halved, an odd one that cannot be. */
-static void a_layer_of_any_model_has_a_rate(void **state) {
+static void costs_of_any_model_are_found(void **state) {
     (void)state;
     tt_spec spec = {.n_layers = 3,
                     .hidden = 32,
@@ -83,19 +83,41 @@ static void a_layer_of_any_model_has_a_rate(void **state) {
                     .max_positions = 64,
                     .norm_eps = 1e-5,
                     .rope = {.theta = 10000}};
-    const tt_bench_settings settings = {.n_tokens = 9, .n_threads = 1, .seconds = 0};
-    double flops;
+    const tt_bench_settings settings = {.n_threads = 1, .seconds = 0};
+    tt_method method = {.form = TT_STEER_LINEAR,
+                        .sites = 1u << TT_SITE_PRE_MLP,
+                        .rank = {.value = 4},
+                        .scale = 1,
+                        .layers = "2"};
     tt_spec_complete(&spec);
-    for (int i = 0; i < 4; i++) {
+    for (int i = 0; i < 5; i++) {
         if (i == 1) {
             spec.n_experts = 4, spec.n_experts_per_token = 2, spec.expert_intermediate = 16;
             memset(spec.layers, TT_LAYER_EXPERTS, 3);
         }
         if (i == 2) spec.hidden = 8192, spec.expert_intermediate = 14336, spec.n_heads = 64;
         if (i == 3) spec.hidden = 130, spec.n_heads = 3, spec.n_kv_heads = 3;
-        tt_dtype dtype = i == 0 ? TT_DTYPE_F32 : i == 1 ? TT_DTYPE_F16 : TT_DTYPE_F8_E4M3;
-        assert_int_equal(tt_bench_layer(&spec, dtype, &settings, i + 1, &flops, NULL), TT_OK);
-        assert_true(flops > 0);
+        if (i == 4) method = (tt_method){.layers = "all", .full = {.tune = true}};
+        tt_bench_work work = {.spec = &spec,
+                              .dtype = i == 0   ? TT_DTYPE_F32
+                                       : i == 1 ? TT_DTYPE_F16
+                                                : TT_DTYPE_F8_E4M3,
+                              .method = &method,
+                              .length = i + 1,
+                              .n_points = 2,
+                              .n_tokens = {3, 9},
+                              .n_row_points = 3,
+                              .n_rows = {1, 2, 5},
+                              .most_params = 1 << 20};
+        tt_plan_machine out = {.cores = 7};
+        assert_int_equal(tt_bench_costs(&work, &settings, &out, NULL), TT_OK);
+        assert_true(out.cores == 7 && out.update_s > 0 && out.head.n == 3 && out.forward.n == 2);
+        for (int p = 0; p < 2; p++) {
+            assert_true(out.forward.rows[p] == work.n_tokens[p] && out.forward.seconds[p] > 0);
+            assert_true(out.backward.rows[p] == work.n_tokens[p] && out.backward.seconds[p] > 0);
+        }
+        for (int p = 0; p < 3; p++)
+            assert_true(out.head.rows[p] == work.n_rows[p] && out.head.seconds[p] > 0);
     }
 }
 
@@ -111,6 +133,9 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(kernels_give_rows),   cmocka_unit_test(products_give_rows),
         cmocka_unit_test(step_gives_rows),     cmocka_unit_test(a_layer_of_any_model_has_a_rate),
+        cmocka_unit_test(kernels_give_rows),
+        cmocka_unit_test(step_gives_rows),
+        cmocka_unit_test(costs_of_any_model_are_found),
         cmocka_unit_test(full_rows_stay_full),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
