@@ -177,4 +177,10 @@ typedef struct tt_bench_work {
 tt_status tt_bench_costs(const tt_bench_work *work, const tt_bench_settings *settings,
                          tt_plan_machine *out, tt_error *err) TT_MUST_CHECK;
 
+/* Latency and bandwidth between rank 0 and another rank of its node, and one of another node, by
+ * messages of 8 bytes, 1 MiB and 8 MiB sent as the pipeline sends them; bandwidth 0 where there is
+ * no such rank. Collective; the same numbers and status on all ranks. Errors: ERR_MEMORY. */
+tt_status tt_bench_network(const tt_world *world, tt_link *inside, tt_link *between,
+                           tt_error *err) TT_MUST_CHECK;
+
 #endif

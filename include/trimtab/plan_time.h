@@ -67,11 +67,11 @@ typedef struct tt_plan_time {
     double slowest_s; /* its work of a step */
     double sums_s;    /* over replicas and ranks, as far as nothing hides it */
     double update_s;
-    double bubble; /* share of the step in which the slowest stage waits: for filling and emptying
-                      the pipeline, for messages and sums */
-    double busy;   /* share of the step in which a rank computes, mean over stages */
-    double efficiency; /* step of ranks that share the work evenly, never wait, and have the curves'
-                          best rates, relative to this step */
+    double bubble;  /* share of the step in which the slowest stage waits: for filling and emptying
+                       the pipeline, for messages and sums */
+    double busy;    /* share of the step in which a rank computes, mean over stages */
+    double least_s; /* the work of a step, done by one rank at the curves' best rates */
+    double efficiency; /* that, relative to what all ranks spend */
     double step_s;
 } tt_plan_time;
 

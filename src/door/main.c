@@ -24,6 +24,8 @@ static const command commands[] = {
      cli_generate_help, true},
     {"check", "validate a job and print its plan, without training", cli_check, cli_check_help,
      true},
+    {"plan", "find the layout with the least time a step, for these or other machines", cli_plan,
+     cli_plan_help, true},
     {"doctor", "what this machine, its MPI and its BLIS can do", cli_doctor, cli_doctor_help, true},
     {"bench", "kernels, steps, files and more against limits measured in the same run", cli_bench,
      cli_bench_help, true},

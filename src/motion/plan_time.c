@@ -103,6 +103,19 @@ double tt_plan_curve_s(const tt_plan_curve *c, double rows) {
     return seconds > share ? seconds : share;
 }
 
+/* Seconds of a row at the best rate, which that of the last part may yet become. */
+static double best_s(const tt_plan_curve *c) {
+    double best = c->seconds[0] / c->rows[0];
+    for (int i = 1; i < c->n; i++) {
+        double mean = c->seconds[i] / c->rows[i];
+        if (mean < best) best = mean;
+    }
+    int n = c->n;
+    if (n == 1) return best;
+    double last = (c->seconds[n - 1] - c->seconds[n - 2]) / (c->rows[n - 1] - c->rows[n - 2]);
+    return last > 0 && last < best ? last : best;
+}
+
 void tt_plan_machine_set_rate(tt_plan_machine *machine, double flops_per_core) {
     enum { FEW = 64, MANY = 1024 };
     const double update_s = 4e-9; /* of one core: 28 bytes read and written */
@@ -207,14 +220,16 @@ static void fill_stage(const tt_plan_input *in, const tt_plan *plan, const tt_pl
             rig->numbers[2 * plan->n_stages * m + i] = tokens * in->spec->hidden * sizeof(float);
         work += forward[i] + backward[i];
     }
-    double sequences = in->job->train.batch_size;
-    out->forward_flops += cost.forward * out->tokens_step + cost.head / 2 * sequences * targets;
-    out->backward_flops += cost.backward * out->tokens_step + cost.head / 2 * sequences * targets;
+    double head = cost.head * in->job->train.batch_size * targets;
+    double down = cost.forward * out->tokens_step, up = cost.backward * out->tokens_step;
+    out->forward_flops += down + head / 2;
+    out->backward_flops += up + head / 2;
+    out->least_s += down * best_s(&machine->forward) + up * best_s(&machine->backward) +
+                    head * best_s(&machine->head);
     if (work > out->slowest_s) out->slowest_s = work, out->slowest_stage = s;
 }
 
-static void summarise(const tt_plan_machine *machine, const step_rig *rig, const tt_simulated *sim,
-                      tt_plan_time *out) {
+static void summarise(const step_rig *rig, const tt_simulated *sim, tt_plan_time *out) {
     const tt_simulation *in = &rig->sim;
     for (int h = 0; h < in->n_stages - 1 && in->n_micro > 0; h++) {
         double took = in->hops[h].latency + in->message_bytes[0] / in->hops[h].bandwidth;
@@ -225,10 +240,7 @@ static void summarise(const tt_plan_machine *machine, const step_rig *rig, const
     out->update_s = sim->update_s;
     out->busy = sim->busy;
     out->bubble = 1 - (out->slowest_s + out->update_s) / out->step_s;
-    const tt_plan_curve *f = &machine->forward, *b = &machine->backward;
-    double best = out->forward_flops * f->seconds[f->n - 1] / f->rows[f->n - 1] +
-                  out->backward_flops * b->seconds[b->n - 1] / b->rows[b->n - 1];
-    out->efficiency = best / (in->n_stages * in->n_replicas * out->step_s);
+    out->efficiency = out->least_s / (in->n_stages * in->n_replicas * out->step_s);
 }
 
 tt_status tt_plan_time_predict(const tt_plan_input *in, const tt_plan *plan,
@@ -252,7 +264,7 @@ tt_status tt_plan_time_predict(const tt_plan_input *in, const tt_plan *plan,
         rig.sim.keep_spans = events != NULL;
         status = tt_simulate(&rig.sim, &sim, err);
     }
-    if (status == TT_OK) summarise(machine, &rig, &sim, out);
+    if (status == TT_OK) summarise(&rig, &sim, out);
     destroy_rig(&rig);
     if (events)
         *events = sim;
