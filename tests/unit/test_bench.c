@@ -132,10 +132,7 @@ static void full_rows_stay_full(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(kernels_give_rows),   cmocka_unit_test(products_give_rows),
-        cmocka_unit_test(step_gives_rows),     cmocka_unit_test(a_layer_of_any_model_has_a_rate),
-        cmocka_unit_test(kernels_give_rows),
-        cmocka_unit_test(step_gives_rows),
-        cmocka_unit_test(costs_of_any_model_are_found),
+        cmocka_unit_test(step_gives_rows),     cmocka_unit_test(costs_of_any_model_are_found),
         cmocka_unit_test(full_rows_stay_full),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
