@@ -25,6 +25,7 @@
 #include "trimtab/status.h"
 #include "trimtab/task.h"
 #include "trimtab/tokenizer.h"
+#include "trimtab/trace.h"
 #include "trimtab/weights.h"
 #include "trimtab/world.h"
 
@@ -64,6 +65,8 @@ typedef struct tt_engine {
     tt_weights *weights;
     tt_stage *stage;
     tt_pipeline *pipeline;
+    tt_trace *trace;               /* NULL: none */
+    char wire_note[TT_TEXT_BYTES]; /* why stages of one node do not share memory; "" if they do */
 } tt_engine;
 
 /* For tt_purpose GENERATE, prompts are not in a file: the longest prompt is given. */

@@ -144,6 +144,7 @@ typedef struct tt_method {
 } tt_method;
 
 typedef enum tt_schedule_kind { TT_LR_LINEAR, TT_LR_COSINE, TT_LR_CONSTANT } tt_schedule_kind;
+typedef enum tt_wire_form { TT_WIRE_FP32, TT_WIRE_BF16 } tt_wire_form;
 typedef enum tt_special { TT_SPECIAL_KEEP, TT_SPECIAL_REFUSE } tt_special;
 typedef enum tt_bad_record { TT_BAD_STOP, TT_BAD_SKIP } tt_bad_record;
 typedef enum tt_resume {
@@ -196,6 +197,8 @@ typedef struct tt_job {
         int micro_batch_tokens; /* most tokens in one; 0: what a step needs, at most 2048 but at
                                    least the longest example */
         int threads;            /* per rank; 0: cores of the node / ranks on it */
+        tt_wire_form wire;      /* numbers between stages */
+        bool shared_memory;     /* hand them over through memory, on a node */
     } parallel;
     struct {
         int64_t every;    /* steps; 0: only at the end and on a signal */
@@ -211,6 +214,8 @@ typedef struct tt_job {
     struct {
         int64_t every; /* steps between progress lines and metrics rows */
         bool quiet;
+        bool trace;          /* write RUN_DIR/trace.json */
+        int64_t trace_steps; /* of a life, the first so many */
     } log;
 } tt_job;
 

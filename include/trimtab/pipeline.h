@@ -6,13 +6,10 @@
  * stages when n_stages - 1 more have been made. So one member's optimiser step need not empty the
  * pipe for others: their pushes follow. Where there is nothing to push, empty ones are.
  *
- * Non-blocking point-to-point over the pipe communicator; two buffers a direction, receives are
- * posted as many messages ahead, so communication overlaps compute. Sends are synchronous
- * (MPI_Issend): nothing piles up inside MPI at a slower neighbour, and what deadlocks, deadlocks in
- * the tests. A pipe of one stage communicates nothing.
+ * wire.h says how numbers travel: beside the arithmetic. A pipe of one stage communicates nothing.
  *
- *     TT_TRY(tt_pipeline_create(world, stage, first_backward, hidden, tokens, targets, &pipeline,
- *                               err));
+ *     TT_TRY(tt_pipeline_create(world, stage, first_backward, hidden, tokens, targets, &options,
+ *                               &pipeline, err));
  *     for (int i = 0; i < n; i++) last = tt_pipeline_push(pipeline, shares_of(i), n_shares);
  *     tt_pipeline_settle(pipeline, last);
  *     tt_reduce_finish(reduce, loss, stop, &health); */
@@ -23,6 +20,8 @@
 #include "trimtab/batch.h"
 #include "trimtab/reduce.h"
 #include "trimtab/stage.h"
+#include "trimtab/trace.h"
+#include "trimtab/wire.h"
 #include "trimtab/world.h"
 
 typedef struct tt_pipeline tt_pipeline;
@@ -30,14 +29,22 @@ typedef struct tt_pipeline tt_pipeline;
 /* Borrows world (after tt_world_split) and stage; both must outlive it. One pipeline a stage at a
  * time: with neighbours it takes the stage's tick, to drive its messages. first_backward: lowest
  * stage that runs backward, n_stages when none does. Every micro-batch has at most max_tokens and
- * max_targets. Not collective, but all stages must have theirs before one is used. Errors:
- * ERR_MEMORY, ERR_CONFIG (a micro-batch too long for one MPI message). */
+ * max_targets. options NULL: fp32, over shared memory where that can be had. Collective over pipe,
+ * also when it fails on some. Errors: ERR_MEMORY, ERR_CONFIG (a micro-batch too long for one MPI
+ * message). */
 tt_status tt_pipeline_create(const tt_world *world, tt_stage *stage, int first_backward, int hidden,
-                             int max_tokens, int max_targets, tt_pipeline **out,
-                             tt_error *err) TT_MUST_CHECK;
+                             int max_tokens, int max_targets, const tt_wire_options *options,
+                             tt_pipeline **out, tt_error *err) TT_MUST_CHECK;
 void tt_pipeline_destroy(tt_pipeline *pipeline);
 
-/* Bytes that tt_pipeline_create allocates on a stage. */
+/* What carries its messages: borrowed, to be asked only. */
+const tt_wire *tt_pipeline_wire(const tt_pipeline *pipeline);
+
+/* From now on passes, their layers, waits and messages are recorded there; the stage has these
+ * layers. It must outlive the pipeline. */
+void tt_pipeline_set_trace(tt_pipeline *pipeline, tt_trace *trace, int first_layer, int n_layers);
+
+/* Bytes that a pipeline touches on a stage, with what it shares. */
 size_t tt_pipeline_bytes(int n_stages, int stage, int first_backward, int hidden, int max_tokens,
                          int max_targets);
 

@@ -33,6 +33,7 @@
 #include "trimtab/job.h"
 #include "trimtab/spec.h"
 #include "trimtab/status.h"
+#include "trimtab/trace.h"
 #include "trimtab/world.h"
 
 typedef struct tt_reduce tt_reduce;
@@ -57,6 +58,9 @@ typedef struct tt_step_health {
 tt_status tt_reduce_create(const tt_world *world, tt_adapter *adapter, int n_model_layers,
                            tt_reduce **out, tt_error *err) TT_MUST_CHECK;
 void tt_reduce_destroy(tt_reduce *reduce);
+
+/* From now on sums under way, and waits for them, are recorded there (NULL: nowhere). */
+void tt_reduce_set_trace(tt_reduce *reduce, tt_trace *trace);
 
 /* Bytes that it needs on a stage with n_params trained, with what MPI keeps of tensors that are
  * under way to their owners. (Requests, table, and other methods' gradients are small.) */

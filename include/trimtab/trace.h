@@ -83,7 +83,8 @@ double tt_trace_now(const tt_trace *trace);
 /* Records an event that ends now; nothing when its start is 0: recording was off then. */
 void tt_trace_add(tt_trace *trace, const tt_trace_event *event);
 
-/* A step begins (with it, after max_steps, recording is over); and ends as an event of its own. */
+/* A step begins, and ends as an event of its own; with the end of max_steps recording is over.
+ * Where several runs' steps overlap, a step begins where the last one to end left off. */
 void tt_trace_begin_step(tt_trace *trace);
 void tt_trace_end_step(tt_trace *trace, int64_t number);
 

@@ -32,6 +32,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 
+#include "trimtab/job.h"
 #include "trimtab/status.h"
 #include "trimtab/trace.h"
 #include "trimtab/world.h"
@@ -44,15 +45,18 @@ typedef enum tt_wire_way {
     TT_WIRE_N_WAYS
 } tt_wire_way;
 
-typedef enum tt_wire_form { TT_WIRE_FP32, TT_WIRE_BF16 } tt_wire_form;
+/* The job's (parallel.wire, parallel.shared_memory). */
+typedef struct tt_wire_options {
+    tt_wire_form form;
+    bool shared_memory; /* where neighbours share a node */
+} tt_wire_options;
 
 /* Pure numbers, so that a planner can ask. */
 typedef struct tt_wire_shape {
     int n_stages, stage;
     int first_backward; /* lowest stage that runs backward; n_stages: none */
     int hidden, max_tokens;
-    tt_wire_form form;
-    bool shared_memory; /* where neighbours share a node */
+    tt_wire_options options;
 } tt_wire_shape;
 
 typedef struct tt_wire tt_wire;

@@ -10,7 +10,8 @@ _Static_assert(sizeof(tt_steer_form) == sizeof(int) && sizeof(tt_activation) == 
                    sizeof(tt_schedule_kind) == sizeof(int) && sizeof(tt_lora_init) == sizeof(int) &&
                    sizeof(tt_full_init) == sizeof(int) && sizeof(tt_rounding) == sizeof(int) &&
                    sizeof(tt_orthogonal) == sizeof(int) && sizeof(tt_bad_record) == sizeof(int) &&
-                   sizeof(tt_resume) == sizeof(int) && sizeof(tt_special) == sizeof(int),
+                   sizeof(tt_resume) == sizeof(int) && sizeof(tt_special) == sizeof(int) &&
+                   sizeof(tt_wire_form) == sizeof(int),
                "choices are stored as int");
 
 static const tt_choice forms[] = {
@@ -50,6 +51,7 @@ static const tt_choice truncations[] = {{"task", -1},
                                         {NULL, 0}};
 static const tt_choice specials[] = {
     {"keep", TT_SPECIAL_KEEP}, {"refuse", TT_SPECIAL_REFUSE}, {NULL, 0}};
+static const tt_choice wire_forms[] = {{"fp32", TT_WIRE_FP32}, {"bf16", TT_WIRE_BF16}, {NULL, 0}};
 
 #define AT(field)      .offset = offsetof(tt_job, field), .size = sizeof(((tt_job *)0)->field)
 #define COUNT          .min = 0, .max = 9007199254740992.0
@@ -228,6 +230,12 @@ const tt_key tt_job_keys[] = {
              "longest example."},
     {"parallel", "threads", INT(0, 4096), AT(parallel.threads), .fallback = "0",
      .help = "OpenMP threads of a rank; 0: cores of the node / ranks on it."},
+    {"parallel", "wire", CHOICE(wire_forms), AT(parallel.wire), .fallback = "fp32",
+     .help = "Numbers between stages: as they are, or rounded to bf16, half as many bytes. What is "
+             "learned then depends on stages; a run resumes with what it began with."},
+    {"parallel", "shared_memory", TT_KEY_BOOL, AT(parallel.shared_memory), .fallback = "true",
+     .help = "Stages on one node hand over through memory that both have mapped; else, and between "
+             "nodes, over MPI. The same results."},
     {"checkpoint", "every", TT_KEY_LONG, AT(checkpoint.every), .fallback = "100", COUNT,
      .help = "Steps between checkpoints; 0: only at the end and on a signal."},
     {"checkpoint", "keep", INT(1, 1 << 20), AT(checkpoint.keep), .fallback = "2",
@@ -248,6 +256,12 @@ const tt_key tt_job_keys[] = {
     {"log", "every", TT_KEY_LONG, AT(log.every), .fallback = "10", .min = 1,
      .max = 9007199254740992.0, .help = "Steps between progress lines and rows of metrics.jsonl."},
     {"log", "quiet", TT_KEY_BOOL, AT(log.quiet), .fallback = "false", .help = "No progress lines."},
+    {"log", "trace", TT_KEY_BOOL, AT(log.trace), .fallback = "false",
+     .help =
+         "Write what every rank does when to trace.json in the run directory: for trimtab trace "
+         "summary, Perfetto or Chrome."},
+    {"log", "trace_steps", TT_KEY_LONG, AT(log.trace_steps), .fallback = "50", .min = 1,
+     .max = 1 << 20, .help = "Steps that are traced, from the first on that this start makes."},
 };
 
 const int tt_job_n_keys = sizeof tt_job_keys / sizeof tt_job_keys[0];

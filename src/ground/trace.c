@@ -7,7 +7,7 @@
 struct tt_trace {
     tt_trace_event *events; /* [max_events] */
     size_t n_events, max_events, n_dropped;
-    int64_t n_steps, max_steps; /* begun */
+    int64_t n_steps, max_steps; /* ended */
     double step_start;
     double (*clock)(void);
     bool muted, over;
@@ -67,16 +67,15 @@ void tt_trace_add(tt_trace *trace, const tt_trace_event *event) {
 }
 
 void tt_trace_begin_step(tt_trace *trace) {
-    if (!trace) return;
-    if (trace->n_steps == trace->max_steps) trace->over = true;
-    if (!trace->over) trace->n_steps++;
-    trace->step_start = tt_trace_now(trace);
+    if (trace && trace->step_start == 0) trace->step_start = tt_trace_now(trace);
 }
 
 void tt_trace_end_step(tt_trace *trace, int64_t number) {
     if (!trace) return;
     tt_trace_add(trace, &(tt_trace_event){
                             .kind = TT_TRACE_STEP, .start = trace->step_start, .number = number});
+    trace->step_start = 0;
+    trace->over = ++trace->n_steps >= trace->max_steps;
 }
 
 void tt_trace_mute(tt_trace *trace, bool mute) {

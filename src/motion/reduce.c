@@ -62,6 +62,10 @@ void tt_reduce_destroy(tt_reduce *reduce) {
     free(reduce);
 }
 
+void tt_reduce_set_trace(tt_reduce *reduce, tt_trace *trace) {
+    reduce->trace = trace;
+}
+
 static bool all_finite(const float *x, size_t n) {
     uint32_t bad = 0;
     for (size_t i = 0; i < n; i++) {
@@ -157,11 +161,15 @@ void tt_reduce_finish(tt_reduce *reduce, double local_loss, bool local_stop,
                       tt_step_health *health) {
     const tt_world *w = reduce->world;
     tt_reduce_begin_layer(reduce, reduce->adapter->first_layer);
+    tt_trace_event wait = {.kind = TT_TRACE_WAIT_REDUCE, .start = tt_trace_now(reduce->trace)};
     tt_reduce_drive(reduce, true);
     tt_reduce_sum_layers(reduce);
+    tt_trace_add(reduce->trace, &wait);
     contribute(reduce, local_loss, local_stop);
+    wait = (tt_trace_event){.kind = TT_TRACE_WAIT_ALL, .start = tt_trace_now(reduce->trace)};
     if (w->n_ranks > 1)
         MPI_Allreduce(MPI_IN_PLACE, reduce->table, reduce->n_table, MPI_DOUBLE, MPI_SUM, w->all);
+    tt_trace_add(reduce->trace, &wait);
     const double *norms = reduce->table, *losses = norms + reduce->n_norms;
     const double *codes = losses + w->n_replicas, *stop = codes + w->n_ranks;
     *health = (tt_step_health){.bad_rank = -1, .bad_layer = -1, .stop = *stop > 0};

@@ -32,6 +32,8 @@ struct tt_reduce {
     double *table;
     size_t n_norms_a_layer, n_norms;
     int n_table;
+    tt_trace *trace;
+    tt_trace_event under_way; /* start 0: no sum is, or nothing is recorded */
 };
 
 /* Elements. A sum on its way may take as much memory again inside MPI: so tensors travel in pieces

@@ -108,6 +108,18 @@ static void begin_piece(tt_reduce *r, const tt_reduce_piece *piece, MPI_Request 
                     piece->owner, r->data, request);
 }
 
+/* The trace gets one event from when a first sum is under way until none is. */
+static void note_begin(tt_reduce *r, const tt_reduce_piece *piece) {
+    if (r->under_way.start == 0)
+        r->under_way = (tt_trace_event){.kind = TT_TRACE_REDUCE, .start = tt_trace_now(r->trace)};
+    r->under_way.bytes += (int64_t)piece->n * (int64_t)sizeof(float);
+}
+
+static void note_end(tt_reduce *r) {
+    if (r->under_way.start != 0) tt_trace_add(r->trace, &r->under_way);
+    r->under_way.start = 0;
+}
+
 void tt_reduce_drive(tt_reduce *r, bool wait) {
     int done = 1;
     if (r->world->n_replicas > 1) {
@@ -118,12 +130,15 @@ void tt_reduce_drive(tt_reduce *r, bool wait) {
             else
                 MPI_Test(request, &done, MPI_STATUS_IGNORE);
             if (!done) break;
+            note_begin(r, &r->pieces[r->n_sent]);
             begin_piece(r, &r->pieces[r->n_sent], request);
         }
         MPI_Testall(r->n_window, r->window, &done, MPI_STATUSES_IGNORE);
+        if (done) note_end(r);
     }
     if (!wait) return;
     MPI_Waitall(r->n_window, r->window, MPI_STATUSES_IGNORE);
+    note_end(r);
     MPI_Waitall(r->n_ends, r->ends, MPI_STATUSES_IGNORE);
 }
 

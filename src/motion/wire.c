@@ -69,7 +69,7 @@ size_t tt_wire_bytes(const tt_wire_shape *shape) {
  */
 
 static bool is_packed(const tt_wire *wire) {
-    return wire->shape.form == TT_WIRE_BF16;
+    return wire->shape.options.form == TT_WIRE_BF16;
 }
 
 static void *room_for(const tt_wire *wire, size_t size) {
@@ -222,7 +222,7 @@ void tt_wire_drive(tt_wire *wire) {
     if (wire->trace) drive_sends(wire);
     /* Looking for a message that nobody sends moves all that MPI has under way, whoever began it.
      */
-    if (wire->shape.n_stages > 1)
+    if (wire->world->n_ranks > 1)
         MPI_Iprobe(MPI_ANY_SOURCE, TAG_NOTHING, wire->world->pipe, &any, MPI_STATUS_IGNORE);
 }
 

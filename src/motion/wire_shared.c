@@ -116,7 +116,7 @@ void tt_wire_link_up(const tt_world *w, const tt_wire_shape *shape, tt_wire_link
     int file = -1, taken = 0, was_taken = 0, node = w->node_index, node_above = -1;
     offer mine = {0}, theirs = {0};
     *above = *below = (tt_wire_link){0};
-    if (!shape->shared_memory || w->n_stages == 1) return;
+    if (!shape->options.shared_memory || w->n_stages == 1) return;
     MPI_Sendrecv(&node, 1, MPI_INT, down, TAG_LINK, &node_above, 1, MPI_INT, up, TAG_LINK, w->pipe,
                  MPI_STATUS_IGNORE);
     if (up != MPI_PROC_NULL && node_above == node) mine = make_offer(w, shape, above, &file, why);

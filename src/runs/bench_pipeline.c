@@ -145,7 +145,7 @@ static tt_status create_network(bench_pipe *b, int n_threads, tt_error *err) {
     TT_TRY(fill_weights(b, err));
     TT_TRY(tt_adapter_create(&b->method, &b->spec, first, LAYERS_OF_RANK, 1, &b->adapter, err));
     TT_TRY(tt_stage_create(&shape, b->weights, b->gemm, &b->stage, err));
-    return tt_pipeline_create(b->world, b->stage, 0, b->spec.hidden, b->n_tokens, b->n_seqs,
+    return tt_pipeline_create(b->world, b->stage, 0, b->spec.hidden, b->n_tokens, b->n_seqs, NULL,
                               &b->pipeline, err);
 }
 

@@ -9,6 +9,7 @@
 #include "trimtab/file.h"
 #include "trimtab/process.h"
 #include "trimtab/safetensors.h"
+#include "trimtab/trace_file.h"
 
 enum {
     FINGERPRINT_BYTES = 1024, /* of each tensor */
@@ -376,18 +377,63 @@ static tt_status load_share(tt_engine *engine, tt_error *err) {
     tt_stage_shape shape;
     tt_plan_stage_shape(plan, engine->world->stage, spec, engine->purpose == TT_PURPOSE_TRAIN,
                         &shape);
-    TT_TRY(tt_stage_create(&shape, engine->weights, engine->gemm, &engine->stage, err));
-    return tt_pipeline_create(engine->world, engine->stage, plan->first_backward, spec->hidden,
-                              plan->max_tokens, plan->max_targets, &engine->pipeline, err);
+    return tt_stage_create(&shape, engine->weights, engine->gemm, &engine->stage, err);
+}
+
+/* What a rank has to record of a step, and more than that: passes of every micro-batch with their
+ * layers, waits and messages, and sums by layer. */
+static size_t events_of_step(const tt_plan *plan, int n_layers) {
+    return (size_t)(plan->max_micro_batches + 1) * (2 * (size_t)n_layers + 16) + (size_t)n_layers;
+}
+
+static tt_status create_trace(tt_engine *engine, tt_error *err) {
+    enum { MOST_EVENTS = 1 << 19 };
+    const tt_plan_stage *mine = &engine->plan->stages[engine->world->stage];
+    size_t steps = (size_t)engine->job->log.trace_steps;
+    size_t a_step = events_of_step(engine->plan, mine->n_layers);
+    size_t n = steps > MOST_EVENTS / a_step ? MOST_EVENTS : steps * a_step;
+    TT_TRY(tt_trace_create(n, engine->job->log.trace_steps, NULL, &engine->trace, err));
+    tt_pipeline_set_trace(engine->pipeline, engine->trace, mine->first_layer, mine->n_layers);
+    return TT_OK;
+}
+
+static tt_status connect(tt_engine *engine, tt_error *err) {
+    const tt_plan *plan = engine->plan;
+    tt_wire_options options = {.form = engine->job->parallel.wire,
+                               .shared_memory = engine->job->parallel.shared_memory};
+    TT_TRY(tt_pipeline_create(engine->world, engine->stage, plan->first_backward,
+                              engine->spec.hidden, plan->max_tokens, plan->max_targets, &options,
+                              &engine->pipeline, err));
+    if (engine->purpose == TT_PURPOSE_TRAIN && engine->job->log.trace)
+        TT_TRY(create_trace(engine, err));
+    return TT_OK;
+}
+
+/* Why neighbours of a node do not share memory: what the first rank that has a reason says. */
+static tt_status note_wire(tt_engine *engine, tt_error *err) {
+    const char *why = tt_wire_why_not(tt_pipeline_wire(engine->pipeline));
+    tt_error *said = calloc(1, sizeof *said);
+    tt_status status = said ? TT_OK : tt_fail(err, TT_ERR_MEMORY, "no memory for a note");
+    status = tt_world_agree(engine->world, status, err);
+    if (status == TT_OK &&
+        tt_world_agree(engine->world, why[0] ? tt_fail(said, TT_ERR_IO, "%s", why) : TT_OK, said) !=
+            TT_OK)
+        snprintf(engine->wire_note, sizeof engine->wire_note, "%s", said->text);
+    free(said);
+    return status;
 }
 
 tt_status tt_engine_load(tt_engine *engine, tt_error *err) {
     TT_TRY(tt_world_split(engine->world, engine->plan->n_stages, engine->plan->n_replicas, err));
-    return tt_world_agree(engine->world, load_share(engine, err), err);
+    TT_TRY(tt_world_agree(engine->world, load_share(engine, err), err));
+    TT_TRY(tt_world_agree(engine->world, connect(engine, err), err));
+    if (engine->trace) tt_trace_file_align(engine->world, engine->world->node, engine->trace);
+    return note_wire(engine, err);
 }
 
 void tt_engine_close(tt_engine *engine) {
     tt_pipeline_destroy(engine->pipeline);
+    tt_trace_destroy(engine->trace);
     tt_stage_destroy(engine->stage);
     tt_weights_close(engine->weights);
     tt_gemm_destroy(engine->gemm);

@@ -148,6 +148,7 @@ tt_status tt_member_open(tt_engine *engine, const tt_job *job, const tt_method *
     if (status == TT_OK)
         status =
             tt_reduce_create(engine->world, t->adapter, engine->spec.n_layers, &t->reduce, err);
+    if (status == TT_OK) tt_reduce_set_trace(t->reduce, engine->trace);
     if (status == TT_OK) status = tt_member_resume(t, err);
     if (status == TT_OK && !t->resumed[0]) status = begin_fresh(t, err);
     if (status == TT_OK) t->result.first_step = t->state.step;

@@ -8,7 +8,9 @@
 /* Groups that may differ between lives: where and how it runs, not what is learned. */
 static void forgive_harmless(tt_job *saved, const tt_job *now) {
     saved->run = now->run;
+    tt_wire_form wire = saved->parallel.wire; /* decides what is learned */
     saved->parallel = now->parallel;
+    saved->parallel.wire = wire;
     saved->checkpoint = now->checkpoint;
     saved->eval = now->eval;
     saved->log = now->log;

@@ -27,9 +27,8 @@ static tt_status check_finite(const tt_member *t, tt_error *err) {
     return TT_OK;
 }
 
-static tt_status save(tt_member *t, bool is_best, tt_error *err) {
+static tt_status save_now(tt_member *t, bool is_best, tt_error *err) {
     const tt_world *world = t->engine->world;
-    if (t->saved_step == t->state.step && !is_best) return TT_OK;
     TT_TRY(tt_world_agree(world, check_finite(t, err), err));
     TT_TRY(tt_checkpoint_save(world, t->rundir, t->adapter, t->m, t->v, &t->state, t->resolved_job,
                               t->job->checkpoint.keep, is_best, err));
@@ -44,6 +43,15 @@ static tt_status save(tt_member *t, bool is_best, tt_error *err) {
     return status;
 }
 
+static tt_status save(tt_member *t, bool is_best, tt_error *err) {
+    tt_trace *trace = t->engine->trace;
+    tt_trace_event event = {.kind = TT_TRACE_CHECKPOINT, .start = tt_trace_now(trace)};
+    if (t->saved_step == t->state.step && !is_best) return TT_OK;
+    tt_status status = save_now(t, is_best, err);
+    tt_trace_add(trace, &event);
+    return status;
+}
+
 static void show_progress(void *context, int64_t done, int64_t total) {
     tt_report_progress(context, "generating", done, total);
 }
@@ -52,7 +60,13 @@ static tt_status evaluate(tt_member *t, const char *what, const tt_adapter *adap
                           tt_eval_result *out, tt_error *err) {
     tt_eval_options options = {
         .generate = generate, .progress = show_progress, .context = t->report};
-    TT_TRY(tt_eval_run(t->engine, adapter, &options, out, err));
+    tt_trace *trace = t->engine->trace;
+    tt_trace_event event = {.kind = TT_TRACE_EVAL, .start = tt_trace_now(trace)};
+    tt_trace_mute(trace, true); /* its many passes */
+    tt_status status = tt_eval_run(t->engine, adapter, &options, out, err);
+    tt_trace_mute(trace, false);
+    tt_trace_add(trace, &event);
+    TT_TRY(status);
     return tt_world_agree(t->engine->world,
                           tt_report_eval(t->report, t->state.step, what, out, err), err);
 }
@@ -130,6 +144,7 @@ static tt_status after_step(tt_member *t, bool *stop, tt_error *err) {
 
 const tt_step_batch *tt_member_begin_step(tt_member *t) {
     t->began_s = tt_process_seconds();
+    tt_trace_begin_step(t->engine->trace);
     tt_batcher_step(t->batcher, t->state.step, &t->batch);
     tt_adapter_begin_step(t->adapter, t->state.step, t->engine->world->replica == 0);
     return &t->batch;
@@ -150,6 +165,7 @@ static tt_status check_health(const tt_member *t, const tt_step_health *health, 
 
 static void update(tt_member *t, const tt_step_health *health) {
     const tt_job *job = t->job;
+    tt_trace_event event = {.kind = TT_TRACE_UPDATE, .start = tt_trace_now(t->engine->trace)};
     double factor = tt_optim_rate(job->train.schedule, 1, job->train.warmup_ratio, t->state.step,
                                   t->state.n_steps);
     tt_adamw settings = {.lr = job->train.lr,
@@ -161,6 +177,7 @@ static void update(tt_member *t, const tt_step_health *health) {
                       t->state.step + 1, tt_optim_clip_factor(health->grad_norm, job->train.clip),
                       t->m, t->v);
     tt_reduce_spread(t->reduce);
+    tt_trace_add(t->engine->trace, &event);
     t->lr_factor = factor;
     t->grad_norm = health->grad_norm;
     t->state.last_loss = health->loss;
@@ -186,6 +203,7 @@ tt_status tt_member_end_step(tt_member *t, double local_loss, bool *stop, tt_err
     TT_TRY(check_health(t, &health, err));
     update(t, &health);
     TT_TRY(choose_heads(t, err));
+    tt_trace_end_step(t->engine->trace, t->state.step);
     t->row_tokens += t->batch.step_tokens;
     t->result.n_tokens += t->batch.step_tokens;
     t->result.train_seconds += tt_process_seconds() - t->began_s;

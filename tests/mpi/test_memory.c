@@ -202,7 +202,7 @@ static tt_status load(share *s, const tt_dataset *data, tt_error *err) {
                            mine->is_last, &s->weights, err));
     TT_TRY(tt_stage_create(&shape, s->weights, s->gemm, &s->stage, err));
     TT_TRY(tt_pipeline_create(world, s->stage, plan->first_backward, spec.hidden, plan->max_tokens,
-                              plan->max_targets, &s->pipeline, err));
+                              plan->max_targets, NULL, &s->pipeline, err));
     TT_TRY(tt_adapter_create(&plan->method, &spec, mine->first_layer, mine->n_layers, 1,
                              &s->adapter, err));
     TT_TRY(tt_adapter_deal(s->adapter, plan->n_replicas, world->replica, err));

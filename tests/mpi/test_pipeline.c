@@ -104,7 +104,7 @@ static bool grid_open(share *s, const char *layers, int n_stages, int skew) {
     int begin = first[world->stage], n = first[world->stage + 1] - begin;
     return share_open(s, layers, begin, n, world->stage < first_backward ? 0 : n_stages) &&
            tt_pipeline_create(world, s->stage, first_backward, PIPE_HIDDEN, PIPE_TOKENS,
-                              PIPE_TOKENS, &s->pipeline, NULL) == TT_OK &&
+                              PIPE_TOKENS, NULL, &s->pipeline, NULL) == TT_OK &&
            tt_reduce_create(world, s->adapter, PIPE_LAYERS, &s->reduce, NULL) == TT_OK;
 }
 
@@ -486,7 +486,8 @@ static void too_long_a_message_is_refused(void **state) {
     (void)state;
     tt_pipeline *pipeline = NULL;
     tt_error err = {0};
-    tt_status status = tt_pipeline_create(world, NULL, 0, 1 << 16, 1 << 15, 1, &pipeline, &err);
+    tt_status status =
+        tt_pipeline_create(world, NULL, 0, 1 << 16, 1 << 15, 1, NULL, &pipeline, &err);
     check_all(status == TT_ERR_CONFIG && !pipeline && strstr(err.text, "micro_batch_tokens"));
     tt_pipeline_destroy(NULL);
     tt_reduce_destroy(NULL);

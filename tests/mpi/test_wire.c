@@ -18,8 +18,7 @@ static tt_wire_shape shape_of(int first_backward, tt_wire_form form, bool shared
                            .first_backward = first_backward,
                            .hidden = HIDDEN,
                            .max_tokens = MAX_TOKENS,
-                           .form = form,
-                           .shared_memory = shared};
+                           .options = {.form = form, .shared_memory = shared}};
 }
 
 /* Message i of a way that begins at stage `from`. Sizes differ, the longest is among them. */
