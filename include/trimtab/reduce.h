@@ -1,13 +1,16 @@
 /* reduce: adapter gradients summed over replicas, overlapped with the remaining backward, and the
  * step's few global numbers.
  *
- * Each layer's slice of the flat gradient starts its MPI_Iallreduce over the data communicator as
- * soon as the last micro-batch's backward has passed that layer; finish waits for all, and one
- * small all-reduce over the grid carries loss, norm, health and the stop flag. That one is a table
- * of doubles in which every entry has one contributor and everybody else adds zero: its sums are
- * exact, and each rank then adds entries in index order. So the norm has the same bits however the
- * layers are split over stages, and the loss too; only the sum over replicas of one gradient
- * element depends on the number of replicas.
+ * A slice of the flat gradient starts its MPI_Iallreduce over the data communicator as soon as the
+ * last micro-batch's backward has passed the lowest of its layers: one layer, or as many as make up
+ * 256 KiB. Finish waits for all, and one small all-reduce over the grid carries loss, norm, health
+ * and the stop flag. That one is a table of doubles in which every entry has one contributor and
+ * everybody else adds zero: its sums are exact, and each rank then adds entries in index order. So
+ * the norm has the same bits however the layers are split over stages, and the loss too; only the
+ * sum over replicas of one gradient element depends on the number of replicas. It does not depend on
+ * what travels together, so not on stages: Open MPI adds what is in place along one tree of ranks,
+ * however long the message. (Where another library's collectives stand in for its own, that is
+ * theirs to keep.)
  *
  * With full-parameter tuning every tensor has an owner among the replicas: its gradient is reduced
  * to that one alone (MPI_Ireduce, likewise layer by layer, a bounded part at a time), which moves

@@ -82,7 +82,7 @@ void tt_reduce_begin_layer(tt_reduce *reduce, int layer) {
         int i = --reduce->n_left;
         float *grads = a->grads + a->layer_offset[i];
         size_t n = a->layer_offset[i + 1] - a->layer_offset[i];
-        if (n == 0) continue;
+        if (n == 0) continue; /* and no piece ends there */
         tt_reduce_join_ends(reduce, a->first_layer + i);
         if (reduce->bad_layer < 0 && !all_finite(grads, n)) reduce->bad_layer = a->first_layer + i;
         reduce->n_ready = reduce->layer_ends[i];

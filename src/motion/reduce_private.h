@@ -4,8 +4,8 @@
 
 #include "trimtab/reduce.h"
 
-/* Numbers that travel together: a layer's gradients, or some of one tensor's where tensors have
- * owners. In the order in which they travel: from the highest layer down. */
+/* Numbers that travel together: gradients of one layer or several, or some of one tensor's where
+ * tensors have owners. In the order in which they travel: from the highest layer down. */
 typedef struct tt_reduce_piece {
     size_t offset; /* in the adapter's gradients */
     int n, owner;  /* -1: the sum goes to all replicas */
@@ -22,7 +22,7 @@ struct tt_reduce {
     int n_left;    /* of the rank's layers, the lowest n_left are not begun */
     int bad_layer; /* highest layer with a gradient that is not finite here; -1: none */
     tt_reduce_piece *pieces;
-    int *layer_ends;               /* [adapter->n_layers] end of the layer's pieces */
+    int *layer_ends; /* [adapter->n_layers] pieces that end with the layer, or above */
     int n_pieces, n_ready, n_sent; /* complete on this rank; of these, under way or there */
     MPI_Request *window, *ends;    /* [n_window]: piece p has [p % n_window]; [n_ends] */
     int n_window, n_ends;
@@ -36,10 +36,12 @@ struct tt_reduce {
     tt_trace_event under_way; /* start 0: no sum is, or nothing is recorded */
 };
 
-/* Elements. A sum on its way may take as much memory again inside MPI: so tensors travel in pieces
- * of which at most WINDOW, or a SHARE-th of all, are under way. */
+/* Elements. A sum of fewer than FUSED would take longer to begin than to travel. A sum on its way
+ * may take as much memory again inside MPI: so tensors travel in pieces of which at most WINDOW, or
+ * a SHARE-th of all, are under way. */
 enum {
     TT_REDUCE_MOST = 1 << 28,
+    TT_REDUCE_FUSED = 1 << 16,
     TT_REDUCE_PIECE = 1 << 20,
     TT_REDUCE_WINDOW = 4,
     TT_REDUCE_SHARE = 16,

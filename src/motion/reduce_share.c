@@ -30,9 +30,26 @@ static int cut(tt_reduce_piece *pieces, int n_pieces, size_t offset, size_t n, s
     return n_pieces;
 }
 
-static int cut_layer(const tt_adapter *a, int i, tt_reduce_piece *pieces, int n) {
+/* Layers of which each has little travel together: a piece ends with the layer that makes it large
+ * enough, or that is the lowest with anything. */
+static int cut_layers(tt_reduce *r, tt_reduce_piece *pieces) {
+    const tt_adapter *a = r->adapter;
+    int n = 0, lowest = 0;
+    size_t end = a->layer_offset[a->n_layers];
+    while (lowest < a->n_layers - 1 && a->layer_offset[lowest + 1] == a->layer_offset[0]) lowest++;
+    for (int i = a->n_layers - 1; i >= 0; i--) {
+        size_t begin = a->layer_offset[i];
+        if (end - begin >= TT_REDUCE_FUSED || i == lowest) {
+            n = cut(pieces, n, begin, end - begin, TT_REDUCE_MOST, -1);
+            end = begin;
+        }
+        r->layer_ends[i] = n;
+    }
+    return n;
+}
+
+static int cut_owned(const tt_adapter *a, int i, tt_reduce_piece *pieces, int n) {
     size_t begin = a->layer_offset[i], end = a->layer_offset[i + 1];
-    if (!a->full) return cut(pieces, n, begin, end - begin, TT_REDUCE_MOST, -1);
     for (int k = 0; k < a->n_views; k++) {
         const tt_adapter_view *view = &a->views[k];
         if (view->offset >= begin && view->offset < end)
@@ -75,12 +92,19 @@ size_t tt_reduce_bytes(const tt_method *method, const tt_spec *spec, size_t n_pa
     return (inside + (joins ? TT_REDUCE_JOIN : 0)) * sizeof(float);
 }
 
-bool tt_reduce_cut(tt_reduce *r) {
+/* All pieces (NULL: they are only counted), and where each layer's end. */
+static int cut_all(tt_reduce *r, tt_reduce_piece *pieces) {
     const tt_adapter *a = r->adapter;
     int n = 0;
+    if (!a->full) return cut_layers(r, pieces);
+    for (int i = a->n_layers - 1; i >= 0; i--) r->layer_ends[i] = n = cut_owned(a, i, pieces, n);
+    return n;
+}
+
+bool tt_reduce_cut(tt_reduce *r) {
+    const tt_adapter *a = r->adapter;
     r->layer_ends = calloc((size_t)a->n_layers + 1, sizeof *r->layer_ends);
-    for (int i = a->n_layers - 1; r->layer_ends && i >= 0; i--)
-        r->layer_ends[i] = n = cut_layer(a, i, NULL, n);
+    int n = r->layer_ends ? cut_all(r, NULL) : 0;
     if (has_mirror(r)) r->n_ends = n_cuts(tt_full_mirror(a)->n, TT_REDUCE_JOIN);
     r->n_pieces = n;
     r->n_window = window_of(a, n);
@@ -90,8 +114,7 @@ bool tt_reduce_cut(tt_reduce *r) {
     if (has_mirrored(r)) r->incoming = calloc(TT_REDUCE_JOIN, sizeof *r->incoming);
     if (!r->layer_ends || !r->pieces || !r->window || !r->ends || (has_mirrored(r) && !r->incoming))
         return false;
-    n = 0;
-    for (int i = a->n_layers - 1; i >= 0; i--) n = cut_layer(a, i, r->pieces, n);
+    cut_all(r, r->pieces);
     for (int i = 0; i < r->n_window; i++) r->window[i] = MPI_REQUEST_NULL;
     for (int i = 0; i < r->n_ends; i++) r->ends[i] = MPI_REQUEST_NULL;
     return true;
