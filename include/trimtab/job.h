@@ -143,6 +143,17 @@ typedef struct tt_method {
     } joint;
 } tt_method;
 
+/* What training keeps of a layer's forward pass for its backward pass, from much memory and no
+ * work twice to little memory and much work twice (stage.h). */
+typedef enum tt_memory_policy {
+    TT_MEMORY_KEEP,
+    TT_MEMORY_RECOMPUTE_MLP,
+    TT_MEMORY_RECOMPUTE_BLOCK,
+    TT_MEMORY_AUTO, /* the first of these that fits */
+    TT_N_MEMORY_POLICIES = TT_MEMORY_AUTO
+} tt_memory_policy;
+typedef enum tt_saved { TT_SAVED_FP32, TT_SAVED_BF16 } tt_saved;
+
 typedef enum tt_schedule_kind { TT_LR_LINEAR, TT_LR_COSINE, TT_LR_CONSTANT } tt_schedule_kind;
 typedef enum tt_wire_form { TT_WIRE_FP32, TT_WIRE_BF16 } tt_wire_form;
 typedef enum tt_special { TT_SPECIAL_KEEP, TT_SPECIAL_REFUSE } tt_special;
@@ -200,6 +211,11 @@ typedef struct tt_job {
         tt_wire_form wire;      /* numbers between stages */
         bool shared_memory;     /* hand them over through memory, on a node */
     } parallel;
+    struct {
+        tt_memory_policy activations;
+        tt_saved saved; /* how what is kept is stored */
+        int64_t limit;  /* bytes of a node; 0: what the machine and the batch system allow */
+    } memory;
     struct {
         int64_t every;    /* steps; 0: only at the end and on a signal */
         int keep;         /* last K; the best is kept beside them */
@@ -281,6 +297,7 @@ const char *tt_activation_name(tt_activation activation);
 const char *tt_site_name(tt_site site);
 const char *tt_target_name(tt_target target);
 const char *tt_lora_init_name(tt_lora_init init);
+const char *tt_memory_policy_name(tt_memory_policy policy);
 
 /* "post_mlp+mlp_input", "q,k,v" of a set; out is returned. */
 const char *tt_sites_print(unsigned sites, char *out, size_t n);

@@ -15,6 +15,11 @@ int64_t tt_process_peak_bytes(void);
 /* Physical memory of the machine in bytes; 0 when the system does not tell. */
 int64_t tt_process_machine_bytes(void);
 
+/* Least memory.max (memory.limit_in_bytes of version 1) of this process's control group and those
+ * it lies in; 0: none is set. What belongs to a group stands in the file, where groups lie in the
+ * directory: NULL, those of the system. */
+int64_t tt_process_cgroup_bytes(const char *file, const char *dir);
+
 /* Cores this process may run on (its affinity mask), and cores of the machine that are online. */
 int tt_process_cores(void);
 int tt_process_machine_cores(void);

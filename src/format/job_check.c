@@ -56,6 +56,31 @@ const char *tt_positions_print(const tt_positions *positions, char *out, size_t 
     return out;
 }
 
+bool tt_bytes_parse(const char *text, int64_t *out) {
+    static const char units[] = "KMGT";
+    double value = 0, place = 1;
+    bool digits = false, fraction = false;
+    if (!strcmp(text, "auto")) return *out = 0, true;
+    for (; isdigit((unsigned char)*text) || (*text == '.' && !fraction); text++) {
+        if (*text == '.') {
+            fraction = true;
+            continue;
+        }
+        digits = true;
+        value = 10 * value + (*text - '0');
+        if (fraction) place *= 10;
+    }
+    const char *unit = *text ? strchr(units, toupper((unsigned char)*text)) : NULL;
+    value /= place;
+    for (const char *u = units; unit && u <= unit; u++) value *= 1024;
+    if (unit) text++;
+    if (unit && *text == 'i') text++;
+    if ((*text == 'B' || *text == 'b') && !text[1]) text++;
+    if (!digits || *text || value > 0x1p53) return false;
+    *out = (int64_t)value;
+    return true;
+}
+
 static bool layer_at(const char **text, long *layer) {
     char *end;
     const char *digits = *text + (**text == '-');

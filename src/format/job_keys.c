@@ -11,7 +11,8 @@ _Static_assert(sizeof(tt_steer_form) == sizeof(int) && sizeof(tt_activation) == 
                    sizeof(tt_full_init) == sizeof(int) && sizeof(tt_rounding) == sizeof(int) &&
                    sizeof(tt_orthogonal) == sizeof(int) && sizeof(tt_bad_record) == sizeof(int) &&
                    sizeof(tt_resume) == sizeof(int) && sizeof(tt_special) == sizeof(int) &&
-                   sizeof(tt_wire_form) == sizeof(int),
+                   sizeof(tt_wire_form) == sizeof(int) && sizeof(tt_memory_policy) == sizeof(int) &&
+                   sizeof(tt_saved) == sizeof(int),
                "choices are stored as int");
 
 static const tt_choice forms[] = {
@@ -42,6 +43,13 @@ static const tt_choice resumes[] = {{"no", TT_RESUME_NO},
                                     {"previous", TT_RESUME_PREVIOUS},
                                     {"auto", TT_RESUME_AUTO},
                                     {NULL, 0}};
+static const tt_choice memory_policies[] = {{"keep", TT_MEMORY_KEEP},
+                                            {"recompute-mlp", TT_MEMORY_RECOMPUTE_MLP},
+                                            {"recompute-block", TT_MEMORY_RECOMPUTE_BLOCK},
+                                            {"auto", TT_MEMORY_AUTO},
+                                            {NULL, 0}};
+static const tt_choice saved_types[] = {
+    {"fp32", TT_SAVED_FP32}, {"bf16", TT_SAVED_BF16}, {NULL, 0}};
 static const tt_choice of_task[] = {{"task", -1}, {"true", 1}, {"false", 0}, {NULL, 0}};
 static const tt_choice truncations[] = {{"task", -1},
                                         {"error", TT_TRUNCATE_ERROR},
@@ -236,6 +244,16 @@ const tt_key tt_job_keys[] = {
     {"parallel", "shared_memory", TT_KEY_BOOL, AT(parallel.shared_memory), .fallback = "true",
      .help = "Stages on one node hand over through memory that both have mapped; else, and between "
              "nodes, over MPI. The same results."},
+    {"memory", "activations", CHOICE(memory_policies), AT(memory.activations), .fallback = "auto",
+     .help = "What training keeps of a layer from forward to backward: all; all but gate and up of "
+             "the MLP; the layer's input. The rest is computed again, with the same results. "
+             "auto: the first of these with which every node stays within memory.limit."},
+    {"memory", "limit", TT_KEY_BYTES, AT(memory.limit), .fallback = "auto",
+     .help = "Memory of a node for all ranks on it, such as 8G; auto: 95 % of what SLURM, the "
+             "cgroup and the machine allow."},
+    {"memory", "saved", CHOICE(saved_types), AT(memory.saved), .fallback = "fp32",
+     .help = "How kept activations are stored. bf16 halves them and rounds gradients to about "
+             "2^-8 (docs/memory.md); losses stay the same."},
     {"checkpoint", "every", TT_KEY_LONG, AT(checkpoint.every), .fallback = "100", COUNT,
      .help = "Steps between checkpoints; 0: only at the end and on a signal."},
     {"checkpoint", "keep", INT(1, 1 << 20), AT(checkpoint.keep), .fallback = "2",
@@ -287,6 +305,10 @@ const char *tt_lora_init_name(tt_lora_init init) {
     return word_of(lora_inits, (int)init);
 }
 
+const char *tt_memory_policy_name(tt_memory_policy policy) {
+    return word_of(memory_policies, (int)policy);
+}
+
 const char *tt_activation_name(tt_activation activation) {
     return word_of(activations, (int)activation);
 }
@@ -328,6 +350,9 @@ const char *tt_job_allowed(const tt_key *key, char *out, size_t n) {
     case TT_KEY_DOUBLE:
         allowed_number(key, out, n);
         break;
+    case TT_KEY_BYTES:
+        snprintf(out, n, "auto, or bytes such as 8G, 512MiB");
+        break;
     case TT_KEY_TEXT:
         snprintf(out, n, "text of at most %zu bytes", key->size - 1);
         break;
@@ -348,6 +373,18 @@ const char *tt_job_allowed(const tt_key *key, char *out, size_t n) {
         snprintf(out, n, "none, all, or of q, k, v, o, gate, up, down, joined by commas");
         break;
     }
+    return out;
+}
+
+/* With the largest unit that leaves a whole number, so that it reads back as it was. */
+static const char *print_bytes(int64_t bytes, char *out, size_t n) {
+    static const char *const units[] = {"", "K", "M", "G", "T"};
+    int unit = 0;
+    while (bytes && bytes % 1024 == 0 && unit < 4) bytes /= 1024, unit++;
+    if (bytes)
+        snprintf(out, n, "%lld%s", (long long)bytes, units[unit]);
+    else
+        snprintf(out, n, "auto");
     return out;
 }
 
@@ -376,6 +413,9 @@ const char *tt_job_value(const tt_job *job, const tt_key *key, char *out, size_t
     case TT_KEY_LONG:
         whole = *(const int64_t *)at;
         snprintf(out, n, "%lld%s", (long long)whole, whole > INT32_MAX ? "L" : "");
+        break;
+    case TT_KEY_BYTES:
+        snprintf(out, n, "\"%s\"", print_bytes(*(const int64_t *)at, text, sizeof text));
         break;
     case TT_KEY_DOUBLE:
         tt_cfg_double(*(const double *)at, out, n);

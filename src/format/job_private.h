@@ -7,14 +7,15 @@
 
 typedef enum tt_key_type {
     TT_KEY_BOOL,
-    TT_KEY_INT,  /* int */
-    TT_KEY_LONG, /* int64_t */
+    TT_KEY_INT,   /* int */
+    TT_KEY_LONG,  /* int64_t */
+    TT_KEY_BYTES, /* int64_t: a number, "8G" or "auto", which is 0 */
     TT_KEY_DOUBLE,
     TT_KEY_TEXT,   /* char[size] */
     TT_KEY_CHOICE, /* an enum (int) by its word */
     TT_KEY_POSITIONS,
-    TT_KEY_RANK,  /* tt_rank: a number, or "budget:0.04%" */
-    TT_KEY_SITES, /* unsigned: bits of tt_site */
+    TT_KEY_RANK,   /* tt_rank: a number, or "budget:0.04%" */
+    TT_KEY_SITES,  /* unsigned: bits of tt_site */
     TT_KEY_TARGETS /* unsigned: bits of tt_target */
 } tt_key_type;
 
@@ -68,6 +69,9 @@ void tt_job_unknown(const char *group, const char *name, const char *where, tt_p
 
 bool tt_positions_parse(const char *text, tt_positions *out);
 const char *tt_positions_print(const tt_positions *positions, char *out, size_t n);
+
+/* "8G", "512MiB", "1.5T" (powers of 1024), "123" or "auto", which is 0. */
+bool tt_bytes_parse(const char *text, int64_t *out);
 
 bool tt_rank_parse(const char *text, tt_rank *out);
 const char *tt_rank_print(const tt_rank *rank, char *out, size_t n);

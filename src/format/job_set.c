@@ -58,6 +58,8 @@ static bool set_word(const tt_key *key, void *at, const char *text) {
         return set_text(key, at, text);
     case TT_KEY_CHOICE:
         return set_choice(key, at, text);
+    case TT_KEY_BYTES:
+        return tt_bytes_parse(text, at);
     case TT_KEY_POSITIONS:
         return tt_positions_parse(text, at);
     case TT_KEY_RANK:
@@ -80,6 +82,13 @@ static bool set_rank(const tt_key *key, tt_rank *at, const config_setting_t *set
     return true;
 }
 
+static bool set_bytes(int64_t *at, const config_setting_t *setting) {
+    int64_t whole;
+    if (!tt_cfg_integer(setting, &whole) || whole < 0) return false;
+    *at = whole;
+    return true;
+}
+
 static bool set_setting(const tt_key *key, void *at, const config_setting_t *setting) {
     int type = config_setting_type(setting);
     switch (key->type) {
@@ -91,6 +100,10 @@ static bool set_setting(const tt_key *key, void *at, const config_setting_t *set
     case TT_KEY_LONG:
     case TT_KEY_DOUBLE:
         return set_number(key, at, setting);
+    case TT_KEY_BYTES:
+        if (type == CONFIG_TYPE_STRING)
+            return set_word(key, at, config_setting_get_string(setting));
+        return set_bytes(at, setting);
     case TT_KEY_RANK:
         if (type == CONFIG_TYPE_STRING)
             return set_word(key, at, config_setting_get_string(setting));
@@ -178,7 +191,7 @@ static void groups_of(const char **groups, int *n) {
 
 void tt_job_unknown(const char *group, const char *name, const char *where, tt_problems *problems) {
     char nearest[64] = "";
-    const char *groups[16] = {0};
+    const char *groups[32] = {0};
     int n_groups;
     groups_of(groups, &n_groups);
     if (name) {
@@ -198,8 +211,9 @@ void tt_job_unknown(const char *group, const char *name, const char *where, tt_p
         tt_problem(problems, "%s: %.63s: found an unknown group, did you mean %s?", where, group,
                    nearest);
     else
-        tt_problem(problems,
-                   "%s: %.63s: found an unknown group, allowed: run, model, task, "
-                   "method, lora, spectral, full, joint, train, parallel, checkpoint, eval, log",
-                   where, group);
+        tt_problem(
+            problems,
+            "%s: %.63s: found an unknown group, allowed: run, model, task, "
+            "method, lora, spectral, full, joint, train, parallel, memory, checkpoint, eval, log",
+            where, group);
 }
