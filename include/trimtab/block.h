@@ -101,6 +101,17 @@ void tt_block_forward(const tt_block_call *call, const tt_layer_weights *w, cons
                       const tt_block_cache *cache, const tt_block_adapt *adapt, const float *x,
                       float *mid, float *h);
 
+/* Forward once more, before backward and in the same arrays, where these were not kept: as far as
+ * gate and up, which is all that backward reads but what lies behind down's product and, with
+ * experts, the routing: that is as forward left it. mid [tokens x hidden] is written, and is not x.
+ */
+void tt_block_again(const tt_block_call *call, const tt_layer_weights *w, const tt_block_acts *to,
+                    const tt_block_adapt *adapt, const float *x, float *mid);
+
+/* The same of gate and up alone; mid is as forward left it. */
+void tt_block_mlp_again(const tt_block_call *call, const tt_layer_weights *w,
+                        const tt_block_acts *to, const tt_block_adapt *adapt, const float *mid);
+
 /* d: gradient of h, overwritten with the gradient of x, or with no useful values when adapt->ends
  * lies above. x, mid and from as forward left them (where backward ends early only what
  * tt_block_reads names); from->gate is destroyed. work: arrays of the same sizes, overwritten. */

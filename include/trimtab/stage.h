@@ -40,7 +40,17 @@ typedef struct tt_stage_shape {
     int n_slots;                  /* training micro-batches in flight; 0: forward only (one call) */
     int cache_seqs, cache_length; /* KV cache: sequences x positions; 0: no generation */
     int n_threads;
+    tt_memory_policy activations; /* not AUTO */
+    tt_saved saved;
 } tt_stage_shape;
+
+/* What a layer's backward begins by computing again, from what is kept of the layer: gate and up of
+ * the MLP (of all experts that were chosen) from mid; or all up to these from the layer's input.
+ * What lies behind down's product, and the routing of experts, are always kept where backward
+ * reads them, and never computed again. The lowest adapted layer, where backward ends early, never
+ * needs more than TT_AGAIN_MLP. Results are the same to the bit, unless what is kept is rounded. */
+typedef enum tt_again { TT_AGAIN_NOTHING, TT_AGAIN_MLP, TT_AGAIN_BLOCK } tt_again;
+tt_again tt_stage_again(const tt_stage_shape *shape, int layer);
 
 typedef struct tt_stage tt_stage;
 

@@ -348,6 +348,13 @@ static const float *mlp_input_forward(const tt_block_call *call, const tt_layer_
     return call->normed;
 }
 
+static void gates_forward(const tt_block_call *call, const tt_layer_weights *w,
+                          const tt_block_acts *to, const tt_block_adapt *adapt,
+                          const float *input) {
+    tt_block_product(call, adapt, TT_POINT_GATE, &w->gate, w->gate_bias, input, to->gate);
+    tt_block_product(call, adapt, TT_POINT_UP, &w->up, w->up_bias, input, to->up);
+}
+
 static void mlp_forward(const tt_block_call *call, const tt_layer_weights *w,
                         const tt_block_acts *to, const tt_block_adapt *adapt, const float *mid,
                         float *h) {
@@ -359,8 +366,7 @@ static void mlp_forward(const tt_block_call *call, const tt_layer_weights *w,
         end_branch(call, adapt, &b, h);
         return;
     }
-    tt_block_product(call, adapt, TT_POINT_GATE, &w->gate, w->gate_bias, input, to->gate);
-    tt_block_product(call, adapt, TT_POINT_UP, &w->up, w->up_bias, input, to->up);
+    gates_forward(call, w, to, adapt, input);
     tt_ops_gated_forward(call->spec->gate,
                          (size_t)call->n_tokens * (size_t)call->spec->intermediate, to->gate,
                          to->up, to->act);
@@ -374,6 +380,22 @@ void tt_block_forward(const tt_block_call *call, const tt_layer_weights *w, cons
     attention_forward(call, w, to, cache, adapt, x, mid);
     mlp_forward(call, w, to, adapt, mid, before);
     site_forward(call, adapt, TT_POINT_POST_BLOCK, before, h);
+}
+
+void tt_block_mlp_again(const tt_block_call *call, const tt_layer_weights *w,
+                        const tt_block_acts *to, const tt_block_adapt *adapt, const float *mid) {
+    const float *input = mlp_input_forward(call, w, to, adapt, mid);
+    if (w->experts)
+        tt_block_experts_again(call, w, to, adapt, input);
+    else
+        gates_forward(call, w, to, adapt, input);
+}
+
+void tt_block_again(const tt_block_call *call, const tt_layer_weights *w, const tt_block_acts *to,
+                    const tt_block_adapt *adapt, const float *x, float *mid) {
+    const tt_block_cache none = {0};
+    attention_forward(call, w, to, &none, adapt, x, mid);
+    tt_block_mlp_again(call, w, to, adapt, mid);
 }
 
 /* What gate and up read, computed again. */

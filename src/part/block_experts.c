@@ -64,11 +64,17 @@ static void scatter_add(const tt_block_call *call, const tt_mixture_acts *routin
     }
 }
 
-static void expert_forward(const tt_block_acts *to, const expert *of, const tt_mixture_work *work) {
+static void gates_forward(const tt_block_acts *to, const expert *of, const tt_mixture_work *work) {
     const tt_block_call *call = &of->call;
     size_t at = n_inner(call, of->first_row);
     tt_block_product(call, &of->adapt, TT_POINT_GATE, &of->w->gate, NULL, work->x, to->gate + at);
     tt_block_product(call, &of->adapt, TT_POINT_UP, &of->w->up, NULL, work->x, to->up + at);
+}
+
+static void expert_forward(const tt_block_acts *to, const expert *of, const tt_mixture_work *work) {
+    const tt_block_call *call = &of->call;
+    size_t at = n_inner(call, of->first_row);
+    gates_forward(to, of, work);
     tt_ops_gated_forward(call->spec->gate, n_inner(call, of->n_rows), to->gate + at, to->up + at,
                          work->act);
     tt_block_product(call, &of->adapt, TT_POINT_DOWN, &of->w->down, NULL, work->act, work->y);
@@ -90,6 +96,17 @@ void tt_block_experts_forward(const tt_block_call *call, const tt_layer_weights 
         scatter_add(call, routing, &of, routing->weight + of.first_row, work->y, work->sum);
     }
     memcpy(y, work->sum, n_hidden(call, call->n_tokens) * sizeof *y);
+}
+
+void tt_block_experts_again(const tt_block_call *call, const tt_layer_weights *w,
+                            const tt_block_acts *to, const tt_block_adapt *adapt,
+                            const float *input) {
+    for (int e = 0; e < call->spec->n_experts; e++) {
+        expert of;
+        if (!find_expert(call, w, &to->mixture, adapt, e, &of)) continue;
+        gather(call, &to->mixture, &of, input, call->mixture.x);
+        gates_forward(to, &of, &call->mixture);
+    }
 }
 
 /* score = <a, b> of every row. */

@@ -22,6 +22,11 @@ void tt_block_experts_forward(const tt_block_call *call, const tt_layer_weights 
                               const tt_block_acts *to, const tt_block_adapt *adapt,
                               const float *input, float *y);
 
+/* Gate and up alone, of rows routed as to->mixture has it. */
+void tt_block_experts_again(const tt_block_call *call, const tt_layer_weights *w,
+                            const tt_block_acts *to, const tt_block_adapt *adapt,
+                            const float *input);
+
 /* d_out: gradient of y. d_input [tokens x hidden] is overwritten; NULL: backward ends before it.
  * input: NULL unless an expert's gate or up is adapted. from->gate is destroyed. d_input may be
  * d_out. */

@@ -84,14 +84,15 @@ static void end_layer(const tt_stage *stage) {
     if (stage->tick) stage->tick(stage->tick_context);
 }
 
-static tt_kept_layer *kept_layer(const tt_stage *stage, int slot, int i) {
-    return &stage->kept[slot * stage->shape.n_layers + i];
+/* NULL: nothing is kept. */
+static const tt_kept_layer *kept_layer(const tt_stage *stage, int slot, int i) {
+    return slot < 0 ? NULL : &stage->kept[slot * stage->shape.n_layers + i];
 }
 
 /* Where layer i (of this stage) reads its input, which is where layer i - 1 must write. */
 static float *layer_input(const tt_stage *stage, int slot, int i) {
-    float *kept = slot < 0 ? NULL : kept_layer(stage, slot, i)->x;
-    return kept ? kept : stage->stream;
+    const tt_kept_layer *kept = kept_layer(stage, slot, i);
+    return kept && kept->acts.x ? kept->acts.x : stage->stream;
 }
 
 void tt_stage_enter(tt_stage *stage, int slot, const tt_stage_pack *pack, const float *x_in) {
@@ -138,37 +139,13 @@ static tt_block_cache layer_cache(const tt_stage *stage, bool cached, int i) {
     return (tt_block_cache){stage->cache_k + (size_t)i * n, stage->cache_v + (size_t)i * n};
 }
 
-/* What forward writes: where backward reads it, or the arrays that all layers share. */
-static tt_block_acts layer_acts(const tt_stage *stage, const tt_block_acts *kept) {
-    tt_block_acts acts = stage->work;
-    if (kept->q) {
-        acts.rstd_attn = kept->rstd_attn;
-        acts.lse = kept->lse;
-        acts.q_norm = kept->q_norm;
-        acts.k_norm = kept->k_norm;
-        acts.q = kept->q;
-        acts.k = kept->k;
-        acts.v = kept->v;
-    }
-    if (kept->att) acts.att = kept->att;
-    acts.attn_post = kept->attn_post;
-    acts.mlp_post = kept->mlp_post;
-    if (kept->rstd_mlp) acts.rstd_mlp = kept->rstd_mlp;
-    if (kept->mixture.probs) acts.mixture = kept->mixture;
-    if (kept->gate) {
-        acts.gate = kept->gate;
-        acts.up = kept->up;
-    }
-    return acts;
-}
-
 static tt_block_adapt layer_adapt(const tt_stage *stage, const tt_stage_run *run,
-                                  const tt_kept_layer *kept, int layer) {
+                                  const tt_layer_acts *acts, int layer) {
     bool is_lowest = layer == stage->shape.first_adapted;
     return (tt_block_adapt){.layer = layer,
                             .n_shares = run->pack->n_shares,
                             .shares = run->pack->shares,
-                            .kept = run->slot >= 0 ? kept->at : NULL,
+                            .kept = run->slot >= 0 ? acts->at : NULL,
                             .ends = is_lowest ? stage->lowest_ends : TT_N_POINTS};
 }
 
@@ -183,14 +160,16 @@ static tt_block_call layer_call(const tt_stage *stage, const tt_block_call *call
 static void run_layer(tt_stage *stage, const tt_block_call *call, const tt_stage_run *run, int i,
                       float *out) {
     int layer = stage->shape.first_layer + i;
-    const tt_kept_layer nothing = {0};
-    const tt_kept_layer *kept = run->slot < 0 ? &nothing : kept_layer(stage, run->slot, i);
+    const tt_kept_layer *kept = kept_layer(stage, run->slot, i);
     const tt_block_cache cache = layer_cache(stage, run->cached, i);
-    const tt_block_acts acts = layer_acts(stage, &kept->acts);
-    const tt_block_adapt adapt = layer_adapt(stage, run, kept, layer);
-    float *x = layer_input(stage, run->slot, i), *mid = kept->mid ? kept->mid : x;
+    const tt_layer_acts to = tt_stage_forward_acts(stage, kept);
+    const tt_block_adapt adapt = layer_adapt(stage, run, &to, layer);
     const tt_block_call here = layer_call(stage, call, layer);
-    tt_block_forward(&here, &stage->weights->layers[i], &acts, &cache, &adapt, x, mid, out);
+    float *x = layer_input(stage, run->slot, i), *mid = to.mid;
+    if (!mid) mid = to.x ? out : x; /* a kept x stays */
+    tt_stage_store_input(stage, kept, call->n_tokens, x);
+    tt_block_forward(&here, &stage->weights->layers[i], &to.acts, &cache, &adapt, x, mid, out);
+    tt_stage_store(stage, kept, call->n_tokens);
 }
 
 void tt_stage_run_layers(tt_stage *stage, const tt_block_call *call, const tt_stage_run *run,
@@ -280,6 +259,22 @@ static void enter_backward(const tt_stage *stage, int slot, const tt_stage_pack 
                    d + row_floats(stage, pack->target_row[i]));
 }
 
+static void run_layer_backward(tt_stage *stage, const tt_block_call *call, const tt_stage_run *run,
+                               int i, float *d) {
+    int layer = stage->shape.first_layer + i;
+    const tt_layer_weights *w = &stage->weights->layers[i];
+    const tt_kept_layer *kept = kept_layer(stage, run->slot, i);
+    const tt_layer_acts from = tt_stage_backward_acts(stage, kept);
+    const tt_block_adapt adapt = layer_adapt(stage, run, &from, layer);
+    const tt_block_call here = layer_call(stage, call, layer);
+    tt_stage_restore(stage, kept, call->n_tokens);
+    if (kept->again == TT_AGAIN_BLOCK)
+        tt_block_again(&here, w, &from.acts, &adapt, from.x, from.mid);
+    else if (kept->again == TT_AGAIN_MLP)
+        tt_block_mlp_again(&here, w, &from.acts, &adapt, from.mid);
+    tt_block_backward(&here, w, &from.acts, &stage->work, &adapt, from.x, from.mid, d);
+}
+
 void tt_stage_backward(tt_stage *stage, int slot, const float *d_out, float *d_in,
                        tt_stage_layer_done on_layer, void *context) {
     if (!tt_stage_has_backward(stage)) return;
@@ -292,11 +287,7 @@ void tt_stage_backward(tt_stage *stage, int slot, const float *d_out, float *d_i
     enter_backward(stage, slot, pack, d_out, d);
     for (int i = shape->n_layers - 1; i >= 0; i--) {
         int layer = shape->first_layer + i;
-        const tt_kept_layer *kept = kept_layer(stage, slot, i);
-        const tt_block_adapt adapt = layer_adapt(stage, &run, kept, layer);
-        const tt_block_call here = layer_call(stage, &call, layer);
-        tt_block_backward(&here, &stage->weights->layers[i], &kept->acts, &stage->work, &adapt,
-                          kept->x, kept->mid, d);
+        run_layer_backward(stage, &call, &run, i, d);
         if (layer == 0 && full) tt_full_embed_backward(full->adapter, pack->n_tokens, pack->ids, d);
         if (on_layer) on_layer(context, layer);
         end_layer(stage);

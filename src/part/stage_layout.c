@@ -3,24 +3,20 @@
 
 #include "stage_private.h"
 
-typedef struct layout {
-    tt_arena *arena; /* NULL: count only */
-    size_t n_bytes;
-} layout;
-
-static size_t product(size_t a, size_t b) {
+size_t tt_stage_product(size_t a, size_t b) {
     size_t c;
     return __builtin_mul_overflow(a, b, &c) ? SIZE_MAX : c;
 }
 
-static void *take_bytes(layout *at, size_t n_bytes) {
+void *tt_stage_take(tt_layout *at, size_t n_bytes) {
     size_t rounded = n_bytes > SIZE_MAX - TT_ARENA_ALIGN ? SIZE_MAX : tt_arena_rounded(n_bytes);
     if (__builtin_add_overflow(at->n_bytes, rounded, &at->n_bytes)) at->n_bytes = SIZE_MAX;
     return at->arena ? tt_arena_alloc(at->arena, n_bytes) : NULL;
 }
 
-static float *take(layout *at, int rows, int width) {
-    return take_bytes(at, product(product((size_t)rows, (size_t)width), sizeof(float)));
+static float *take(tt_layout *at, int rows, int width) {
+    return tt_stage_take(
+        at, tt_stage_product(tt_stage_product((size_t)rows, (size_t)width), sizeof(float)));
 }
 
 bool tt_stage_keeps(const tt_stage_shape *shape, int layer) {
@@ -28,7 +24,7 @@ bool tt_stage_keeps(const tt_stage_shape *shape, int layer) {
 }
 
 /* Points of the layer at which any of the methods acts. */
-static unsigned points_of(const tt_stage_shape *shape, int layer) {
+unsigned tt_stage_points(const tt_stage_shape *shape, int layer) {
     unsigned points = 0;
     for (int m = 0; m < shape->n_methods; m++)
         points |= tt_adapter_points(&shape->methods[m], shape->spec, layer);
@@ -44,7 +40,7 @@ static bool tunes_weights(const tt_stage_shape *shape) {
 tt_point tt_stage_ends(const tt_stage_shape *shape, int layer) {
     /* Below the lowest point of a tuned model lie the norm and the embedding. */
     if (layer != shape->first_adapted || tunes_weights(shape)) return TT_N_POINTS;
-    unsigned points = points_of(shape, layer);
+    unsigned points = tt_stage_points(shape, layer);
     int point = TT_N_POINTS - 1;
     while (point > 0 && !(points >> point & 1)) point--;
     return (tt_point)point;
@@ -63,32 +59,7 @@ static int key_width(const tt_spec *spec) {
     return spec->n_kv_heads * spec->head_dim;
 }
 
-/* One row stands for a head, or for all of them. */
-static int norm_rows(const tt_stage_shape *shape, int n_heads) {
-    return shape->spec->head_norm == TT_HEAD_NORM_WHOLE ? 1 : n_heads;
-}
-
-static tt_norm_acts lay_norm(layout *at, const tt_stage_shape *shape, int width, int rows) {
-    tt_norm_acts acts = {.input = take(at, shape->max_tokens, width)};
-    acts.rstd = take(at, shape->max_tokens, rows);
-    return acts;
-}
-
-/* What the norms of heads and those behind the branches keep. */
-static void lay_norms(layout *at, const tt_stage_shape *shape, int layer, tt_block_reads reads,
-                      tt_block_acts *acts) {
-    const tt_spec *spec = shape->spec;
-    if (reads.all && tt_spec_has(spec, TT_ROLE_Q_NORM, layer)) {
-        acts->q_norm = lay_norm(at, shape, query_width(spec), norm_rows(shape, spec->n_heads));
-        acts->k_norm = lay_norm(at, shape, key_width(spec), norm_rows(shape, spec->n_kv_heads));
-    }
-    if (reads.attn_post && tt_spec_has(spec, TT_ROLE_ATTN_POST_NORM, layer))
-        acts->attn_post = lay_norm(at, shape, spec->hidden, 1);
-    if (reads.mlp_post && tt_spec_has(spec, TT_ROLE_MLP_POST_NORM, layer))
-        acts->mlp_post = lay_norm(at, shape, spec->hidden, 1);
-}
-
-static void lay_rope(layout *at, const tt_stage_shape *shape, const tt_rope *rope,
+static void lay_rope(tt_layout *at, const tt_stage_shape *shape, const tt_rope *rope,
                      tt_stage_rope *out) {
     int n_rows = tt_stage_rope_rows(shape, rope);
     out->cos_table = take(at, n_rows, shape->spec->rotary_dim / 2);
@@ -96,7 +67,7 @@ static void lay_rope(layout *at, const tt_stage_shape *shape, const tt_rope *rop
 }
 
 /* The arrays that the shared work set and a kept layer both have. */
-static void lay_attention_acts(layout *at, const tt_stage_shape *shape, tt_block_acts *acts) {
+static void lay_attention_acts(tt_layout *at, const tt_stage_shape *shape, tt_block_acts *acts) {
     const tt_spec *spec = shape->spec;
     int n = shape->max_tokens;
     acts->q = take(at, n, query_width(spec));
@@ -106,29 +77,21 @@ static void lay_attention_acts(layout *at, const tt_stage_shape *shape, tt_block
 }
 
 static size_t n_routed(const tt_stage_shape *shape) {
-    return product((size_t)shape->max_tokens, (size_t)shape->spec->n_experts_per_token);
+    return tt_stage_product((size_t)shape->max_tokens, (size_t)shape->spec->n_experts_per_token);
 }
 
-static tt_mixture_acts lay_mixture_acts(layout *at, const tt_stage_shape *shape) {
-    tt_mixture_acts acts = {.probs = take(at, shape->max_tokens, shape->spec->n_experts)};
-    acts.chosen = take_bytes(at, product(n_routed(shape), sizeof *acts.chosen));
-    acts.weight = take_bytes(at, product(n_routed(shape), sizeof *acts.weight));
-    acts.token = take_bytes(at, product(n_routed(shape), sizeof *acts.token));
-    acts.row_start = take_bytes(at, ((size_t)shape->spec->n_experts + 1) * sizeof *acts.row_start);
-    return acts;
-}
-
-static void lay_mlp_acts(layout *at, const tt_stage_shape *shape, bool dense, bool experts,
+static void lay_mlp_acts(tt_layout *at, const tt_stage_shape *shape, bool dense, bool experts,
                          tt_block_acts *acts) {
-    size_t n = 0, routed = product(n_routed(shape), (size_t)shape->spec->expert_intermediate);
-    if (dense) n = product((size_t)shape->max_tokens, (size_t)shape->spec->intermediate);
+    size_t n = 0,
+           routed = tt_stage_product(n_routed(shape), (size_t)shape->spec->expert_intermediate);
+    if (dense) n = tt_stage_product((size_t)shape->max_tokens, (size_t)shape->spec->intermediate);
     if (experts && routed > n) n = routed;
-    acts->gate = take_bytes(at, product(n, sizeof *acts->gate));
-    acts->up = take_bytes(at, product(n, sizeof *acts->up));
-    if (experts) acts->mixture = lay_mixture_acts(at, shape);
+    acts->gate = tt_stage_take(at, tt_stage_product(n, sizeof *acts->gate));
+    acts->up = tt_stage_take(at, tt_stage_product(n, sizeof *acts->up));
+    if (experts) acts->mixture = tt_stage_lay_mixture(at, shape);
 }
 
-static tt_mixture_work lay_mixture_work(layout *at, const tt_stage_shape *shape) {
+static tt_mixture_work lay_mixture_work(tt_layout *at, const tt_stage_shape *shape) {
     int n = shape->max_tokens, hidden = shape->spec->hidden;
     int inner = shape->spec->expert_intermediate;
     tt_mixture_work work = {.x = take(at, n, hidden)};
@@ -137,9 +100,9 @@ static tt_mixture_work lay_mixture_work(layout *at, const tt_stage_shape *shape)
     work.act = take(at, n, inner);
     work.d_act = take(at, n, inner);
     work.d_up = take(at, n, inner);
-    work.score = take_bytes(at, product(n_routed(shape), sizeof *work.score));
+    work.score = tt_stage_take(at, tt_stage_product(n_routed(shape), sizeof *work.score));
     work.d_logits = take(at, n, shape->spec->n_experts);
-    work.row_keys = take_bytes(at, product((size_t)n, sizeof *work.row_keys));
+    work.row_keys = tt_stage_take(at, tt_stage_product((size_t)n, sizeof *work.row_keys));
     return work;
 }
 
@@ -150,7 +113,7 @@ static void find_kinds(const tt_stage_shape *shape, bool *dense, bool *experts) 
         *(tt_spec_has_experts(shape->spec, shape->first_layer + i) ? experts : dense) = true;
 }
 
-static bool keeps_input(const tt_stage_shape *shape, tt_point point) {
+bool tt_stage_keeps_input(const tt_stage_shape *shape, tt_point point) {
     bool keeps = false;
     for (int m = 0; m < shape->n_methods; m++)
         keeps = keeps || tt_adapter_keeps_input(&shape->methods[m], point);
@@ -158,8 +121,8 @@ static bool keeps_input(const tt_stage_shape *shape, tt_point point) {
 }
 
 /* Room for what the units of one share keep, or those of several one behind the other. */
-static size_t saved_floats(const tt_stage_shape *shape, tt_point point) {
-    size_t most = product(tt_stage_saved_a_row(shape, point), (size_t)shape->max_tokens);
+size_t tt_stage_saved_floats(const tt_stage_shape *shape, tt_point point) {
+    size_t most = tt_stage_product(tt_stage_saved_a_row(shape, point), (size_t)shape->max_tokens);
     for (int m = 0; m < shape->n_methods; m++) {
         size_t n = tt_adapter_saved_floats(&shape->methods[m], shape->spec, point,
                                            shape->max_tokens, shape->max_seqs);
@@ -178,50 +141,11 @@ static size_t scratch_floats(const tt_stage_shape *shape) {
     return most;
 }
 
-/* What the units of the layer keep at their points. */
-static void lay_points(layout *at, const tt_stage_shape *shape, int layer, tt_kept_layer *kept) {
-    unsigned points = points_of(shape, layer);
-    for (int p = 0; p < TT_N_POINTS; p++) {
-        tt_point point = (tt_point)p;
-        if (!(points >> p & 1)) continue;
-        /* Heads are the attention output, which is kept as that. */
-        if (point != TT_POINT_HEADS && keeps_input(shape, point))
-            kept->at[p].input = take(at, shape->max_tokens, shape->spec->hidden);
-        size_t saved = saved_floats(shape, point);
-        if (saved) kept->at[p].saved = take_bytes(at, product(saved, sizeof(float)));
-        kept->at[p].saved_a_row = tt_stage_saved_a_row(shape, point);
-    }
+static void *take_array(tt_layout *at, int n, size_t size) {
+    return tt_stage_take(at, tt_stage_product((size_t)n, size));
 }
 
-static tt_kept_layer lay_layer(layout *at, const tt_stage_shape *shape, int layer) {
-    tt_kept_layer kept = {0};
-    int n = shape->max_tokens, hidden = shape->spec->hidden;
-    if (!tt_stage_keeps(shape, layer)) return kept;
-    tt_block_reads reads = tt_block_reads_to(tt_stage_ends(shape, layer));
-    if (reads.all) {
-        kept.x = take(at, n, hidden);
-        kept.acts.rstd_attn = take(at, n, 1);
-        kept.acts.lse = take(at, n, shape->spec->n_heads);
-        lay_attention_acts(at, shape, &kept.acts);
-    } else if (reads.att) {
-        kept.acts.att = take(at, n, query_width(shape->spec));
-    }
-    if (reads.norm) {
-        kept.mid = take(at, n, hidden);
-        kept.acts.rstd_mlp = take(at, n, 1);
-    }
-    bool experts = tt_spec_has_experts(shape->spec, layer);
-    if (reads.mlp) lay_mlp_acts(at, shape, !experts, experts, &kept.acts);
-    lay_norms(at, shape, layer, reads, &kept.acts);
-    lay_points(at, shape, layer, &kept);
-    return kept;
-}
-
-static void *take_array(layout *at, int n, size_t size) {
-    return take_bytes(at, product((size_t)n, size));
-}
-
-static tt_stage_pack lay_pack(layout *at, const tt_stage_shape *shape, bool training) {
+static tt_stage_pack lay_pack(tt_layout *at, const tt_stage_shape *shape, bool training) {
     int n = shape->max_tokens, n_shares = shape->max_shares > 1 ? shape->max_shares : 1;
     tt_stage_pack pack = {.ids = take_array(at, n, sizeof *pack.ids)};
     pack.positions = take_array(at, n, sizeof *pack.positions);
@@ -236,17 +160,17 @@ static tt_stage_pack lay_pack(layout *at, const tt_stage_shape *shape, bool trai
     return pack;
 }
 
-static void lay_slots(layout *at, tt_stage *stage) {
+static void lay_slots(tt_layout *at, tt_stage *stage) {
     const tt_stage_shape *shape = &stage->shape;
-    size_t n_kept = product((size_t)shape->n_slots, (size_t)shape->n_layers);
-    stage->kept = take_bytes(at, product(n_kept, sizeof *stage->kept));
-    stage->d_targets = take_bytes(at, product((size_t)shape->n_slots, sizeof *stage->d_targets));
+    size_t n_kept = tt_stage_product((size_t)shape->n_slots, (size_t)shape->n_layers);
+    stage->kept = tt_stage_take(at, tt_stage_product(n_kept, sizeof *stage->kept));
+    stage->d_targets = take_array(at, shape->n_slots, sizeof *stage->d_targets);
     stage->packs = take_array(at, shape->n_slots, sizeof *stage->packs);
     for (int slot = 0; slot < shape->n_slots; slot++) {
         tt_stage_pack pack = lay_pack(at, shape, true);
         if (stage->packs) stage->packs[slot] = pack;
         for (int i = 0; i < shape->n_layers; i++) {
-            tt_kept_layer kept = lay_layer(at, shape, shape->first_layer + i);
+            tt_kept_layer kept = tt_stage_lay_kept(at, shape, shape->first_layer + i);
             if (stage->kept) stage->kept[slot * shape->n_layers + i] = kept;
         }
         float *d_targets = shape->is_last && tt_stage_has_backward(stage)
@@ -256,7 +180,7 @@ static void lay_slots(layout *at, tt_stage *stage) {
     }
 }
 
-static void lay_head(layout *at, tt_stage *stage) {
+static void lay_head(tt_layout *at, tt_stage *stage) {
     const tt_stage_shape *shape = &stage->shape;
     int hidden = shape->spec->hidden;
     int n_rows = shape->max_targets;
@@ -265,10 +189,10 @@ static void lay_head(layout *at, tt_stage *stage) {
     stage->head_normed = take(at, n_rows, hidden);
     stage->head_d = take(at, n_rows, hidden);
     stage->head_rstd = take(at, n_rows, 1);
-    stage->head_scratch = take_bytes(at, tt_ops_head_scratch_bytes(n_rows));
+    stage->head_scratch = tt_stage_take(at, tt_ops_head_scratch_bytes(n_rows));
 }
 
-static void lay_workspace(layout *at, tt_stage *stage) {
+static void lay_workspace(tt_layout *at, tt_stage *stage) {
     const tt_stage_shape *shape = &stage->shape;
     const tt_spec *spec = shape->spec;
     int n = shape->max_tokens;
@@ -281,33 +205,37 @@ static void lay_workspace(layout *at, tt_stage *stage) {
     lay_mlp_acts(at, shape, dense, experts, &stage->work);
     if (experts) stage->mixture = lay_mixture_work(at, shape);
     stage->work.act = stage->work.gate;
+    stage->live = tt_stage_lay_live(at, shape);
     stage->attention_scratch =
-        take_bytes(at, tt_ops_attention_scratch_bytes(spec->head_dim, shape->n_threads));
+        tt_stage_take(at, tt_ops_attention_scratch_bytes(spec->head_dim, shape->n_threads));
     unsigned points = 0;
-    for (int i = 0; i < shape->n_layers; i++) points |= points_of(shape, shape->first_layer + i);
+    for (int i = 0; i < shape->n_layers; i++)
+        points |= tt_stage_points(shape, shape->first_layer + i);
     const unsigned normed = 1u << TT_POINT_Q | 1u << TT_POINT_K | 1u << TT_POINT_V |
                             1u << TT_POINT_GATE | 1u << TT_POINT_UP;
     stage->input = points & normed ? take(at, n, spec->hidden) : NULL;
     stage->heads = points >> TT_POINT_HEADS & 1 ? take(at, n, query_width(spec)) : NULL;
-    stage->adapter_scratch = take_bytes(at, product(scratch_floats(shape), sizeof(float)));
-    stage->inv_freq = take_bytes(at, (size_t)(spec->rotary_dim / 2) * sizeof *stage->inv_freq);
-    stage->rope_rows = take_bytes(at, product((size_t)n, sizeof *stage->rope_rows));
+    stage->adapter_scratch =
+        tt_stage_take(at, tt_stage_product(scratch_floats(shape), sizeof(float)));
+    stage->inv_freq = tt_stage_take(at, (size_t)(spec->rotary_dim / 2) * sizeof *stage->inv_freq);
+    stage->rope_rows = tt_stage_take(at, tt_stage_product((size_t)n, sizeof *stage->rope_rows));
     lay_rope(at, shape, &spec->rope, &stage->rope);
     if (spec->has_rope_local) lay_rope(at, shape, &spec->rope_local, &stage->rope_local);
     if (shape->is_last) lay_head(at, stage);
 }
 
-static void lay_cache(layout *at, tt_stage *stage) {
+static void lay_cache(tt_layout *at, tt_stage *stage) {
     const tt_stage_shape *shape = &stage->shape;
-    size_t rows = product(product((size_t)shape->cache_seqs, (size_t)shape->cache_length),
-                          (size_t)shape->n_layers);
-    size_t n_bytes = product(rows, (size_t)key_width(shape->spec) * sizeof(float));
-    stage->cache_k = take_bytes(at, n_bytes);
-    stage->cache_v = take_bytes(at, n_bytes);
+    size_t rows =
+        tt_stage_product(tt_stage_product((size_t)shape->cache_seqs, (size_t)shape->cache_length),
+                         (size_t)shape->n_layers);
+    size_t n_bytes = tt_stage_product(rows, (size_t)key_width(shape->spec) * sizeof(float));
+    stage->cache_k = tt_stage_take(at, n_bytes);
+    stage->cache_v = tt_stage_take(at, n_bytes);
 }
 
 tt_stage_memory tt_stage_lay_out(tt_stage *stage, tt_arena *arena) {
-    layout at = {.arena = arena};
+    tt_layout at = {.arena = arena};
     tt_stage_memory memory = {0};
     lay_slots(&at, stage);
     memory.activations = at.n_bytes;

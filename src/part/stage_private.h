@@ -6,11 +6,42 @@
 #include "trimtab/block.h"
 #include "trimtab/stage.h"
 
-/* What one layer keeps of one micro-batch. */
-typedef struct tt_kept_layer {
-    float *x, *mid;     /* [tokens x hidden] block input, residual after attention */
-    tt_block_acts acts; /* NULL where backward ends above */
+/* A layer's arrays as block wants them; those that are not there are NULL. */
+typedef struct tt_layer_acts {
+    float *x, *mid; /* [tokens x hidden] block input, residual after attention */
+    tt_block_acts acts;
     tt_block_kept at[TT_N_POINTS];
+} tt_layer_acts;
+
+/* The large arrays that backward reads, in the order in which forward writes them. */
+typedef enum tt_kept_array {
+    TT_KEPT_X,
+    TT_KEPT_Q_INPUT, /* before the norms of heads */
+    TT_KEPT_K_INPUT,
+    TT_KEPT_Q,
+    TT_KEPT_K,
+    TT_KEPT_V,
+    TT_KEPT_ATT,
+    TT_KEPT_PRE_MLP,   /* the site's tensor */
+    TT_KEPT_ATTN_POST, /* before the norm behind attention */
+    TT_KEPT_MID,
+    TT_KEPT_MLP_INPUT, /* the site's tensor */
+    TT_KEPT_GATE,
+    TT_KEPT_UP,
+    TT_KEPT_POST_MLP,   /* the site's tensor */
+    TT_KEPT_MLP_POST,   /* before the norm behind the MLP */
+    TT_KEPT_POST_BLOCK, /* the site's tensor */
+    TT_N_KEPT
+} tt_kept_array;
+
+/* What one layer keeps of one micro-batch. An array that backward reads lies in the slot as fp32
+ * (acts) or as bf16 (packed), or is computed again: then, and once widened, it lies in the stage's
+ * live set, which all layers share. */
+typedef struct tt_kept_layer {
+    tt_layer_acts acts; /* the rest NULL */
+    uint16_t *packed[TT_N_KEPT];
+    size_t width[TT_N_KEPT]; /* floats a token; 0: backward does not read it */
+    tt_again again;
 } tt_kept_layer;
 
 /* A micro-batch as it is computed: all shares' sequences one behind the other. The arrays have the
@@ -52,6 +83,7 @@ struct tt_stage {
     float *stream; /* [tokens x hidden] residual stream where nothing is kept; d in backward */
     float *normed; /* [tokens x hidden] */
     tt_block_acts work;
+    tt_layer_acts live; /* of the layer that is run: what its slot does not hold as fp32 */
     tt_mixture_work mixture;
     void *attention_scratch;
     float *adapter_scratch;
@@ -66,6 +98,14 @@ struct tt_stage {
     float *cache_k, *cache_v; /* [n_layers x cache_seqs x cache_length x kw] */
 };
 
+/* Hands out an arena's memory, or only counts when arena is NULL. */
+typedef struct tt_layout {
+    tt_arena *arena;
+    size_t n_bytes;
+} tt_layout;
+void *tt_stage_take(tt_layout *at, size_t n_bytes);
+size_t tt_stage_product(size_t a, size_t b); /* saturates */
+
 /* Points a stage's arrays into arena, or only counts when arena is NULL: prediction and use are
  * the same walk. Returns the bytes by purpose; a size that overflows saturates. */
 tt_stage_memory tt_stage_lay_out(tt_stage *stage, tt_arena *arena);
@@ -75,6 +115,27 @@ bool tt_stage_keeps(const tt_stage_shape *shape, int layer);
 /* Where backward ends in that layer; TT_N_POINTS: it goes through. */
 tt_point tt_stage_ends(const tt_stage_shape *shape, int layer);
 int tt_stage_n_positions(const tt_stage_shape *shape);
+
+/* Of all methods: points of the layer at which one acts, whether one keeps the input of a site, and
+ * floats that units at a point keep. */
+unsigned tt_stage_points(const tt_stage_shape *shape, int layer);
+bool tt_stage_keeps_input(const tt_stage_shape *shape, tt_point point);
+size_t tt_stage_saved_floats(const tt_stage_shape *shape, tt_point point);
+
+/* What is kept (stage_kept.c): memory for it, a slot's or the live set's; the arrays that a layer's
+ * forward writes (kept NULL: nothing is kept) and its backward reads. */
+tt_mixture_acts tt_stage_lay_mixture(tt_layout *at, const tt_stage_shape *shape);
+tt_kept_layer tt_stage_lay_kept(tt_layout *at, const tt_stage_shape *shape, int layer);
+tt_layer_acts tt_stage_lay_live(tt_layout *at, const tt_stage_shape *shape);
+tt_layer_acts tt_stage_forward_acts(const tt_stage *stage, const tt_kept_layer *kept);
+tt_layer_acts tt_stage_backward_acts(const tt_stage *stage, const tt_kept_layer *kept);
+
+/* Rounds into the slot what it keeps as bf16: x before the layer runs, the rest after; and widens
+ * all of it into the live set. kept NULL: nothing is kept. */
+void tt_stage_store_input(const tt_stage *stage, const tt_kept_layer *kept, int n_tokens,
+                          const float *x);
+void tt_stage_store(const tt_stage *stage, const tt_kept_layer *kept, int n_tokens);
+void tt_stage_restore(const tt_stage *stage, const tt_kept_layer *kept, int n_tokens);
 
 /* Copies a call into the pack of the slot (-1: the pack of calls that keep nothing), which is
  * returned (stage_pack.c). */
