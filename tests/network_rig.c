@@ -42,6 +42,9 @@ void rig_batch_build(rig_batch *out, const rig_sequence *seqs, int n_seqs) {
                                .loss_scale = n_targets ? 1.0f / (float)n_targets : 0};
 }
 
+tt_memory_policy rig_activations = TT_MEMORY_KEEP;
+tt_saved rig_saved = TT_SAVED_FP32;
+
 static tt_stage_shape shape_of(const rig *r, int i) {
     tt_stage_shape shape = {.spec = r->spec,
                             .methods = &r->method,
@@ -57,7 +60,9 @@ static tt_stage_shape shape_of(const rig *r, int i) {
                             .n_slots = RIG_SLOTS,
                             .cache_seqs = RIG_SEQS,
                             .cache_length = RIG_CACHE,
-                            .n_threads = tt_gemm_n_threads(r->gemm)};
+                            .n_threads = tt_gemm_n_threads(r->gemm),
+                            .activations = rig_activations,
+                            .saved = rig_saved};
     shape.first_adapted = tt_adapter_first_layer(&r->method, r->spec);
     return shape;
 }

@@ -32,6 +32,10 @@ typedef struct rig {
     uint8_t correct[RIG_TOKENS];
 } rig;
 
+/* What the stages of rigs created from now on keep, and how: at first all, as fp32. */
+extern tt_memory_policy rig_activations;
+extern tt_saved rig_saved;
+
 /* weights[i]: layers [first[i], first[i + 1]), borrowed. Asserts on failure. */
 void rig_create(rig *out, const tt_spec *spec, const tt_method *method, tt_weights *const *weights,
                 const int *first, int n_stages, uint64_t seed);

@@ -3,7 +3,7 @@
  * record_families.py: logits, loss, the gradient of every adapter tensor and
  * (where full-parameter tuning is not refused) of every weight, greedy generation with
  * the KV cache until far beyond the window. Each case runs as one stage, and with its layers split
- * over two and three.
+ * over two and three, where activations are computed again.
  *
  * Nothing here knows a family: every directory below tests/golden/families is a case, and a new
  * family is one more.
@@ -30,6 +30,7 @@
 
 static const double TOLERANCE = 1e-4;
 enum { MAX_CASES = 128, NAME_BYTES = 64, N_STAGES = 3 };
+_Static_assert((int)N_STAGES == (int)TT_N_MEMORY_POLICIES, "each split has a policy of its own");
 
 typedef struct golden {
     const char *name;
@@ -185,6 +186,19 @@ static void check_logits(const network *net, const tt_micro_batch *mb) {
     rig_destroy(&r);
 }
 
+/* The same bits as r, which keeps everything. */
+static void check_policies(const network *net, const json_t *variant, const tt_micro_batch *mb,
+                           const rig *r) {
+    for (int policy = TT_MEMORY_KEEP + 1; policy < TT_N_MEMORY_POLICIES; policy++) {
+        rig again;
+        rig_activations = (tt_memory_policy)policy;
+        open_rig(&again, net, variant);
+        rig_check_same_bits(&again, 0, mb, r);
+        rig_destroy(&again);
+    }
+    rig_activations = TT_MEMORY_KEEP;
+}
+
 static void check_variant(const network *net, const json_t *variant, const tt_micro_batch *mb) {
     const char *name = json_string_value(field(variant, "name"));
     const float *grads = tensor(net->g, name, ".grads", TT_DTYPE_F32)->data;
@@ -198,6 +212,7 @@ static void check_variant(const network *net, const json_t *variant, const tt_mi
             assert_near(net, name, view->name, view->n, r.adapter[i]->grads + view->offset,
                         grads + offset_of(net->g, variant, view));
         }
+    if (net->n_stages == 1) check_policies(net, variant, mb, &r);
     assert_near_number(net, "loss of the frozen model", rig_forward(&r, -1, mb, false),
                        number(net->g->json, "base_loss"));
     rig_destroy(&r);
@@ -355,6 +370,7 @@ static void check_case(void **state) {
         g.ids.n = 0;
         build_batch(&g, &batch);
         open_network(&net, &g, n_stages);
+        rig_activations = (tt_memory_policy)(n_stages - 1);
         check_logits(&net, &batch.mb);
         json_array_foreach(field(g.json, "variants"), i, variant)
             check_variant(&net, variant, &batch.mb);
@@ -363,6 +379,7 @@ static void check_case(void **state) {
         check_generation(&net);
         close_network(&net);
     }
+    rig_activations = TT_MEMORY_KEEP;
     recorded_close(g.json, g.tensors);
 }
 

@@ -343,6 +343,7 @@ static void check_case(void **state) {
     open_golden(&g, *state);
     for (int n_stages = 1; n_stages <= g.spec.n_layers; n_stages++) {
         run t;
+        rig_activations = (tt_memory_policy)((n_stages - 1) % TT_N_MEMORY_POLICIES);
         open_run(&t, &g, n_stages);
         check_evaluation(&t, "before");
         check_training(&t);
@@ -351,6 +352,7 @@ static void check_case(void **state) {
         check_generation(&t);
         close_run(&t);
     }
+    rig_activations = TT_MEMORY_KEEP;
     recorded_close(g.json, g.tensors);
 }
 

@@ -262,15 +262,17 @@ static void check_directions(const tiny_model *model, const rig *r, int n_target
     witness_destroy(&s.w);
 }
 
-/* The same bits whatever the split. */
+/* The same bits whatever the split, and whatever is computed again. */
 static void check_splits(tiny_model *model, const tt_method *method, const rig_batch *batch,
                          const rig *one) {
     for (int s = 0; s < 3; s++) {
         rig r;
+        rig_activations = (tt_memory_policy)s;
         open_rig(&r, model, method, splits[s], n_split_stages[s]);
         rig_check_same_bits(&r, 1, &batch->mb, one);
         rig_destroy(&r);
     }
+    rig_activations = TT_MEMORY_KEEP;
 }
 
 static void check_method(const tt_method *method) {
