@@ -76,7 +76,9 @@ typedef struct tt_engine_options {
     int longest_prompt; /* GENERATE: tokens; 0 otherwise */
     int max_new_tokens; /* GENERATE; 0: the task's or the job's */
     bool on_paper; /* TRAIN: weights, tokenizer, data may be missing (then nothing can be loaded) */
-    int n_plan_cores; /* of a rank, on other machines than this; 0: this one's */
+    int n_plan_cores;  /* of a rank, on other machines than this; 0: this one's */
+    size_t node_bytes; /* that the batch system allows this node's ranks together; 0: not told */
+    size_t rank_bytes; /* on paper: that each rank may take; 0: not told */
 } tt_engine_options;
 
 /* The chat template that the job, or the task it leaves it to (NULL: none), wants; *out is NULL for
@@ -90,7 +92,8 @@ tt_status tt_engine_choose_chat(const tt_job *job, const tt_task *task, const ch
 tt_status tt_engine_prepare(tt_engine *engine, tt_world *world, const tt_job *job,
                             const tt_engine_options *options, tt_error *err) TT_MUST_CHECK;
 
-/* Splits the world into the plan's grid and loads this rank's share. Collective. */
+/* Splits the world into the plan's grid and loads this rank's share. Collective. Errors: those of
+ * tt_plan_check_memory, and of the modules it calls. */
 tt_status tt_engine_load(tt_engine *engine, tt_error *err) TT_MUST_CHECK;
 
 void tt_engine_close(tt_engine *engine);

@@ -46,6 +46,8 @@ typedef struct tt_plan_input {
     size_t baseline_bytes;  /* resident bytes of a rank before anything is loaded */
     size_t root_bytes;      /* what rank 0 holds besides: tokenizer, task */
     size_t root_peak_bytes; /* most that was resident on rank 0 while it read its files */
+    size_t node_limit;      /* bytes that all ranks of a node may take together; 0: not known */
+    size_t rank_limit;      /* and each of them; 0: not known */
 
     /* Of the data; tt_plan_input_add fills them in. */
     int longest;        /* tokens of the longest example (prompt + completion), or prompt */
@@ -84,6 +86,12 @@ typedef struct tt_plan_stage {
     } bytes;                /* per rank */
 } tt_plan_stage;
 
+/* What a way to keep activations takes. */
+typedef struct tt_plan_need {
+    size_t rank_bytes; /* of the rank that needs most */
+    size_t node_bytes; /* of the node */
+} tt_plan_need;
+
 typedef struct tt_plan {
     int n_stages, n_replicas, n_threads;
     tt_method method;       /* the job's, rank budgets resolved */
@@ -94,8 +102,11 @@ typedef struct tt_plan {
     int max_tokens, max_seqs, max_targets;    /* of a micro-batch */
     int max_seq_length; /* longest sequence any call will see, generation included */
     int cache_seqs, cache_length;
-    int n_slots_first;     /* activation slots of stage 0; stage s has no more */
-    tt_plan_stage *stages; /* [n_stages] */
+    int n_slots_first;            /* activation slots of stage 0; stage s has no more */
+    tt_memory_policy activations; /* not AUTO: of those that fit the first, else the last of all */
+    tt_saved saved;
+    tt_plan_need needs[TT_N_MEMORY_POLICIES]; /* of each policy; without training all are alike */
+    tt_plan_stage *stages;                    /* [n_stages] */
 } tt_plan;
 
 /* Not collective. Freed by tt_plan_destroy. Errors: ERR_CONFIG (grid does not match the ranks, more
@@ -103,6 +114,16 @@ typedef struct tt_plan {
  * example beyond parallel.micro_batch_tokens, longer than the model's positions), ERR_MEMORY. */
 tt_status tt_plan_build(const tt_plan_input *input, tt_plan **out, tt_error *err) TT_MUST_CHECK;
 void tt_plan_destroy(tt_plan *plan);
+
+/* Does the plan need more than input allows it? Only where job.memory.activations is AUTO is that
+ * an error. Errors: ERR_CONFIG (what each policy would need, and the limit). */
+bool tt_plan_fits(const tt_plan_input *input, const tt_plan *plan);
+tt_status tt_plan_check_memory(const tt_plan_input *input, const tt_plan *plan,
+                               tt_error *err) TT_MUST_CHECK;
+
+/* FLOPs of the average token, in sequences of that length, that the stage's backward begins by
+ * computing again. */
+double tt_plan_again_flops(const tt_plan *plan, const tt_spec *spec, int stage, double length);
 
 /* Most bytes that ranks_per_node neighbouring ranks need together: weights of a stage, mapped by
  * several of them, are counted once. */
@@ -119,7 +140,8 @@ void tt_plan_stage_shape(const tt_plan *plan, int stage, const tt_spec *spec, bo
 tt_status tt_plan_split(const double *cost, int n, double last_extra, int n_stages,
                         int *first_layer, tt_error *err) TT_MUST_CHECK;
 
-/* One row a stage, bytes by purpose, to a stream the door hands in. */
+/* One row a stage, bytes by purpose, to a stream the door hands in. Then, when it is about
+ * training, what each policy would need. */
 void tt_plan_print(const tt_plan *plan, const tt_spec *spec, FILE *stream);
 
 #endif

@@ -28,6 +28,22 @@ bool cli_is_first(void) {
     return !rank || strcmp(rank, "0") == 0;
 }
 
+/* A count in the environment; 0: none. */
+static size_t count_of(const char *name) {
+    const char *text = getenv(name);
+    char *end;
+    if (!text || *text < '0' || *text > '9') return 0;
+    unsigned long long n = strtoull(text, &end, 10);
+    return *end || n > SIZE_MAX >> 20 ? 0 : (size_t)n;
+}
+
+/* SLURM counts in MiB; a job has either of the two (0: all that the node has). */
+size_t cli_slurm_node_bytes(void) {
+    size_t mib = count_of("SLURM_MEM_PER_NODE"), n_cpus = count_of("SLURM_CPUS_ON_NODE");
+    if (mib == 0 && __builtin_mul_overflow(count_of("SLURM_MEM_PER_CPU"), n_cpus, &mib)) return 0;
+    return mib > SIZE_MAX >> 20 ? 0 : mib << 20;
+}
+
 bool cli_speaks(const cli *c) {
     return !c->world || c->world->rank == 0;
 }

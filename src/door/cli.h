@@ -55,6 +55,9 @@ void cli_look_at_terminals(cli *c);
  * the work? */
 bool cli_is_first(void);
 
+/* Bytes that SLURM allows the ranks on this node together; 0: it does not say. */
+size_t cli_slurm_node_bytes(void);
+
 /* Is this the rank that speaks? */
 bool cli_speaks(const cli *c);
 

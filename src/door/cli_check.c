@@ -189,12 +189,16 @@ tt_status cli_check(const cli *c, tt_error *err) {
     tt_engine_options wanted = {.purpose = trains ? TT_PURPOSE_TRAIN : TT_PURPOSE_EVAL,
                                 .n_plan_ranks = (int)asked.n_ranks,
                                 .n_plan_cores = (int)asked.cores,
-                                .on_paper = trains && asked.n_ranks > 0};
+                                .on_paper = trains && asked.n_ranks > 0,
+                                .node_bytes = cli_slurm_node_bytes(),
+                                .rank_bytes = (size_t)(asked.memory * 0x1p30)};
     tt_status status = tt_engine_prepare(&engine, c->world, &job, &wanted, err);
     if (status == TT_OK) status = check_steps(&engine, err);
     bool talks = cli_speaks(c) && !job.log.quiet;
     if (talks && status == TT_OK) status = print_all(&engine, &asked, err);
     if (talks && status != TT_OK && !engine.plan) cli_print_audits(&engine, stdout);
+    if (status == TT_OK && asked.n_ranks == 0)
+        status = tt_plan_check_memory(&engine.input, engine.plan, err);
     status = tt_world_agree(c->world, status, err);
     if (status == TT_OK && !job.log.quiet) status = predict(c, &engine, &asked, talks, err);
     tt_engine_close(&engine);

@@ -48,7 +48,7 @@ static tt_status make_run_dir(const cli *c, const tt_job *job, tt_error *err) {
 }
 
 static tt_status train(const cli *c, const tt_job *job, tt_engine *engine, tt_error *err) {
-    tt_engine_options options = {.purpose = TT_PURPOSE_TRAIN};
+    tt_engine_options options = {.purpose = TT_PURPOSE_TRAIN, .node_bytes = cli_slurm_node_bytes()};
     bool talks = c->world->rank == 0 && !job->log.quiet;
     tt_status status = tt_engine_prepare(engine, c->world, job, &options, err);
     if (talks) cli_print_audits(engine, stdout);

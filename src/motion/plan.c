@@ -8,6 +8,7 @@
 #include "trimtab/full.h"
 #include "trimtab/gemm.h"
 #include "trimtab/pipeline.h"
+#include "trimtab/plan_time.h"
 #include "trimtab/reduce.h"
 #include "trimtab/schedule.h"
 #include "trimtab/singular.h"
@@ -237,7 +238,9 @@ void tt_plan_stage_shape(const tt_plan *plan, int stage, const tt_spec *spec, bo
                             .max_seq_length = plan->max_seq_length,
                             .cache_seqs = plan->cache_seqs,
                             .cache_length = plan->cache_length,
-                            .n_threads = plan->n_threads};
+                            .n_threads = plan->n_threads,
+                            .activations = plan->activations,
+                            .saved = plan->saved};
     if (train)
         out->n_slots = tt_schedule_n_slots(plan->n_stages, stage, plan->first_backward,
                                            plan->max_micro_batches);
@@ -310,29 +313,56 @@ static size_t beginning_bytes(const tt_plan_input *in, const tt_plan *plan,
 
 static tt_status count_stage(const tt_plan_input *in, tt_plan *plan, int s, tt_error *err) {
     tt_plan_stage *stage = &plan->stages[s];
-    tt_stage_shape shape;
-    tt_stage_memory memory;
-    tt_plan_stage_shape(plan, s, in->spec, in->train, &shape);
-    tt_stage_bytes(&shape, &memory);
     stage->bytes.weights = weight_bytes(in, stage);
     stage->bytes.adapter = adapter_bytes(in, plan, stage);
     if (plan->method.full.tune) TT_TRY(count_full(in, plan, stage, err));
-    stage->bytes.activations = memory.activations;
-    stage->bytes.workspace = memory.workspace;
-    stage->bytes.cache = memory.cache;
     stage->bytes.buffers =
         tt_pipeline_bytes(plan->n_stages, s, plan->first_backward, in->spec->hidden,
                           plan->max_tokens, plan->max_targets) +
         tt_gemm_bytes(plan->n_threads, widest(in->spec));
     stage->bytes.data = in->dataset_bytes;
     stage->bytes.baseline = process_bytes(in, stage);
-    stage->bytes.total = stage->bytes.weights + stage->bytes.adapter + memory.total +
-                         stage->bytes.buffers + stage->bytes.data + stage->bytes.baseline;
-    size_t begins = stage->bytes.total - memory.total + beginning_bytes(in, plan, stage);
+    return TT_OK;
+}
+
+/* With what the policy keeps, which decides the stage's part. */
+static void add_stage(const tt_plan_input *in, tt_plan *plan, int s) {
+    tt_plan_stage *stage = &plan->stages[s];
+    tt_stage_shape shape;
+    tt_stage_memory memory;
+    tt_plan_stage_shape(plan, s, in->spec, in->train, &shape);
+    tt_stage_bytes(&shape, &memory);
+    stage->bytes.activations = memory.activations;
+    stage->bytes.workspace = memory.workspace;
+    stage->bytes.cache = memory.cache;
+    size_t others = stage->bytes.weights + stage->bytes.adapter + stage->bytes.buffers +
+                    stage->bytes.data + stage->bytes.baseline;
+    stage->bytes.total = others + memory.total;
+    size_t begins = others + beginning_bytes(in, plan, stage);
     if (stage->bytes.total < begins) stage->bytes.total = begins;
     if (stage->is_first && stage->bytes.total < in->root_peak_bytes)
         stage->bytes.total = in->root_peak_bytes;
-    return TT_OK;
+}
+
+/* The stages' bytes with that policy. */
+static void try_policy(const tt_plan_input *in, tt_plan *plan, tt_memory_policy policy) {
+    plan->activations = policy;
+    for (int s = 0; s < plan->n_stages; s++) add_stage(in, plan, s);
+    plan->needs[policy] =
+        (tt_plan_need){.rank_bytes = plan->stages[tt_plan_largest_stage(plan)].bytes.total,
+                       .node_bytes = tt_plan_node_bytes(plan, larger(in->ranks_per_node, 1))};
+}
+
+static void choose_policy(const tt_plan_input *in, tt_plan *plan) {
+    tt_memory_policy chosen = in->job->memory.activations;
+    plan->saved = in->job->memory.saved;
+    if (!in->train) chosen = TT_MEMORY_KEEP;
+    for (int p = 0; p < TT_N_MEMORY_POLICIES; p++) {
+        try_policy(in, plan, (tt_memory_policy)p);
+        if (chosen == TT_MEMORY_AUTO && tt_plan_fits(in, plan)) chosen = (tt_memory_policy)p;
+    }
+    if (chosen == TT_MEMORY_AUTO) chosen = TT_MEMORY_RECOMPUTE_BLOCK;
+    try_policy(in, plan, chosen);
 }
 
 static tt_status fill(const tt_plan_input *in, tt_plan *plan, tt_error *err) {
@@ -345,6 +375,7 @@ static tt_status fill(const tt_plan_input *in, tt_plan *plan, tt_error *err) {
     plan->n_slots_first =
         tt_schedule_n_slots(plan->n_stages, 0, plan->first_backward, plan->max_micro_batches);
     for (int s = 0; s < plan->n_stages; s++) TT_TRY(count_stage(in, plan, s, err));
+    choose_policy(in, plan);
     return TT_OK;
 }
 

@@ -4,6 +4,18 @@ static void print_bytes(FILE *stream, size_t bytes) {
     fprintf(stream, " %10.1f", (double)bytes / (1 << 20));
 }
 
+/* "activations: keep as fp32; a rank needs at most 812.3 MiB with keep, 645.0 with ..." */
+static void print_policies(const tt_plan *plan, FILE *stream) {
+    fprintf(stream, "activations: %s as %s; a rank needs at most",
+            tt_memory_policy_name(plan->activations),
+            plan->saved == TT_SAVED_BF16 ? "bf16" : "fp32");
+    for (int p = 0; p < TT_N_MEMORY_POLICIES; p++)
+        fprintf(stream, "%s %.1f%s with %s", p ? "," : "",
+                (double)plan->needs[p].rank_bytes / (1 << 20), p ? "" : " MiB",
+                tt_memory_policy_name((tt_memory_policy)p));
+    fputc('\n', stream);
+}
+
 void tt_plan_print(const tt_plan *plan, const tt_spec *spec, FILE *stream) {
     fprintf(stream,
             "plan: %d stage%s x %d replica%s, %d thread%s a rank; micro-batches: at least %d a "
@@ -30,4 +42,5 @@ void tt_plan_print(const tt_plan *plan, const tt_spec *spec, FILE *stream) {
             print_bytes(stream, columns[c]);
         fputc('\n', stream);
     }
+    if (plan->first_backward < plan->n_stages) print_policies(plan, stream);
 }

@@ -86,6 +86,7 @@ static stage_cost count_stage(const tt_plan_input *in, const tt_plan *plan, int 
         cost.forward += forward;
         cost.backward += backward_part(plan, l) * backward;
     }
+    cost.backward += tt_plan_again_flops(plan, in->spec, s, tt_plan_time_length(in));
     if (stage->is_last) cost.head = (full ? 8.0 : 4.0) * in->spec->hidden * in->spec->vocab;
     return cost;
 }

@@ -292,6 +292,21 @@ static tt_status add_data(tt_engine *engine, tt_plan_input *input, tt_error *err
     return TT_OK;
 }
 
+static int64_t least(int64_t a, int64_t b) {
+    return b > 0 && (a <= 0 || b < a) ? b : a;
+}
+
+/* Bytes that the ranks of a node may take together; 0: nobody knows. Of what others allow a little
+ * is left, by which a prediction may be wrong. The same on all ranks. Collective. */
+static size_t find_node_limit(const tt_engine *engine, const tt_engine_options *options) {
+    if (engine->job->memory.limit > 0) return (size_t)engine->job->memory.limit;
+    if (options->n_plan_ranks > 0) return 0; /* of other machines */
+    int64_t allowed = least((int64_t)options->node_bytes, tt_process_machine_bytes());
+    allowed = least(allowed, tt_process_cgroup_bytes(NULL, NULL));
+    allowed = -tt_world_max_i64(engine->world, -allowed);
+    return (size_t)(allowed - allowed / 20);
+}
+
 static tt_status make_plan(tt_engine *engine, const engine_facts *facts,
                            const tt_engine_options *options, const memory_facts *memory,
                            tt_error *err) {
@@ -317,7 +332,9 @@ static tt_status make_plan(tt_engine *engine, const engine_facts *facts,
         .max_new_tokens = engine->settings.max_new_tokens,
         .baseline_bytes = memory->baseline,
         .root_bytes = memory->root,
-        .root_peak_bytes = memory->root_peak};
+        .root_peak_bytes = memory->root_peak,
+        .node_limit = find_node_limit(engine, options),
+        .rank_limit = options->rank_bytes};
     if (options->n_plan_cores > 0)
         engine->input.cores_per_node = options->n_plan_cores * engine->input.ranks_per_node;
     TT_TRY(add_data(engine, &engine->input, err));
@@ -424,6 +441,7 @@ static tt_status note_wire(tt_engine *engine, tt_error *err) {
 }
 
 tt_status tt_engine_load(tt_engine *engine, tt_error *err) {
+    TT_TRY(tt_plan_check_memory(&engine->input, engine->plan, err)); /* the same on all ranks */
     TT_TRY(tt_world_split(engine->world, engine->plan->n_stages, engine->plan->n_replicas, err));
     TT_TRY(tt_world_agree(engine->world, load_share(engine, err), err));
     TT_TRY(tt_world_agree(engine->world, connect(engine, err), err));

@@ -11,6 +11,8 @@ static void forgive_harmless(tt_job *saved, const tt_job *now) {
     tt_wire_form wire = saved->parallel.wire; /* decides what is learned */
     saved->parallel = now->parallel;
     saved->parallel.wire = wire;
+    saved->memory.activations = now->memory.activations; /* the same results to the bit */
+    saved->memory.limit = now->memory.limit;
     saved->checkpoint = now->checkpoint;
     saved->eval = now->eval;
     saved->log = now->log;
