@@ -76,6 +76,12 @@ static void pipeline_splits_do_not_change_a_bit(void **state) {
     assert_true(run_same_adapter(&one, &four));
 }
 
+static bool remove_run(const char *run) {
+    char path[256];
+    snprintf(path, sizeof path, "%s/%s", run_work, run);
+    return tt_file_remove_tree(path, NULL) == TT_OK;
+}
+
 /* Leaves the first checkpoint only, as if the run had died before the second. */
 static void lose_late_checkpoints(const char *run) {
     run_lose_checkpoint(run, 2 * EVERY);
@@ -107,6 +113,50 @@ static void resume_continues_on_another_layout(void **state) {
     outcome four = run_layout("r22", 4, 1, "checkpoint.resume=auto");
     assert_int_equal(four.status, TT_OK);
     assert_true(loss_distance(&four, &whole, EVERY + 1) <= 1e-5);
+}
+
+/* Nothing that is learned depends on what is kept; what is kept rounded does. */
+static void policies_do_not_change_a_bit(void **state) {
+    (void)state;
+    static const int layouts[][2] = {{1, 1}, {2, 1}, {2, 2}};
+    const char *const lora = "lora.targets=all lora.rank=2 lora.dropout=0.1 train.steps=6";
+    for (int i = 0; i < 3; i++) {
+        char sets[256];
+        snprintf(sets, sizeof sets, "%s memory.activations=keep", lora);
+        outcome keep = run_layout("keep", layouts[i][0], layouts[i][1], sets);
+        assert_int_equal(keep.status, TT_OK);
+        snprintf(sets, sizeof sets, "%s memory.activations=recompute-%s checkpoint.every=3", lora,
+                 i == 1 ? "mlp" : "block");
+        outcome again = run_layout("again", layouts[i][0], layouts[i][1], sets);
+        assert_int_equal(again.status, TT_OK);
+        check_all(run_same_adapter(&keep, &again));
+        /* a run goes on with another policy, bit for bit */
+        run_lose_checkpoint("again", 6);
+        snprintf(sets, sizeof sets, "%s memory.activations=%s checkpoint.resume=latest", lora,
+                 i == 1 ? "recompute-block" : "keep");
+        again = run_layout("again", layouts[i][0], layouts[i][1], sets);
+        assert_int_equal(again.status, TT_OK);
+        check_all(run_same_adapter(&keep, &again));
+        snprintf(sets, sizeof sets, "%s memory.saved=bf16 checkpoint.resume=latest", lora);
+        again = run_layout("again", layouts[i][0], layouts[i][1], sets);
+        assert_int_equal(again.status, TT_ERR_CONFIG);
+        assert_non_null(strstr(again.error, "memory.saved"));
+        check_all(mpi_test_rank != 0 || remove_run("keep"));
+        check_all(mpi_test_rank != 0 || remove_run("again"));
+    }
+}
+
+/* A run whose layers do not fit says so before it begins; one that fits half way recomputes. */
+static void a_limit_chooses_the_policy(void **state) {
+    (void)state;
+    outcome small = run_layout("m11", 1, 1, "train.steps=2 memory.limit=1M");
+    assert_int_equal(small.status, TT_ERR_CONFIG);
+    assert_non_null(strstr(small.error, "may take 1.0 MiB"));
+    outcome rounded = run_layout("b21", 2, 1, "train.steps=2 memory.saved=bf16");
+    outcome exact = run_layout("e21", 2, 1, "train.steps=2");
+    assert_int_equal(rounded.status, TT_OK);
+    assert_true(rounded.loss[1] == exact.loss[1]); /* nothing was learned yet */
+    check_all(!run_same_adapter(&rounded, &exact));
 }
 
 static void another_job_cannot_resume(void **state) {
@@ -226,6 +276,8 @@ int main(int argc, char **argv) {
         cmocka_unit_test(pipeline_splits_do_not_change_a_bit),
         cmocka_unit_test(resume_continues_bit_for_bit_on_the_same_layout),
         cmocka_unit_test(resume_continues_on_another_layout),
+        cmocka_unit_test(policies_do_not_change_a_bit),
+        cmocka_unit_test(a_limit_chooses_the_policy),
         cmocka_unit_test(another_job_cannot_resume),
         cmocka_unit_test(numbers_that_explode_stop_the_run_with_their_place),
         cmocka_unit_test(full_tuning_agrees_on_every_layout),

@@ -13,6 +13,7 @@
 
 #include "trimtab/arena.h"
 #include "trimtab/file.h"
+#include "trimtab/process.h"
 #include "trimtab/rng.h"
 #include "trimtab/status.h"
 
@@ -138,6 +139,40 @@ static void rng_masks_are_the_draws(void **state) {
             }
 }
 
+static void write_in(const char *dir, const char *name, const char *text) {
+    char path[160];
+    snprintf(path, sizeof path, "%s/%s", dir, name);
+    assert_int_equal(tt_file_write_atomic(path, text, strlen(text), NULL), TT_OK);
+}
+
+/* Of a group and those it lies in, in both versions; none where there is none. */
+static void control_groups_limit_memory(void **state) {
+    (void)state;
+    char dir[] = "/tmp/tt_cgroup_XXXXXX", deep[64], memory[64], file[64];
+    assert_non_null(mkdtemp(dir));
+    snprintf(deep, sizeof deep, "%s/job/step", dir);
+    snprintf(memory, sizeof memory, "%s/memory/job", dir);
+    snprintf(file, sizeof file, "%s/groups", dir);
+    assert_int_equal(tt_file_make_dirs(deep, NULL), TT_OK);
+    assert_int_equal(tt_file_make_dirs(memory, NULL), TT_OK);
+    assert_int_equal(tt_process_cgroup_bytes(file, dir), 0);
+    write_in(dir, "groups", "0::/job/step\n");
+    assert_int_equal(tt_process_cgroup_bytes(file, dir), 0);
+    write_in(dir, "job/step/memory.max", "max\n");
+    assert_int_equal(tt_process_cgroup_bytes(file, dir), 0);
+    write_in(dir, "job/memory.max", "8589934592\n");
+    write_in(dir, "memory.max", "17179869184\n");
+    assert_int_equal(tt_process_cgroup_bytes(file, dir), (int64_t)8 << 30);
+    write_in(dir, "memory/memory.limit_in_bytes", "9223372036854771712\n");
+    write_in(dir, "memory/job/memory.limit_in_bytes", "4096\n");
+    write_in(dir, "groups", "7:cpu:/job\n4:memory:/job\n0::/job/step\n");
+    assert_int_equal(tt_process_cgroup_bytes(file, dir), 4096);
+    write_in(dir, "groups", "4:memory:/\n");
+    assert_int_equal(tt_process_cgroup_bytes(file, dir), 0);
+    assert_true(tt_process_cgroup_bytes(NULL, NULL) >= 0);
+    assert_int_equal(tt_file_remove_tree(dir, NULL), TT_OK);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(error_carries_text_and_prefix),
@@ -146,6 +181,7 @@ int main(void) {
         cmocka_unit_test(philox_matches_known_answers),
         cmocka_unit_test(rng_draws_have_their_distribution),
         cmocka_unit_test(rng_masks_are_the_draws),
+        cmocka_unit_test(control_groups_limit_memory),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

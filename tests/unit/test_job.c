@@ -442,8 +442,44 @@ static void a_decimal_comma_locale_changes_nothing(void **state) {
     free(text);
 }
 
+static void sizes_are_read_as_people_write_them(void **state) {
+    (void)state;
+    static const struct {
+        const char *text;
+        int64_t bytes; /* -1: refused */
+    } cases[] = {{"\"auto\"", 0},         {"0", 0},
+                 {"4096", 4096},          {"\"8G\"", (int64_t)8 << 30},
+                 {"\"1.5T\"", 3LL << 39}, {"\"512MiB\"", 512 << 20},
+                 {"\"3kb\"", 3 << 10},    {"\"17B\"", 17},
+                 {"\"8X\"", -1},          {"\"G\"", -1},
+                 {"\"-1G\"", -1},         {"-1", -1},
+                 {"\"1e3\"", -1},         {"\"9999999T\"", -1},
+                 {"\"1.2.3G\"", -1},      {"\"\"", -1},
+                 {"\"8 G\"", -1},         {"\"8GBs\"", -1}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        char text[256];
+        tt_job job, again;
+        tt_error err = {0};
+        snprintf(text, sizeof text, MINIMAL "memory: { limit = %s; };\n", cases[i].text);
+        tt_status status = tt_job_read(put("bytes.cfg", text), NULL, 0, false, &job, &err);
+        if (cases[i].bytes < 0) {
+            assert_int_equal(status, TT_ERR_CONFIG);
+            assert_non_null(strstr(err.text, "memory.limit"));
+            assert_non_null(strstr(err.text, "such as 8G"));
+            continue;
+        }
+        assert_int_equal(status, TT_OK);
+        assert_int_equal(job.memory.limit, cases[i].bytes);
+        char *printed = print_job(&job);
+        assert_int_equal(tt_job_parse(printed, &again, NULL), TT_OK);
+        assert_int_equal(again.memory.limit, cases[i].bytes);
+        free(printed);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(sizes_are_read_as_people_write_them),
         cmocka_unit_test(defaults_follow_the_paper),
         cmocka_unit_test(print_reads_back_to_the_same_bytes),
         cmocka_unit_test(every_problem_is_told_at_once_with_its_place),

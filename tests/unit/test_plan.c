@@ -388,6 +388,66 @@ static void bytes_are_those_of_the_modules(void **state) {
     tt_plan_destroy(plan);
 }
 
+/* The first policy that fits is taken; a limit of the node counts all its ranks. */
+static void activations_are_kept_as_far_as_they_fit(void **state) {
+    (void)state;
+    tt_job job = job_of(2, 2);
+    job.memory.activations = TT_MEMORY_AUTO;
+    tt_plan_input input = input_of(&job, 4);
+    input.ranks_per_node = 2;
+    tt_plan *plan = build(&input);
+    tt_plan_need needs[TT_N_MEMORY_POLICIES];
+    memcpy(needs, plan->needs, sizeof needs);
+    assert_int_equal(plan->activations, TT_MEMORY_KEEP);
+    tt_plan_destroy(plan);
+    for (int p = 0; p < TT_N_MEMORY_POLICIES; p++) {
+        assert_true(p == 0 || needs[p].rank_bytes < needs[p - 1].rank_bytes);
+        assert_true(needs[p].node_bytes > needs[p].rank_bytes);
+        for (int of_node = 0; of_node < 2; of_node++) {
+            tt_error err = {0};
+            input.node_limit = of_node ? needs[p].node_bytes : 0;
+            input.rank_limit = of_node ? 0 : needs[p].rank_bytes;
+            plan = build(&input);
+            assert_int_equal(plan->activations, p);
+            assert_int_equal(plan->stages[0].bytes.total, needs[p].rank_bytes);
+            assert_true(tt_plan_fits(&input, plan));
+            assert_int_equal(tt_plan_check_memory(&input, plan, &err), TT_OK);
+            tt_plan_destroy(plan);
+        }
+    }
+    tt_error err = {0};
+    input.rank_limit = needs[TT_MEMORY_RECOMPUTE_BLOCK].rank_bytes - 1;
+    plan = build(&input);
+    assert_int_equal(plan->activations, TT_MEMORY_RECOMPUTE_BLOCK);
+    assert_int_equal(tt_plan_check_memory(&input, plan, &err), TT_ERR_CONFIG);
+    assert_non_null(strstr(err.text, "memory.limit"));
+    assert_non_null(strstr(err.text, "MiB with recompute-block"));
+    tt_plan_destroy(plan);
+    job.memory.activations = TT_MEMORY_KEEP; /* whoever says so, has it so */
+    plan = build(&input);
+    assert_int_equal(plan->activations, TT_MEMORY_KEEP);
+    assert_false(tt_plan_fits(&input, plan));
+    assert_int_equal(tt_plan_check_memory(&input, plan, &err), TT_OK);
+    tt_plan_destroy(plan);
+}
+
+/* Gate and up again: two thirds of the MLP. All but down again: 2 FLOPs an element, attention's. */
+static void what_is_computed_again_is_work(void **state) {
+    (void)state;
+    tt_job job = job_of(1, 1);
+    tt_plan_input input = input_of(&job, 1);
+    const double mlp = 2.0 * 3 * 64 * 160, layer = 2.0 * (double)tt_spec_layer_params(&spec);
+    const double expected[] = {0, 7 * mlp * 2 / 3, 7 * (layer - mlp / 3 + 4 * 64 * (21 / 2.0))};
+    for (int p = 0; p < TT_N_MEMORY_POLICIES; p++) {
+        job.memory.activations = (tt_memory_policy)p;
+        tt_plan *plan = build(&input);
+        double flops = tt_plan_again_flops(plan, &spec, 0, 20);
+        if (!(fabs(flops - expected[p]) <= 1e-9 * layer))
+            fail_msg("policy %d: %.9g, expected %.9g", p, flops, expected[p]);
+        tt_plan_destroy(plan);
+    }
+}
+
 static void tied_head_is_counted_once(void **state) {
     (void)state;
     tt_job job = job_of(1, 1);
@@ -450,7 +510,8 @@ static void table_has_a_row_a_stage(void **state) {
     tt_plan_print(plan, &spec, stream);
     fclose(stream);
     for (size_t i = 0; i < n; i++) n_lines += text[i] == '\n';
-    assert_int_equal(n_lines, 3 + 4);
+    assert_int_equal(n_lines, 4 + 4);
+    assert_non_null(strstr(text, "activations: keep as fp32"));
     assert_non_null(strstr(text, "4 stages x 2 replicas"));
     assert_non_null(strstr(text, "weights"));
     free(text);
@@ -470,6 +531,8 @@ int main(void) {
         cmocka_unit_test(head_counts_as_work_of_the_last_stage),
         cmocka_unit_test(backward_ends_at_the_lowest_steered_layer),
         cmocka_unit_test(bytes_are_those_of_the_modules),
+        cmocka_unit_test(activations_are_kept_as_far_as_they_fit),
+        cmocka_unit_test(what_is_computed_again_is_work),
         cmocka_unit_test(tied_head_is_counted_once),
         cmocka_unit_test(facts_come_from_the_data),
         cmocka_unit_test(table_has_a_row_a_stage),

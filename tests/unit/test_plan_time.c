@@ -285,8 +285,9 @@ static void the_fullest_replica_is_waited_for(void **state) {
 
 /* --- Memory ----------------------------------------------------------------------------------- */
 
-static size_t needed(const tt_job *job, int n_ranks) {
+static size_t needed(const tt_job *job, int n_ranks, size_t limit) {
     tt_plan_input input = input_of(job, &llama_70b, n_ranks);
+    input.rank_limit = limit;
     tt_plan *plan = build(&input);
     size_t bytes = plan->stages[tt_plan_largest_stage(plan)].bytes.total;
     for (int s = 0; s < plan->n_stages; s++) assert_true(plan->stages[s].bytes.total <= bytes);
@@ -304,8 +305,8 @@ static void the_fewest_ranks_fit_and_one_less_does_not(void **state) {
     assert_int_equal(tt_plan_fewest_ranks(&input, 2, limit, &n, NULL), TT_OK);
     assert_in_range(n, 18, 2 * 80); /* 141 GB in 16 GiB need 9 stages, of 2 replicas each */
     assert_int_equal(n % 2, 0);
-    assert_true(needed(&job, n) <= limit);
-    assert_true(needed(&job, n - 2) > limit);
+    assert_true(needed(&job, n, limit) <= limit);
+    assert_true(needed(&job, n - 2, limit) > limit);
     assert_int_equal(tt_plan_fewest_ranks(&input, 2, (size_t)1 << 44, &n, NULL), TT_OK);
     assert_int_equal(n, 2);
     assert_int_equal(tt_plan_fewest_ranks(&input, 2, 1 << 20, &n, NULL), TT_OK);
