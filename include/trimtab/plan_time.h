@@ -15,7 +15,8 @@
  *     adapter    6 n p                   p: parameters of the layer's adapter
  *
  * Backward gives gradients of inputs only; it computes the scores of attention again (5 products
- * where forward has 2) and no other product. Layers below the first adapted one run forward only.
+ * where forward has 2) and no other product, but what the plan's activations do not keep: of that,
+ * tt_plan_again_flops. Layers below the first adapted one run forward only.
  * The head costs 4 T hidden vocab for T supervised tokens (8, trained) on the last stage, in its
  * forward, which finds the gradient as well.
  *

@@ -67,6 +67,7 @@ static tt_status try_layout(searching *s, tt_plan_layout *layout, bool *fits, tt
     tt_plan_search_job(s->input->job, layout, s->machine->cores, &s->job);
     s->in.n_ranks = layout->n_stages * layout->n_replicas;
     s->in.ranks_per_node = least(s->in.n_ranks, s->search->ranks_per_node);
+    s->in.node_limit = s->search->node_bytes;
     tt_status status = tt_plan_build(&s->in, &plan, err);
     if (status != TT_OK) return status;
     layout->rank_bytes = plan->stages[tt_plan_largest_stage(plan)].bytes.total;
