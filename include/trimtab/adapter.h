@@ -148,11 +148,17 @@ typedef struct tt_adapter_rows {
 } tt_adapter_rows;
 
 /* Fills *out; row numbers go to buffer (room for the call's tokens). past [n_seqs] (NULL: zeros):
- * tokens of each sequence that came in earlier calls (KV cache). Positions count from the start of
- * the prompt; generated tokens are steered by "all" only. */
+ * tokens of each sequence that came in earlier calls (KV cache). Rows [0, n_prefix) are the first
+ * tokens of all sequences (batch.h). Positions count from the start of the prompt; generated tokens
+ * are steered by "all" only. */
 void tt_adapter_find_rows(const tt_method *method, int n_seqs, const int32_t *seq_start,
-                          const int32_t *prompt_len, const int32_t *past, int32_t *buffer,
-                          tt_adapter_rows *out);
+                          const int32_t *prompt_len, const int32_t *past, int n_prefix,
+                          int32_t *buffer, tt_adapter_rows *out);
+
+/* May tokens that sequences of a micro-batch begin with be computed once, with the same losses and
+ * gradients? How many of a prompt's last tokens must stay out of that, at least 1; 0: never.
+ * longest: tokens of the longest sequence. */
+int tt_adapter_prefix_tail(const tt_method *method, const tt_spec *spec, int longest);
 
 /* Floats that the units at a point keep from forward to backward, for micro-batches of at most
  * this size; and scratch that one layer's forward and backward need. */

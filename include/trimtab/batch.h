@@ -16,6 +16,9 @@
  *     tt_batcher_step(batcher, step, &batch);
  *     for (int i = 0; i < batch.n_micro; i++) forward(&batch.micro[i]);
  *
+ * Sequences are dealt by their lengths, whatever they share, so that limits hold with prefixes and
+ * without. A prefix holds no row whose logits are needed.
+ *
  * Source of LPT: Graham, "Bounds on multiprocessing timing anomalies", SIAM J. Appl. Math. 1969. */
 #ifndef TRIMTAB_BATCH_H
 #define TRIMTAB_BATCH_H
@@ -26,10 +29,14 @@
 #include "trimtab/dataset.h"
 #include "trimtab/status.h"
 
-/* Packed sequences. Attention stays within a sequence; logits are needed at target rows only. */
+/* Packed sequences. Attention stays within a sequence; logits are needed at target rows only.
+ * Tokens that all sequences begin with may be there once, as rows [0, n_prefix): the rows of a
+ * sequence are then those behind its first n_prefix tokens, at least one. */
 typedef struct tt_micro_batch {
-    int member; /* adapter member it trains (0) */
-    int n_tokens, n_seqs, n_targets;
+    int member;   /* adapter member it trains (0) */
+    int n_tokens; /* rows, those of the prefix among them */
+    int n_seqs, n_targets;
+    int n_prefix;              /* 0: none */
     const int32_t *ids;        /* [n_tokens] */
     const int32_t *positions;  /* [n_tokens] position within its sequence */
     const int32_t *seq_start;  /* [n_seqs + 1] first row of each sequence; the last is n_tokens */
@@ -47,7 +54,12 @@ typedef struct tt_batch_layout {
     int min_micro_batches; /* per replica, >= 1 */
     int max_tokens;        /* of one micro-batch, >= dataset->longest; 0: tt_batch_default_tokens */
     int member;
+    int prefix_tail; /* of every prompt, how many last tokens stay out of a shared prefix
+                        (tt_adapter_prefix_tail); 0: no prefix is shared */
 } tt_batch_layout;
+
+/* Sequences of a micro-batch that have at least so many first tokens in common share them. */
+enum { TT_BATCH_LEAST_PREFIX = 8 };
 
 /* The most that any step can need: what the plan sizes arenas by. */
 typedef struct tt_batch_limits {
@@ -59,8 +71,8 @@ typedef struct tt_batch_limits {
 typedef struct tt_step_batch {
     int n_micro;
     const tt_micro_batch *micro;       /* [n_micro] */
-    int64_t n_tokens, n_targets;       /* of this replica */
-    int64_t step_tokens, step_targets; /* of all replicas */
+    int64_t n_tokens, n_targets;       /* of this replica: rows that are computed, targets */
+    int64_t step_tokens, step_targets; /* of all replicas: tokens of the examples, targets */
 } tt_step_batch;
 
 typedef struct tt_batcher tt_batcher;

@@ -210,6 +210,7 @@ typedef struct tt_job {
         int threads;            /* per rank; 0: cores of the node / ranks on it */
         tt_wire_form wire;      /* numbers between stages */
         bool shared_memory;     /* hand them over through memory, on a node */
+        bool share_prefix;      /* tokens that a micro-batch's examples begin with: computed once */
     } parallel;
     struct {
         tt_memory_policy activations;

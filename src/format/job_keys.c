@@ -244,6 +244,9 @@ const tt_key tt_job_keys[] = {
     {"parallel", "shared_memory", TT_KEY_BOOL, AT(parallel.shared_memory), .fallback = "true",
      .help = "Stages on one node hand over through memory that both have mapped; else, and between "
              "nodes, over MPI. The same results."},
+    {"parallel", "share_prefix", TT_KEY_BOOL, AT(parallel.share_prefix), .fallback = "true",
+     .help = "Compute 8 or more tokens that all examples of a micro-batch begin with once, where "
+             "that gives the same gradient (not with dropout)."},
     {"memory", "activations", CHOICE(memory_policies), AT(memory.activations), .fallback = "auto",
      .help = "What training keeps of a layer from forward to backward: all; all but gate and up of "
              "the MLP; the layer's input. The rest is computed again, with the same results. "

@@ -328,20 +328,37 @@ static int set_of(const tt_method *method, int position, int prompt_len) {
     return -1;
 }
 
+/* Random numbers are drawn for every example's rows; LONGROPE turns long sequences otherwise. */
+int tt_adapter_prefix_tail(const tt_method *method, const tt_spec *spec, int longest) {
+    if (method->lora.targets && method->lora.dropout > 0) return 0;
+    if (spec->rope.kind == TT_ROPE_LONGROPE && longest > spec->rope.original_max_positions)
+        return 0;
+    bool at_ends = method->positions.kind == TT_POSITIONS_ENDS;
+    return at_ends && method->positions.last_n > 1 ? method->positions.last_n : 1;
+}
+
+/* Appends row numbers of [first, end), the first of which is at the position, that are in the set.
+ */
+static int add_set(const tt_method *method, int set, int position, int prompt_len, int first,
+                   int end, int32_t *out) {
+    int n = 0;
+    for (int row = first; row < end; row++)
+        if (set_of(method, position + row - first, prompt_len) == set) out[n++] = row;
+    return n;
+}
+
 void tt_adapter_find_rows(const tt_method *method, int n_seqs, const int32_t *seq_start,
-                          const int32_t *prompt_len, const int32_t *past, int32_t *buffer,
-                          tt_adapter_rows *out) {
+                          const int32_t *prompt_len, const int32_t *past, int n_prefix,
+                          int32_t *buffer, tt_adapter_rows *out) {
     *out = (tt_adapter_rows){.n_sets = method->share_positions ? 1 : TT_ROW_SETS,
                              .all = method->positions.kind == TT_POSITIONS_ALL};
     if (out->all) return;
     for (int set = 0; set < out->n_sets; set++) {
-        int n = 0;
-        for (int s = 0; s < n_seqs; s++) {
-            int before = past ? past[s] : 0;
-            for (int32_t row = seq_start[s]; row < seq_start[s + 1]; row++)
-                if (set_of(method, before + (row - seq_start[s]), prompt_len[s]) == set)
-                    buffer[n++] = row;
-        }
+        /* A prefix lies before what any prompt ends with. */
+        int n = n_prefix ? add_set(method, set, 0, prompt_len[0], 0, n_prefix, buffer) : 0;
+        for (int s = 0; s < n_seqs; s++)
+            n += add_set(method, set, n_prefix + (past ? past[s] : 0), prompt_len[s], seq_start[s],
+                         seq_start[s + 1], buffer + n);
         out->rows[set] = buffer;
         out->n_rows[set] = n;
         buffer += n; /* the sets are disjoint */

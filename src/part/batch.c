@@ -196,10 +196,30 @@ static void deal_bins(tt_batcher *b, int n_bins) {
     }
 }
 
+/* First tokens that the sequences of a bin have in common and may share; 0 when that is not worth
+ * a prefix. *example: any of them. */
+static int shared_prefix(const tt_batcher *b, int bin, int64_t *example) {
+    const int32_t *first = NULL;
+    int n = 0, n_seqs = 0;
+    for (int i = 0; i < b->layout.batch_size; i++) {
+        if (b->items[i].bin != bin) continue;
+        int n_tokens, n_free = b->dataset->n_prompt[b->items[i].example] - b->layout.prefix_tail;
+        const int32_t *ids = tt_dataset_example(b->dataset, b->items[i].example, &n_tokens);
+        if (n_seqs++ == 0) first = ids, n = n_free, *example = b->items[i].example;
+        if (n > n_free) n = n_free;
+        for (int at = 0; at < n; at++)
+            if (ids[at] != first[at]) n = at;
+    }
+    return n_seqs > 1 && n >= TT_BATCH_LEAST_PREFIX ? n : 0;
+}
+
 /* One bin's sequences, in the batch's order. */
 static void pack_bin(tt_batcher *b, int bin, tt_step_batch *out, float loss_scale) {
     tt_micro_batch *micro = &b->micro[out->n_micro];
+    int64_t example = 0;
+    int n_prefix = b->layout.prefix_tail ? shared_prefix(b, bin, &example) : 0;
     tt_pack_begin(&b->pack, micro);
+    if (n_prefix) tt_pack_prefix(&b->pack, micro, b->dataset, example, n_prefix);
     for (int i = 0; i < b->layout.batch_size; i++)
         if (b->items[i].bin == bin) tt_pack_add(&b->pack, micro, b->dataset, b->items[i].example);
     if (micro->n_seqs == 0) return;

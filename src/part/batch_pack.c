@@ -47,6 +47,20 @@ void tt_pack_begin(tt_pack *pack, tt_micro_batch *micro) {
                               .example = pack->example + pack->used_seqs};
 }
 
+/* Tokens [first, n) of an example as the next rows. */
+static void add_rows(tt_pack *pack, tt_micro_batch *micro, const int32_t *ids, int first, int n) {
+    memcpy(pack->ids + pack->used_tokens, ids + first, (size_t)(n - first) * sizeof *ids);
+    for (int i = first; i < n; i++) pack->positions[pack->used_tokens++] = i;
+    micro->n_tokens += n - first;
+}
+
+void tt_pack_prefix(tt_pack *pack, tt_micro_batch *micro, const tt_dataset *dataset,
+                    int64_t example, int n) {
+    int n_tokens;
+    add_rows(pack, micro, tt_dataset_example(dataset, example, &n_tokens), 0, n);
+    micro->n_prefix = n;
+}
+
 /* One span's targets: each is predicted from the row before it. */
 static void add_targets(tt_pack *pack, tt_micro_batch *micro, const tt_dataset *dataset,
                         int64_t example, int span) {
@@ -54,7 +68,7 @@ static void add_targets(tt_pack *pack, tt_micro_batch *micro, const tt_dataset *
     const int32_t *ids = tt_dataset_example(dataset, example, &n);
     tt_dataset_span(dataset, example, span, &begin, &end);
     for (int i = begin; i < end; i++) {
-        pack->target_row[pack->used_targets] = micro->n_tokens + i - 1;
+        pack->target_row[pack->used_targets] = micro->n_tokens + i - 1 - micro->n_prefix;
         pack->target_id[pack->used_targets++] = ids[i];
         micro->n_targets++;
     }
@@ -66,12 +80,9 @@ void tt_pack_add(tt_pack *pack, tt_micro_batch *micro, const tt_dataset *dataset
     pack->seq_start[pack->used_starts++] = micro->n_tokens;
     pack->prompt_len[pack->used_seqs] = dataset->n_prompt[example];
     pack->example[pack->used_seqs++] = example;
-    memcpy(pack->ids + pack->used_tokens, ids, (size_t)n * sizeof *ids);
-    for (int i = 0; i < n; i++) pack->positions[pack->used_tokens + i] = i;
     int n_spans = tt_dataset_n_spans(dataset, example);
     for (int s = 0; s < n_spans; s++) add_targets(pack, micro, dataset, example, s);
-    pack->used_tokens += n;
-    micro->n_tokens += n;
+    add_rows(pack, micro, ids, micro->n_prefix, n);
     micro->n_seqs++;
 }
 

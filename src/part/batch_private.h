@@ -22,8 +22,11 @@ tt_status tt_pack_create(tt_pack *pack, int64_t n_tokens, int64_t n_seqs, int n_
 void tt_pack_destroy(tt_pack *pack);
 void tt_pack_reset(tt_pack *pack);
 
-/* Begins a micro-batch behind what is packed; adds sequences to it; ends it. */
+/* Begins a micro-batch behind what is packed; gives it a prefix, the first n tokens of an example
+ * (and of all to come); adds sequences to it; ends it. */
 void tt_pack_begin(tt_pack *pack, tt_micro_batch *micro);
+void tt_pack_prefix(tt_pack *pack, tt_micro_batch *micro, const tt_dataset *dataset,
+                    int64_t example, int n);
 void tt_pack_add(tt_pack *pack, tt_micro_batch *micro, const tt_dataset *dataset, int64_t example);
 void tt_pack_end(tt_pack *pack, tt_micro_batch *micro);
 

@@ -21,12 +21,16 @@ static void begin(tt_stage_pack *pack) {
     pack->n_tokens = pack->n_seqs = pack->n_targets = pack->n_shares = 0;
 }
 
-/* What random numbers of training depend on: not on who computes a row, or beside which others. */
+/* What random numbers of training depend on: not on who computes a row, or beside which others.
+ * Where there is a prefix no numbers are drawn; its rows have the keys of the first sequence. */
 static void find_row_keys(const tt_micro_batch *mb, const tt_adapter *adapter, uint64_t *keys) {
-    for (int s = 0; s < mb->n_seqs; s++)
-        for (int32_t row = mb->seq_start[s]; row < mb->seq_start[s + 1]; row++)
-            keys[row] = tt_adapter_row_key(adapter->step, mb->example ? mb->example[s] : s,
-                                           row - mb->seq_start[s]);
+    for (int s = mb->n_prefix ? -1 : 0; s < mb->n_seqs; s++) {
+        int of = s < 0 ? 0 : s, first = s < 0 ? 0 : mb->seq_start[s];
+        int end = s < 0 ? mb->n_prefix : mb->seq_start[s + 1], before = s < 0 ? 0 : mb->n_prefix;
+        for (int row = first; row < end; row++)
+            keys[row] = tt_adapter_row_key(adapter->step, mb->example ? mb->example[of] : of,
+                                           before + row - first);
+    }
 }
 
 /* Appends the share without its rows. */
@@ -60,12 +64,22 @@ static void add_targets(tt_stage_pack *pack, const tt_micro_batch *mb) {
     }
 }
 
-/* Every sequence attends to itself only. */
+/* Every sequence attends to itself only, and to the prefix that is its beginning. */
 static void add_seqs(tt_stage_pack *pack, const tt_micro_batch *mb) {
+    size_t prefix = (size_t)pack->n_tokens;
+    if (mb->n_prefix)
+        pack->seqs[pack->n_seqs++] = (tt_attention_seq){.q_start = pack->n_tokens,
+                                                        .n_q = mb->n_prefix,
+                                                        .n_kv = mb->n_prefix,
+                                                        .kv_start = prefix};
     for (int s = 0; s < mb->n_seqs; s++) {
         int first = pack->n_tokens + mb->seq_start[s], n = mb->seq_start[s + 1] - mb->seq_start[s];
-        pack->seqs[pack->n_seqs++] =
-            (tt_attention_seq){.q_start = first, .n_q = n, .n_kv = n, .kv_start = (size_t)first};
+        pack->seqs[pack->n_seqs++] = (tt_attention_seq){.q_start = first,
+                                                        .n_q = n,
+                                                        .n_kv = n,
+                                                        .kv_start = (size_t)first,
+                                                        .n_prefix = mb->n_prefix,
+                                                        .prefix_start = prefix};
     }
 }
 
@@ -80,7 +94,7 @@ tt_stage_pack *tt_stage_fill(tt_stage *stage, int slot, const tt_stage_share *sh
         add_share(stage, pack, adapter, shares[i].trained, mb->n_tokens, training);
         if (adapter)
             tt_adapter_find_rows(&adapter->method, mb->n_seqs, mb->seq_start, mb->prompt_len, NULL,
-                                 pack->rows + pack->n_tokens, &pack->share_rows[i]);
+                                 mb->n_prefix, pack->rows + pack->n_tokens, &pack->share_rows[i]);
         if (adapter && training) find_row_keys(mb, adapter, pack->row_keys + pack->n_tokens);
         add_tokens(stage, pack, mb->n_tokens, mb->ids, mb->positions);
         add_seqs(pack, mb);
@@ -98,7 +112,7 @@ tt_stage_pack *tt_stage_fill_extend(tt_stage *stage, const tt_extend *extend,
     add_share(stage, pack, adapter, NULL, extend->n_tokens, false);
     if (adapter)
         tt_adapter_find_rows(&adapter->method, extend->n_seqs, extend->seq_start,
-                             extend->prompt_len, extend->past, pack->rows, &pack->share_rows[0]);
+                             extend->prompt_len, extend->past, 0, pack->rows, &pack->share_rows[0]);
     add_tokens(stage, pack, extend->n_tokens, extend->ids, extend->positions);
     pack->n_tokens = extend->n_tokens;
     for (int s = 0; s < extend->n_seqs; s++) {

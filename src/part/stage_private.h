@@ -47,9 +47,10 @@ typedef struct tt_kept_layer {
 /* A micro-batch as it is computed: all shares' sequences one behind the other. The arrays have the
  * shape's limits. */
 typedef struct tt_stage_pack {
-    int n_tokens, n_seqs, n_targets, n_shares;
+    int n_tokens, n_targets, n_shares;
+    int n_seqs;                      /* of attention: prefixes too */
     int32_t *ids, *positions;        /* [n_tokens]; ids on the first stage only */
-    tt_attention_seq *seqs;          /* [n_seqs] */
+    tt_attention_seq *seqs;          /* [n_seqs + n_shares]: each share may have a prefix */
     int32_t *target_row, *target_id; /* [n_targets] */
     float *target_scale;             /* [n_targets] loss_scale of the share */
     tt_block_share *shares;          /* [n_shares] */

@@ -38,7 +38,7 @@ void tt_stage_find_rope_rows(const tt_stage *stage, const tt_stage_pack *pack,
     int n_positions = tt_stage_n_positions(&stage->shape);
     for (int s = 0; s < pack->n_seqs; s++) {
         const tt_attention_seq *seq = &pack->seqs[s];
-        int length = extend ? extend->prompt_len[s] + extend->max_new : seq->n_kv;
+        int length = extend ? extend->prompt_len[s] + extend->max_new : seq->n_prefix + seq->n_kv;
         if (length <= rope->original_max_positions) continue;
         for (int t = seq->q_start; t < seq->q_start + seq->n_q; t++)
             stage->rope_rows[t] += n_positions;

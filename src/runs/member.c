@@ -43,6 +43,9 @@ static tt_status create_parts(tt_member *t, tt_error *err) {
                               .replica = engine->world->replica,
                               .min_micro_batches = plan->min_micro_batches,
                               .max_tokens = plan->max_tokens};
+    if (t->job->parallel.share_prefix)
+        layout.prefix_tail =
+            tt_adapter_prefix_tail(t->method, &engine->spec, engine->train->longest);
     TT_TRY(tt_batcher_create(engine->train, &layout, &t->batcher, err));
     size_t n = t->adapter->n_params;
     t->m = calloc(n + 1, sizeof *t->m);

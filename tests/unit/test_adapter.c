@@ -129,7 +129,7 @@ static void check_rows(tt_positions positions, const int32_t *past, const int32_
     tt_method method = make_method(TT_STEER_VECTOR, TT_ACT_SILU, false, "all");
     method.positions = positions;
     tt_adapter_rows found;
-    tt_adapter_find_rows(&method, 2, seq_start, prompt_len, past, rows, &found);
+    tt_adapter_find_rows(&method, 2, seq_start, prompt_len, past, 0, rows, &found);
     assert_int_equal(found.n_sets, 1);
     assert_int_equal(found.all, n_expected < 0);
     if (found.all) return;
@@ -145,7 +145,7 @@ static void check_sets(tt_positions positions, const int32_t *first, int n_first
     method.positions = positions;
     method.share_positions = false;
     tt_adapter_rows found;
-    tt_adapter_find_rows(&method, 2, seq_start, prompt_len, NULL, rows, &found);
+    tt_adapter_find_rows(&method, 2, seq_start, prompt_len, NULL, 0, rows, &found);
     assert_int_equal(found.n_sets, 2);
     assert_int_equal(found.n_rows[0], n_first);
     assert_int_equal(found.n_rows[1], n_last);
@@ -251,7 +251,7 @@ static void fill(map_test *t, const tt_method *method) {
         t->h64[i] = t->h[i] = (float)tt_rng_normal(3, 2, i);
         t->d[i] = t->c[i] = (float)tt_rng_normal(3, 3, i);
     }
-    tt_adapter_find_rows(method, 2, seq_start, prompt_len, NULL, t->buffer, &t->rows);
+    tt_adapter_find_rows(method, 2, seq_start, prompt_len, NULL, 0, t->buffer, &t->rows);
     for (int i = 0; i < TOKENS; i++) t->steered[i] = t->rows.all;
     for (int i = 0; !t->rows.all && i < t->rows.n_rows[0]; i++)
         t->steered[t->rows.rows[0][i]] = true;
