@@ -151,8 +151,8 @@ static tt_stage_pack lay_pack(tt_layout *at, const tt_stage_shape *shape, bool t
     pack.positions = take_array(at, n, sizeof *pack.positions);
     pack.rows = take_array(at, n, sizeof *pack.rows);
     if (training) pack.row_keys = take_array(at, n, sizeof *pack.row_keys);
-    pack.seqs =
-        take_bytes(at, product((size_t)shape->max_seqs + (size_t)n_shares, sizeof *pack.seqs));
+    size_t n_seqs = (size_t)shape->max_seqs + (size_t)n_shares;
+    pack.seqs = tt_stage_take(at, tt_stage_product(n_seqs, sizeof *pack.seqs));
     pack.target_row = take_array(at, shape->max_targets, sizeof *pack.target_row);
     pack.target_id = take_array(at, shape->max_targets, sizeof *pack.target_id);
     pack.target_scale = take_array(at, shape->max_targets, sizeof *pack.target_scale);
