@@ -125,6 +125,14 @@ tt_status tt_bench_head(const tt_bench_settings *settings, tt_bench_rows *out,
 tt_status tt_bench_pipeline(const tt_bench_settings *settings, tt_bench_rows *out,
                             tt_error *err) TT_MUST_CHECK;
 
+/* Two ranks of a node: hand-over of a micro-batch of n_tokens x 2,048 fp32 numbers to the next stage,
+ * from when the sender has written them until the receiver has a copy of its own: through shared
+ * memory, over MPI, and over MPI as bf16 (of the same numbers: GB/s count their fp32 bytes). Limit: a
+ * copy from one array to another by one rank. Collective. Errors: ERR_USAGE (other ranks), ERR_CONFIG
+ * (no memory can be shared), ERR_MEMORY. */
+tt_status tt_bench_wire(const tt_bench_settings *settings, tt_bench_rows *out,
+                        tt_error *err) TT_MUST_CHECK;
+
 /* A checkpoint's collective save (written, synced, read back against its checksums, renamed) and
  * its load with verification, of the adapter and moments of 16 layers of Llama-3.2-1B's shape dealt
  * to all ranks: steering of rank 8, where the time is that of a few files being made, and LoRA of

@@ -144,7 +144,10 @@ static tt_status create_network(bench_pipe *b, int n_threads, tt_error *err) {
     TT_TRY(tt_weights_create(&b->spec, first, LAYERS_OF_RANK, is_first, is_last, &b->weights, err));
     TT_TRY(fill_weights(b, err));
     TT_TRY(tt_adapter_create(&b->method, &b->spec, first, LAYERS_OF_RANK, 1, &b->adapter, err));
-    TT_TRY(tt_stage_create(&shape, b->weights, b->gemm, &b->stage, err));
+    return tt_stage_create(&shape, b->weights, b->gemm, &b->stage, err);
+}
+
+static tt_status create_pipeline(bench_pipe *b, tt_error *err) {
     return tt_pipeline_create(b->world, b->stage, 0, b->spec.hidden, b->n_tokens, b->n_seqs, NULL,
                               &b->pipeline, err);
 }
@@ -215,6 +218,7 @@ tt_status tt_bench_pipeline(const tt_bench_settings *settings, tt_bench_rows *ou
                     .n_seqs = settings->n_tokens < SEQS ? settings->n_tokens : SEQS,
                     .n_micro = MICRO_OF_STAGE * n_stages};
     tt_status status = tt_world_agree(b.world, create_network(&b, settings->n_threads, err), err);
+    if (status == TT_OK) status = tt_world_agree(b.world, create_pipeline(&b, err), err);
     if (status == TT_OK) measure(settings, &b, out);
     destroy(&b);
     return status;

@@ -8,7 +8,7 @@
 #include "trimtab/wire.h"
 #include "trimtab/world.h"
 
-enum { HIDDEN = 24, MAX_TOKENS = 300, N_MESSAGES = 25 };
+enum { HIDDEN = 24, MAX_TOKENS = 300, N_MESSAGES = 12 };
 
 static tt_world *world;
 
