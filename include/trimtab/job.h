@@ -200,6 +200,8 @@ typedef struct tt_job {
         double weight_decay, beta1, beta2, eps;
         double clip; /* global gradient norm; 0: none */
         int64_t seed;
+        double stop_loss; /* ends at a step's loss of at most this; 0: never */
+        int patience;     /* ends after so many evaluations without a better one; 0: never */
     } train;
     struct {
         int stages;             /* pipeline stages; 0: ranks / replicas */

@@ -4,6 +4,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "trimtab/cohort.h"
+
 void tt_job_note_place(tt_job_places *places, const tt_key *key, const char *place) {
     snprintf(places->place[key - tt_job_keys], TT_JOB_PLACE_BYTES, "%s", place);
 }
@@ -14,7 +16,7 @@ const char *tt_job_place(const tt_job_places *places, const char *group, const c
     return place[0] ? place : places->name;
 }
 
-static void read_group(tt_job *job, const tt_cfg *cfg, int piece, const config_setting_t *group,
+void tt_job_read_group(tt_job *job, const tt_cfg *cfg, int piece, const config_setting_t *group,
                        tt_job_places *places, tt_problems *problems) {
     const char *group_name = config_setting_name(group);
     char where[1200];
@@ -32,54 +34,66 @@ static void read_group(tt_job *job, const tt_cfg *cfg, int piece, const config_s
     }
 }
 
-static bool is_group_name(const char *name) {
+bool tt_job_is_group(const char *name) {
     for (int i = 0; i < tt_job_n_keys; i++)
         if (!strcmp(tt_job_keys[i].group, name)) return true;
     return false;
 }
 
-static void read_piece(tt_job *job, const tt_cfg *cfg, int piece, tt_job_places *places,
-                       tt_problems *problems) {
+static void read_piece(tt_job *job, tt_job_source *source, int piece) {
+    const tt_cfg *cfg = source->cfg;
+    tt_problems *problems = source->problems;
     const config_setting_t *root = tt_cfg_root(cfg, piece);
     char where[1200], found[128];
     for (int i = 0; i < config_setting_length(root); i++) {
         const config_setting_t *group = config_setting_get_elem(root, (unsigned)i);
         const char *name = config_setting_name(group);
         tt_cfg_where(cfg, piece, group, where, sizeof where);
-        if (!is_group_name(name))
+        bool is_cohort = strcmp(name, "cohort") == 0;
+        if (!is_cohort && !tt_job_is_group(name))
             tt_job_unknown(name, NULL, where, problems);
         else if (!config_setting_is_group(group))
             tt_problem(problems, "%s: %s: found %s, allowed: a group %s: { ... }", where, name,
                        tt_cfg_found(group, found, sizeof found), name);
+        else if (is_cohort)
+            source->cohort = group, source->cohort_piece = piece;
         else
-            read_group(job, cfg, piece, group, places, problems);
+            tt_job_read_group(job, cfg, piece, group, source->places, problems);
     }
 }
 
-/* "group.key=value". */
-static void apply_set(tt_job *job, const char *set, tt_job_places *places, tt_problems *problems) {
-    char group[64], name[64], where[160];
+/* The key that "group.key=value" names, and the value; NULL and a problem: none. */
+static const tt_key *key_of_set(const char *set, const char **value, tt_problems *problems) {
+    char group[64], name[64];
     const char *dot = strchr(set, '.'), *equals = strchr(set, '=');
     if (!dot || !equals || dot > equals || dot == set || dot + 1 == equals ||
         dot - set >= (long)sizeof group || equals - dot > (long)sizeof name) {
         tt_problem(problems, "--set %.100s: allowed: --set group.key=value", set);
-        return;
+        return NULL;
     }
     snprintf(group, sizeof group, "%.*s", (int)(dot - set), set);
     snprintf(name, sizeof name, "%.*s", (int)(equals - dot - 1), dot + 1);
     const tt_key *key = tt_job_find_key(group, name);
-    snprintf(where, sizeof where, "--set");
-    if (key) {
-        tt_job_set_text(job, key, equals + 1, where, problems);
-        tt_job_note_place(places, key, where);
-    } else if (is_group_name(group))
-        tt_job_unknown(group, name, where, problems);
-    else
-        tt_job_unknown(group, NULL, where, problems);
+    *value = equals + 1;
+    if (!key) tt_job_unknown(group, tt_job_is_group(group) ? name : NULL, "--set", problems);
+    return key;
 }
 
-/* Keys whose default depends on others: the form, the run's name and directory. */
-static void complete(tt_job *job, const tt_job_places *places, const char *path) {
+static void apply_set(tt_job *job, const char *set, tt_job_places *places, tt_problems *problems) {
+    const char *value;
+    const tt_key *key = key_of_set(set, &value, problems);
+    if (!key) return;
+    tt_job_set_text(job, key, value, "--set", problems);
+    tt_job_note_place(places, key, "--set");
+}
+
+void tt_job_apply_set(tt_job *job, const char *set, tt_problems *problems) {
+    const char *value;
+    const tt_key *key = key_of_set(set, &value, problems);
+    if (key) tt_job_set_text(job, key, value, "--set", problems);
+}
+
+void tt_job_complete(tt_job *job, const tt_job_places *places, const char *path) {
     if (!places->place[tt_job_find_key("method", "form") - tt_job_keys][0])
         job->method.form =
             tt_method_adapts_weights(&job->method) ? TT_STEER_NONE : TT_STEER_NONLINEAR;
@@ -93,36 +107,63 @@ static void complete(tt_job *job, const tt_job_places *places, const char *path)
     if (!job->run.dir[0]) snprintf(job->run.dir, sizeof job->run.dir, "runs/%s", job->run.name);
 }
 
-static void read_all(tt_cfg *cfg, const char *const *sets, int n_sets, bool check_files,
-                     tt_job_places *places, tt_problems *problems, tt_job *out) {
-    for (int i = 0; i < tt_cfg_n_pieces(cfg); i++) read_piece(out, cfg, i, places, problems);
-    for (int i = 0; i < n_sets; i++) apply_set(out, sets[i], places, problems);
-    complete(out, places, places->name);
-    tt_job_check(out, true, places, problems);
-    if (check_files) tt_job_check_files(out, places, problems);
+/* Also checks a cohort that nobody wants. */
+static tt_status read_cohort(const tt_job_source *source, const tt_job *raw, const tt_job *base,
+                             tt_cohort **out, tt_error *err) {
+    tt_cohort *cohort = NULL;
+    if (source->cohort) TT_TRY(tt_job_read_cohort(source, raw, base, &cohort, err));
+    if (out && tt_problems_check(source->problems, NULL) == TT_OK)
+        *out = cohort;
+    else
+        tt_cohort_destroy(cohort);
+    return TT_OK;
+}
+
+static tt_status read_all(tt_job_source *source, const char *const *sets, int n_sets,
+                          bool check_files, tt_job *out, tt_cohort **cohort, tt_error *err) {
+    tt_job_places *places = source->places;
+    tt_job *raw = calloc(1, sizeof *raw);
+    if (!raw) return tt_fail(err, TT_ERR_MEMORY, "%s: no memory to read it", places->name);
+    for (int i = 0; i < tt_cfg_n_pieces(source->cfg); i++) read_piece(out, source, i);
+    for (int i = 0; i < n_sets; i++) apply_set(out, sets[i], places, source->problems);
+    *raw = *out;
+    tt_job_complete(out, places, places->name);
+    tt_job_check(out, true, places, source->problems);
+    if (check_files) tt_job_check_files(out, places, source->problems);
+    tt_status status = read_cohort(source, raw, out, cohort, err);
+    free(raw);
+    return status;
 }
 
 /* Syntax problems end it here: checks of half a job would report their consequences. */
-static tt_status job_of(tt_cfg *cfg, const char *name, const char *const *sets, int n_sets,
-                        bool check_files, tt_problems *problems, tt_job *out, tt_error *err) {
+static tt_status job_of(const tt_cfg *cfg, const char *name, const char *const *sets, int n_sets,
+                        bool check_files, tt_problems *problems, tt_job *out, tt_cohort **cohort,
+                        tt_error *err) {
     TT_TRY(tt_problems_check(problems, err));
     tt_job_places *places = calloc(1, sizeof *places);
     if (!places) return tt_fail(err, TT_ERR_MEMORY, "%s: no memory to read it", name);
     places->name = name;
-    read_all(cfg, sets, n_sets, check_files, places, problems, out);
+    tt_job_source source = {.cfg = cfg, .places = places, .problems = problems};
+    tt_status status = read_all(&source, sets, n_sets, check_files, out, cohort, err);
     free(places);
-    return tt_problems_check(problems, err);
+    return status == TT_OK ? tt_problems_check(problems, err) : status;
+}
+
+tt_status tt_job_read_with(const char *path, const char *const *sets, int n_sets, bool check_files,
+                           tt_job *out, tt_cohort **cohort, tt_error *err) {
+    tt_problems problems = {0};
+    tt_cfg *cfg;
+    if (cohort) *cohort = NULL;
+    tt_job_defaults(out);
+    TT_TRY(tt_cfg_open(path, &problems, &cfg, err));
+    tt_status status = job_of(cfg, path, sets, n_sets, check_files, &problems, out, cohort, err);
+    tt_cfg_close(cfg);
+    return status;
 }
 
 tt_status tt_job_read(const char *path, const char *const *sets, int n_sets, bool check_files,
                       tt_job *out, tt_error *err) {
-    tt_problems problems = {0};
-    tt_cfg *cfg;
-    tt_job_defaults(out);
-    TT_TRY(tt_cfg_open(path, &problems, &cfg, err));
-    tt_status status = job_of(cfg, path, sets, n_sets, check_files, &problems, out, err);
-    tt_cfg_close(cfg);
-    return status;
+    return tt_job_read_with(path, sets, n_sets, check_files, out, NULL, err);
 }
 
 tt_status tt_job_parse(const char *text, tt_job *out, tt_error *err) {
@@ -130,7 +171,7 @@ tt_status tt_job_parse(const char *text, tt_job *out, tt_error *err) {
     tt_cfg *cfg;
     tt_job_defaults(out);
     TT_TRY(tt_cfg_parse("job", text, strlen(text), &problems, &cfg, err));
-    tt_status status = job_of(cfg, "job", NULL, 0, false, &problems, out, err);
+    tt_status status = job_of(cfg, "job", NULL, 0, false, &problems, out, NULL, err);
     tt_cfg_close(cfg);
     return status;
 }
@@ -144,7 +185,7 @@ tt_status tt_job_of_model(const char *model, const char *const *sets, int n_sets
     tt_job_defaults(out);
     tt_job_set_text(out, tt_job_find_key("model", "path"), model, places->name, &problems);
     for (int i = 0; i < n_sets; i++) apply_set(out, sets[i], places, &problems);
-    complete(out, places, "model");
+    tt_job_complete(out, places, "model");
     tt_job_check(out, false, places, &problems);
     free(places);
     return tt_problems_check(&problems, err);
@@ -190,6 +231,29 @@ static void print_markdown(FILE *stream) {
     }
 }
 
+/* What no table of keys can say. */
+static void print_cohort(FILE *stream) {
+    fprintf(stream,
+            "\n## cohort\n\n"
+            "Several runs over one resident model (docs/cohorts.md):\n\n"
+            "    cohort = {\n"
+            "        resident = 8;\n"
+            "        members = (\n"
+            "            { name = \"lr-1e-3\"; train = { lr = 1e-3; }; },\n"
+            "            { name = \"rank-4\"; method = { rank = 4; }; train = { seed = 7; }; }\n"
+            "        );\n"
+            "    };\n\n"
+            "| key | default | allowed | meaning |\n|---|---|---|---|\n"
+            "| `resident` | 0 | integer 0 to %d | Members trained at a time, the others wait; 0: "
+            "all. |\n"
+            "| `members` | (required) | a list of 1 to %d groups | The runs. |\n"
+            "| `members.name` | (required) | a directory's name of at most %d bytes | The member's "
+            "run.name; it runs in run.dir/name. |\n"
+            "| `members.method`, `.lora`, `.spectral`, `.full`, `.joint`, `.train` | (the job's) | "
+            "as above | Keys set on top of the job's. |\n",
+            TT_COHORT_MAX_MEMBERS, TT_COHORT_MAX_MEMBERS, TT_NAME_BYTES - 1);
+}
+
 /* Help wrapped at 78 columns behind an indent of 6. */
 static void print_wrapped(const char *text, FILE *stream) {
     int column = 0;
@@ -215,8 +279,10 @@ static void print_text(FILE *stream) {
 }
 
 void tt_job_print_reference(bool markdown, FILE *stream) {
-    if (markdown)
-        print_markdown(stream);
-    else
+    if (!markdown) {
         print_text(stream);
+        return;
+    }
+    print_markdown(stream);
+    print_cohort(stream);
 }

@@ -181,6 +181,11 @@ void tt_job_check(const tt_job *job, bool with_task, const tt_job_places *places
     if (job->train.steps == 0 && job->train.epochs == 0)
         tt_problem(problems, "%s: train.steps: found 0 and train.epochs 0, allowed: one above 0",
                    tt_job_place(places, "train", "steps"));
+    if (job->train.patience > 0 && (job->eval.every == 0 || (with_task && !job->task.eval[0])))
+        tt_problem(problems,
+                   "%s: train.patience: found %d without evaluations, allowed: 0, or task.eval and "
+                   "eval.every above 0",
+                   tt_job_place(places, "train", "patience"), job->train.patience);
     tt_job_check_method(&job->method, places, problems);
 }
 

@@ -224,6 +224,11 @@ const tt_key tt_job_keys[] = {
      .help = "Largest global gradient norm; 0: no clipping."},
     {"train", "seed", TT_KEY_LONG, AT(train.seed), .fallback = "42", COUNT,
      .help = "Seed of initialisation and data order."},
+    {"train", "stop_loss", TT_KEY_DOUBLE, AT(train.stop_loss), .fallback = "0", .min = 0,
+     .max = 1e6, .help = "Training ends with the first step whose loss is at most this; 0: never."},
+    {"train", "patience", INT(0, 1 << 30), AT(train.patience), .fallback = "0",
+     .help = "Training ends after so many evaluations (eval.every) in a row without a better "
+             "held-out loss; 0: never."},
     {"parallel", "stages", INT(0, 65536), AT(parallel.stages), .fallback = "0",
      .help = "Pipeline stages; 0: ranks / replicas."},
     {"parallel", "replicas", INT(0, 65536), AT(parallel.replicas), .fallback = "0",

@@ -50,6 +50,36 @@ typedef struct tt_job_places {
 void tt_job_note_place(tt_job_places *places, const tt_key *key, const char *place);
 const char *tt_job_place(const tt_job_places *places, const char *group, const char *name);
 
+/* A job file as it was read, with the last of its groups "cohort". */
+typedef struct tt_job_source {
+    const tt_cfg *cfg;
+    tt_job_places *places;
+    tt_problems *problems;
+    const config_setting_t *cohort; /* NULL: none */
+    int cohort_piece;
+} tt_job_source;
+
+/* The cohort of a file: raw is its job before, base after the keys that depend on others were
+ * completed. What is wrong becomes problems. Errors: ERR_MEMORY. */
+struct tt_cohort;
+tt_status tt_job_read_cohort(const tt_job_source *source, const tt_job *raw, const tt_job *base,
+                             struct tt_cohort **out, tt_error *err) TT_MUST_CHECK;
+
+/* As tt_job_read; cohort NULL: the file's cohort is checked only. */
+tt_status tt_job_read_with(const char *path, const char *const *sets, int n_sets, bool check_files,
+                           tt_job *out, struct tt_cohort **cohort, tt_error *err) TT_MUST_CHECK;
+
+/* Sets the keys of one group of a file. */
+void tt_job_read_group(tt_job *job, const tt_cfg *cfg, int piece, const config_setting_t *group,
+                       tt_job_places *places, tt_problems *problems);
+bool tt_job_is_group(const char *name);
+
+/* Keys whose default depends on others: the form, the run's name and directory. */
+void tt_job_complete(tt_job *job, const tt_job_places *places, const char *path);
+
+/* Sets "group.key=value" as tt_job_value has spelled it. */
+void tt_job_apply_set(tt_job *job, const char *set, tt_problems *problems);
+
 /* Writes what a key allows: "1 to 65536", "silu, gelu, relu, tanh", ... */
 const char *tt_job_allowed(const tt_key *key, char *out, size_t n);
 

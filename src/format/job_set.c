@@ -211,9 +211,8 @@ void tt_job_unknown(const char *group, const char *name, const char *where, tt_p
         tt_problem(problems, "%s: %.63s: found an unknown group, did you mean %s?", where, group,
                    nearest);
     else
-        tt_problem(
-            problems,
-            "%s: %.63s: found an unknown group, allowed: run, model, task, "
-            "method, lora, spectral, full, joint, train, parallel, memory, checkpoint, eval, log",
-            where, group);
+        tt_problem(problems,
+                   "%s: %.63s: found an unknown group, allowed: run, model, task, method, lora, "
+                   "spectral, full, joint, train, parallel, memory, checkpoint, eval, log, cohort",
+                   where, group);
 }
