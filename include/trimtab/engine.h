@@ -15,6 +15,7 @@
 #include <stdint.h>
 
 #include "trimtab/chat.h"
+#include "trimtab/cohort.h"
 #include "trimtab/dataset.h"
 #include "trimtab/gemm.h"
 #include "trimtab/job.h"
@@ -42,9 +43,12 @@ typedef struct tt_paper {
 } tt_paper;
 
 typedef struct tt_engine {
-    tt_world *world;   /* borrowed; load makes its grid */
-    const tt_job *job; /* borrowed */
+    tt_world *world;         /* borrowed; load makes its grid */
+    const tt_job *job;       /* borrowed; of a cohort: what its members have in common */
+    const tt_cohort *cohort; /* borrowed; NULL or without members: the job is the only run */
     tt_purpose purpose;
+    int argc; /* the command line, for provenance; borrowed */
+    char *const *argv;
     tt_spec spec;
     tt_task_settings settings;             /* the task's after the job's overrides */
     bool is_scored;                        /* the task has labels: exact match can be told */
@@ -59,6 +63,8 @@ typedef struct tt_engine {
     tt_dataset *train, *eval;         /* NULL when the job names none or does not need it */
     tt_audit train_audit, eval_audit; /* the same on all ranks */
     tt_plan_input input;              /* what the plan was made from; borrows from here */
+    tt_plan_kind *kinds;              /* of the cohort's members; NULL without */
+    tt_method *kind_methods;          /* [input.n_kinds] */
     tt_plan *plan;
     tt_paper paper; /* what was assumed, having been allowed to */
     tt_gemm *gemm;
@@ -79,6 +85,9 @@ typedef struct tt_engine_options {
     int n_plan_cores;  /* of a rank, on other machines than this; 0: this one's */
     size_t node_bytes; /* that the batch system allows this node's ranks together; 0: not told */
     size_t rank_bytes; /* on paper: that each rank may take; 0: not told */
+    int argc;          /* the command line, for provenance; may be none */
+    char *const *argv;
+    const tt_cohort *cohort; /* TRAIN: members over this job; NULL: none */
 } tt_engine_options;
 
 /* The chat template that the job, or the task it leaves it to (NULL: none), wants; *out is NULL for

@@ -29,9 +29,9 @@
 #include "trimtab/status.h"
 
 typedef struct tt_train_result {
-    int64_t first_step, last_step, n_steps; /* steps done before this life, at its end, planned */
-    tt_adapter_counts counts;               /* parameters */
-    bool has_before, has_after;
+    int64_t first_step, last_step, n_steps;  /* steps done before this life, at its end, planned */
+    tt_adapter_counts counts;                /* parameters */
+    bool has_before, has_after, ended_early; /* by its own stopping rule */
     tt_eval_result before, after;
     double last_loss;
     double train_seconds;           /* in steps, without evaluations and checkpoints */
@@ -40,6 +40,12 @@ typedef struct tt_train_result {
     size_t predicted_bytes;         /* what the plan said of the largest stage */
     char checkpoint[TT_PATH_BYTES]; /* newest, "" when none was written */
 } tt_train_result;
+
+/* The frozen model's held-out result, which members share: whoever is first evaluates. */
+typedef struct tt_frozen {
+    bool known;
+    tt_eval_result result;
+} tt_frozen;
 
 /* Steps that a job makes on a data set: train.steps, or train.epochs over it. */
 int64_t tt_member_n_steps(const tt_job *job, int64_t n_examples);
@@ -59,11 +65,12 @@ void tt_member_close(tt_member *member);
  * checkpoints: an older life may have committed another before the directory was claimed. */
 tt_status tt_member_own(tt_member *member, const tt_rundir *rundir, tt_error *err) TT_MUST_CHECK;
 
-/* Before the first step: what is trained goes to the metrics; the frozen model is evaluated.
- * Errors: INTERRUPTED (a stop was signalled), those of eval and report. */
-tt_status tt_member_begin(tt_member *member, tt_error *err) TT_MUST_CHECK;
+/* Before the first step: what is trained goes to the metrics; the frozen model is evaluated, unless
+ * that is known. Errors: INTERRUPTED (a stop was signalled), those of eval and report. */
+tt_status tt_member_begin(tt_member *member, tt_frozen *frozen, tt_error *err) TT_MUST_CHECK;
 
-/* All steps done? */
+/* All steps done, or the job's stopping rule met (train.stop_loss, train.patience)? Depends on what
+ * checkpoints keep alone. */
 bool tt_member_is_done(const tt_member *member);
 
 /* Begins a step: gradients are zero; this replica's micro-batches, valid until the next step.
@@ -74,12 +81,17 @@ const tt_step_batch *tt_member_begin_step(tt_member *member);
 tt_adapter *tt_member_adapter(tt_member *member);
 tt_reduce *tt_member_reduce(tt_member *member);
 
-/* Ends the step: gradients are summed, their health is checked, parameters move; then what is due:
- * log, evaluation, checkpoint. local_loss: what the pipeline said on this rank. *stop: some rank
- * was signalled to stop; a checkpoint was written. Errors: ERR_NUMERIC (step, rank, layer), those
- * of checkpoint and eval. */
+/* Ends the step, whose backward is over: gradients are summed, their health is checked, parameters
+ * move; then what is due: log, evaluation (which drains the pipeline), checkpoint. local_loss: what
+ * the pipeline said on this rank. *stop: some rank was signalled to stop, or somebody knew already;
+ * then a checkpoint is written. Errors: ERR_NUMERIC (step, rank, layer), those of checkpoint, eval
+ * and report. */
 tt_status tt_member_end_step(tt_member *member, double local_loss, bool *stop,
                              tt_error *err) TT_MUST_CHECK;
+
+/* A checkpoint of the steps done, unless there is one or none is done. Not while a step is under
+ * way. Errors: those of tt_checkpoint_save, ERR_NUMERIC. */
+tt_status tt_member_save(tt_member *member, tt_error *err) TT_MUST_CHECK;
 
 /* After the last step: the evaluation. Errors as tt_member_begin. */
 tt_status tt_member_end(tt_member *member, tt_error *err) TT_MUST_CHECK;
@@ -88,7 +100,17 @@ tt_status tt_member_end(tt_member *member, tt_error *err) TT_MUST_CHECK;
 tt_status tt_member_fail_stopped(const tt_member *member, const char *when,
                                  tt_error *err) TT_MUST_CHECK;
 
-/* As far as the run has come; peak_bytes is left to the caller. Not collective. */
+/* Where a member that was not opened stands, by its newest checkpoint: rank 0's look before work is
+ * dealt out. found: it has one, of this run. Not collective. Errors: as tt_member_open. */
+typedef struct tt_member_look {
+    bool found, done;
+    int64_t step, n_steps;
+    double last_loss;
+} tt_member_look;
+tt_status tt_member_look_at(tt_engine *engine, const tt_job *job, tt_member_look *out,
+                            tt_error *err) TT_MUST_CHECK;
+
+/* As far as the run has come; peak_bytes and predicted_bytes are the caller's. Not collective. */
 const tt_train_result *tt_member_result(tt_member *member);
 
 #endif

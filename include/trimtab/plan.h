@@ -31,6 +31,13 @@
 #include "trimtab/stage.h"
 #include "trimtab/status.h"
 
+/* Runs of one kind among those that share the weights. */
+typedef struct tt_plan_kind {
+    const tt_method *method;
+    int batch_size; /* train.batch_size */
+    int n;          /* how many */
+} tt_plan_kind;
+
 /* Zero-initialise. A fact left 0 is one that does not occur (no data set, no generation). */
 typedef struct tt_plan_input {
     const tt_spec *spec; /* borrowed for the call */
@@ -40,14 +47,16 @@ typedef struct tt_plan_input {
     size_t head_bytes;  /* of the head; the same pages as the embedding when tied */
     tt_dtype dtype;     /* that most of them are in; read for full-parameter tuning only */
     int n_ranks, ranks_per_node, cores_per_node;
-    bool train;             /* keep activations, gradients and moments */
-    bool generate;          /* KV cache for job.eval.batch sequences */
-    int max_new_tokens;     /* of a generated answer */
-    size_t baseline_bytes;  /* resident bytes of a rank before anything is loaded */
-    size_t root_bytes;      /* what rank 0 holds besides: tokenizer, task */
-    size_t root_peak_bytes; /* most that was resident on rank 0 while it read its files */
-    size_t node_limit;      /* bytes that all ranks of a node may take together; 0: not known */
-    size_t rank_limit;      /* and each of them; 0: not known */
+    bool train;                /* keep activations, gradients and moments */
+    const tt_plan_kind *kinds; /* [n_kinds] of a cohort's members; NULL: the job is the only run */
+    int n_kinds, n_resident;   /* members that train at a time */
+    bool generate;             /* KV cache for job.eval.batch sequences */
+    int max_new_tokens;        /* of a generated answer */
+    size_t baseline_bytes;     /* resident bytes of a rank before anything is loaded */
+    size_t root_bytes;         /* what rank 0 holds besides: tokenizer, task */
+    size_t root_peak_bytes;    /* most that was resident on rank 0 while it read its files */
+    size_t node_limit;         /* bytes that all ranks of a node may take together; 0: not known */
+    size_t rank_limit;         /* and each of them; 0: not known */
 
     /* Of the data; tt_plan_input_add fills them in. */
     int longest;        /* tokens of the longest example (prompt + completion), or prompt */
@@ -94,12 +103,14 @@ typedef struct tt_plan_need {
 
 typedef struct tt_plan {
     int n_stages, n_replicas, n_threads;
-    tt_method method;       /* the job's, rank budgets resolved */
-    int first_adapted;      /* lowest adapted layer; n_layers when none */
+    tt_method method;   /* the job's (of a cohort: the first kind's), rank budgets resolved */
+    tt_method *methods; /* [n_methods] of all kinds */
+    int n_methods, n_resident;
+    int first_adapted;      /* lowest layer that any of them adapts; n_layers when none */
     double lowest_backward; /* training: the part of that layer's backward that is run, 0 to 1 */
     int first_backward;     /* lowest stage that runs backward; n_stages when none */
-    int min_micro_batches, max_micro_batches; /* per replica and step */
-    int max_tokens, max_seqs, max_targets;    /* of a micro-batch */
+    int min_micro_batches, max_micro_batches; /* per replica and step; of a cohort the most */
+    int max_tokens, max_seqs, max_targets;    /* of a micro-batch, whoever shares it */
     int max_seq_length; /* longest sequence any call will see, generation included */
     int cache_seqs, cache_length;
     int n_slots_first;            /* activation slots of stage 0; stage s has no more */
@@ -125,9 +136,19 @@ tt_status tt_plan_check_memory(const tt_plan_input *input, const tt_plan *plan,
  * computing again. */
 double tt_plan_again_flops(const tt_plan *plan, const tt_spec *spec, int stage, double length);
 
+/* How the steps of a run are cut. For the job's own batch size these are the plan's numbers; what
+ * a member of a cohort computes depends on its own, as if it ran alone. Pure. */
+typedef struct tt_plan_cut {
+    int min_micro_batches, max_micro_batches, max_tokens;
+} tt_plan_cut;
+tt_plan_cut tt_plan_cut_steps(const tt_plan_input *input, const tt_plan *plan, int batch_size);
+
 /* Most bytes that ranks_per_node neighbouring ranks need together: weights of a stage, mapped by
  * several of them, are counted once. */
 size_t tt_plan_node_bytes(const tt_plan *plan, int ranks_per_node);
+
+/* Most members whose rows a micro-batch may mix. */
+int tt_plan_max_shares(const tt_plan *plan, const tt_spec *spec);
 
 /* What the stage module needs to create stage s of this plan. spec and plan are borrowed. */
 void tt_plan_stage_shape(const tt_plan *plan, int stage, const tt_spec *spec, bool train,

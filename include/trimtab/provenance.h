@@ -12,9 +12,9 @@
 const char *tt_provenance_version(void);      /* of trimtab, e.g. "0.1.0" */
 const char *tt_provenance_git_revision(void); /* of the source tree, or "unknown" */
 
-/* argv: the command line, as given. Collective; rank 0 writes. Errors: ERR_IO, ERR_MEMORY, the
- * same on all ranks. */
-tt_status tt_provenance_write(const tt_engine *engine, const tt_rundir *rundir, int argc,
-                              char *const *argv, tt_error *err) TT_MUST_CHECK;
+/* job: the run's; with cohort (may be NULL) in job.cfg. Collective; rank 0 writes. Errors: ERR_IO,
+ * ERR_MEMORY, the same on all ranks. */
+tt_status tt_provenance_write(const tt_engine *engine, const tt_job *job, const tt_cohort *cohort,
+                              const tt_rundir *rundir, tt_error *err) TT_MUST_CHECK;
 
 #endif

@@ -48,6 +48,12 @@ tt_status tt_report_create(bool is_speaker, FILE *talk, bool is_terminal, bool q
                            const char *metrics_path, tt_report **out, tt_error *err) TT_MUST_CHECK;
 void tt_report_destroy(tt_report *report);
 
+/* A member's report: notes go where parent's go, with the name in front; its steps are told in its
+ * metrics only. parent must outlive it. Errors: ERR_IO, ERR_MEMORY. */
+tt_status tt_report_create_member(tt_report *parent, bool is_speaker, const char *name,
+                                  const char *metrics_path, tt_report **out,
+                                  tt_error *err) TT_MUST_CHECK;
+
 /* The clock of rates and ETA starts (again), at this step. */
 void tt_report_begin(tt_report *report, int64_t step);
 
@@ -66,6 +72,14 @@ tt_status tt_report_train(tt_report *report, const tt_report_step *row,
                           tt_error *err) TT_MUST_CHECK;
 tt_status tt_report_eval(tt_report *report, int64_t step, const char *what,
                          const tt_eval_result *result, tt_error *err) TT_MUST_CHECK;
+
+/* A line on all members of a cohort. Steps are those of all of them together. */
+typedef struct tt_report_members {
+    int n_done, n_active, n_waiting, n_lost; /* lost: diverged or failed */
+    int64_t step, n_steps;
+    int64_t n_tokens; /* since the last line, all replicas */
+} tt_report_members;
+void tt_report_cohort(tt_report *report, const tt_report_members *row);
 
 /* Rewrites the progress line of a long evaluation: done of total. */
 void tt_report_progress(tt_report *report, const char *what, int64_t done, int64_t total);

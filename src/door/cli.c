@@ -1,6 +1,7 @@
 #include "cli.h"
 
 #include <errno.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -170,8 +171,8 @@ static int collect_sets(const cli_given *given, const char **sets) {
     return n;
 }
 
-tt_status cli_read_job(const cli *c, const cli_given *given, const char *model, tt_job *job,
-                       tt_error *err) {
+static tt_status read_job(const cli *c, const cli_given *given, const char *model, tt_job *job,
+                          tt_cohort **cohort, tt_error *err) {
     const char *sets[CLI_MAX_WORDS];
     int n_sets = collect_sets(given, sets);
     if (n_sets < 0)
@@ -185,10 +186,35 @@ tt_status cli_read_job(const cli *c, const cli_given *given, const char *model, 
         return tt_fail(err, TT_ERR_USAGE, "got \"%s\" besides \"%s\", expected one job file",
                        given->words[1], given->words[0]);
     tt_status status = TT_OK;
-    if (c->world->rank == 0)
-        status = model ? tt_job_of_model(model, sets, n_sets, job, err)
-                       : tt_job_read(given->words[0], sets, n_sets, true, job, err);
+    if (c->world->rank == 0) {
+        if (model)
+            status = tt_job_of_model(model, sets, n_sets, job, err);
+        else if (cohort)
+            status = tt_cohort_read(given->words[0], sets, n_sets, true, job, cohort, err);
+        else
+            status = tt_job_read(given->words[0], sets, n_sets, true, job, err);
+    }
     TT_TRY(tt_world_follow(c->world, status, err));
     tt_world_bcast(c->world, job, sizeof *job);
     return TT_OK;
+}
+
+tt_status cli_read_job(const cli *c, const cli_given *given, const char *model, tt_job *job,
+                       tt_error *err) {
+    return read_job(c, given, model, job, NULL, err);
+}
+
+tt_status cli_read_cohort(const cli *c, const cli_given *given, tt_job *job, tt_cohort **cohort,
+                          tt_error *err) {
+    *cohort = NULL;
+    TT_TRY(read_job(c, given, NULL, job, cohort, err));
+    bool is_first = c->world->rank == 0;
+    size_t n = 0;
+    const void *packed = is_first ? tt_cohort_pack(*cohort, &n) : NULL;
+    void *bytes = (void *)(uintptr_t)packed; /* rank 0's are only read */
+    TT_TRY(tt_world_bcast_alloc(c->world, &bytes, &n, err));
+    if (is_first) return tt_world_agree(c->world, TT_OK, err);
+    tt_status status = tt_cohort_unpack(bytes, n, cohort, err);
+    free(bytes);
+    return tt_world_agree(c->world, status, err);
 }

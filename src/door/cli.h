@@ -5,6 +5,7 @@
 #include <stdbool.h>
 
 #include "trimtab/adapter.h"
+#include "trimtab/cohort.h"
 #include "trimtab/engine.h"
 #include "trimtab/job.h"
 #include "trimtab/status.h"
@@ -68,6 +69,9 @@ tt_status cli_no_words(const cli_given *given, tt_error *err);
  * NULL: the file); with --set, --resume, --quiet. On rank 0; all ranks get it. */
 tt_status cli_read_job(const cli *c, const cli_given *given, const char *model, tt_job *job,
                        tt_error *err);
+/* The same with the members of the job's cohort; *cohort is to be destroyed. */
+tt_status cli_read_cohort(const cli *c, const cli_given *given, tt_job *job, tt_cohort **cohort,
+                          tt_error *err);
 extern const cli_option cli_job_options[]; /* the options that cli_read_job understands */
 
 /* Makes the adapter's own method the job's (path NULL: the frozen model's "none"); then, on a

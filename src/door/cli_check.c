@@ -155,11 +155,14 @@ static void print_paper(const tt_engine *engine) {
 static tt_status print_all(const tt_engine *engine, const wishes *asked, tt_error *err) {
     cli_print_audits(engine, stdout);
     print_paper(engine);
-    cli_print_counts(&engine->plan->method, &engine->spec, stdout);
+    if (tt_cohort_n(engine->cohort))
+        cli_print_members(engine, stdout);
+    else
+        cli_print_counts(&engine->plan->method, &engine->spec, stdout);
     tt_plan_print(engine->plan, &engine->spec, stdout);
     if (asked->n_ranks == 0) cli_print_memory(engine, stdout);
     TT_TRY(print_fit(engine, asked, err));
-    if (engine->train)
+    if (engine->train && tt_cohort_n(engine->cohort) == 0)
         printf("steps %lld of %d sequences\n",
                (long long)tt_member_n_steps(engine->job, engine->train->n),
                engine->job->train.batch_size);
@@ -167,40 +170,71 @@ static tt_status print_all(const tt_engine *engine, const wishes *asked, tt_erro
 }
 
 /* Steering by heads chosen needs steps enough; known with data, or when the job says how many. */
-static tt_status check_steps(const tt_engine *engine, tt_error *err) {
-    const tt_job *job = engine->job;
+static tt_status check_steps(const tt_engine *engine, const tt_job *job, tt_error *err) {
     if (engine->purpose != TT_PURPOSE_TRAIN || (!engine->train && job->train.steps == 0))
         return TT_OK;
     int64_t n = engine->train ? engine->train->n : 0;
-    return tt_select_check(&engine->plan->method, tt_member_n_steps(job, n), err);
+    return tt_select_check(&job->method, tt_member_n_steps(job, n), err);
+}
+
+static tt_status check_members(const tt_engine *engine, tt_error *err) {
+    int n = tt_cohort_n(engine->cohort);
+    for (int i = 0; i < (n ? n : 1); i++) {
+        tt_job job;
+        TT_TRY(tt_cohort_member(engine->cohort, engine->job, i, &job, err));
+        tt_status status = check_steps(engine, &job, err);
+        if (status != TT_OK && n) tt_error_prefix(err, "member %s", job.run.name);
+        TT_TRY(status);
+    }
+    return TT_OK;
+}
+
+/* A cohort trains when its members do. */
+static bool trains(const tt_job *job, const tt_cohort *cohort, bool on_paper) {
+    return (job->task.train[0] || on_paper) &&
+           (tt_cohort_n(cohort) || tt_method_trains(&job->method));
+}
+
+static tt_status check(const cli *c, const wishes *asked, const tt_job *job,
+                       const tt_cohort *cohort, tt_engine *engine, tt_error *err) {
+    bool on_paper = asked->n_ranks > 0 && !job->task.eval[0];
+    bool train = trains(job, cohort, on_paper);
+    tt_engine_options wanted = {.purpose = train ? TT_PURPOSE_TRAIN : TT_PURPOSE_EVAL,
+                                .cohort = train ? cohort : NULL,
+                                .n_plan_ranks = (int)asked->n_ranks,
+                                .n_plan_cores = (int)asked->cores,
+                                .on_paper = train && asked->n_ranks > 0,
+                                .node_bytes = cli_slurm_node_bytes(),
+                                .rank_bytes = (size_t)(asked->memory * 0x1p30)};
+    tt_status status = tt_engine_prepare(engine, c->world, job, &wanted, err);
+    if (status == TT_OK) status = check_members(engine, err);
+    bool talks = cli_speaks(c) && !job->log.quiet;
+    if (talks && status == TT_OK) status = print_all(engine, asked, err);
+    if (talks && status != TT_OK && !engine->plan) cli_print_audits(engine, stdout);
+    if (status == TT_OK && asked->n_ranks == 0)
+        status = tt_plan_check_memory(&engine->input, engine->plan, err);
+    status = tt_world_agree(c->world, status, err);
+    bool is_alone = tt_cohort_n(engine->cohort) == 0; /* what a step is, takes a single run */
+    if (status == TT_OK && is_alone && !job->log.quiet)
+        status = predict(c, engine, asked, talks, err);
+    return status;
 }
 
 tt_status cli_check(const cli *c, tt_error *err) {
     cli_given given;
     tt_job job;
+    tt_cohort *cohort = NULL;
     wishes asked;
     TT_TRY(cli_parse(c, options, &given, err));
     TT_TRY(read_asked(&given, &asked, err));
-    TT_TRY(cli_read_job(c, &given, NULL, &job, err));
-    if (cli_value(&given, "print-job") && cli_speaks(c)) tt_job_print(&job, stdout);
     tt_engine engine = {0};
-    bool on_paper = asked.n_ranks > 0 && !job.task.eval[0];
-    bool trains = (job.task.train[0] || on_paper) && tt_method_trains(&job.method);
-    tt_engine_options wanted = {.purpose = trains ? TT_PURPOSE_TRAIN : TT_PURPOSE_EVAL,
-                                .n_plan_ranks = (int)asked.n_ranks,
-                                .n_plan_cores = (int)asked.cores,
-                                .on_paper = trains && asked.n_ranks > 0,
-                                .node_bytes = cli_slurm_node_bytes(),
-                                .rank_bytes = (size_t)(asked.memory * 0x1p30)};
-    tt_status status = tt_engine_prepare(&engine, c->world, &job, &wanted, err);
-    if (status == TT_OK) status = check_steps(&engine, err);
-    bool talks = cli_speaks(c) && !job.log.quiet;
-    if (talks && status == TT_OK) status = print_all(&engine, &asked, err);
-    if (talks && status != TT_OK && !engine.plan) cli_print_audits(&engine, stdout);
-    if (status == TT_OK && asked.n_ranks == 0)
-        status = tt_plan_check_memory(&engine.input, engine.plan, err);
-    status = tt_world_agree(c->world, status, err);
-    if (status == TT_OK && !job.log.quiet) status = predict(c, &engine, &asked, talks, err);
+    tt_status status = cli_read_cohort(c, &given, &job, &cohort, err);
+    if (status == TT_OK && cli_value(&given, "print-job") && cli_speaks(c)) {
+        tt_job_print(&job, stdout);
+        tt_cohort_print(cohort, stdout);
+    }
+    if (status == TT_OK) status = check(c, &asked, &job, cohort, &engine, err);
     tt_engine_close(&engine);
+    tt_cohort_destroy(cohort);
     return status;
 }

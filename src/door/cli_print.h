@@ -23,6 +23,13 @@ void cli_print_counts(const tt_method *method, const tt_spec *spec, FILE *stream
 /* Before, after, parameters, time, memory. */
 void cli_print_result(const tt_engine *engine, const tt_train_result *result, FILE *stream);
 
+/* How many members of which methods, and how many train at a time. */
+void cli_print_members(const tt_engine *engine, FILE *stream);
+
+/* One row a member, then time and memory of all. */
+void cli_print_cohort(const tt_engine *engine, const tt_roster *roster,
+                      const tt_train_result *result, FILE *stream);
+
 /* "12.3 MiB" */
 void cli_format_bytes(double bytes, char out[24]);
 

@@ -22,11 +22,15 @@ void cli_train_help(void) {
     tt_job_print_reference(false, stdout);
 }
 
-static tt_status open_report(const cli *c, const tt_job *job, tt_report **report, tt_error *err) {
+/* A cohort's members have metrics of their own. */
+static tt_status open_report(const cli *c, const tt_engine *engine, tt_report **report,
+                             tt_error *err) {
+    const tt_job *job = engine->job;
     char metrics[TT_PATH_BYTES + 16];
     snprintf(metrics, sizeof metrics, "%s/metrics.jsonl", job->run.dir);
-    tt_status status = tt_report_create(c->world->rank == 0, stdout, c->out_is_terminal,
-                                        job->log.quiet, metrics, report, err);
+    tt_status status =
+        tt_report_create(c->world->rank == 0, stdout, c->out_is_terminal, job->log.quiet,
+                         tt_cohort_n(engine->cohort) ? NULL : metrics, report, err);
     return tt_world_follow(c->world, status, err);
 }
 
@@ -35,7 +39,7 @@ static tt_status own_and_run(const cli *c, const tt_engine *engine, tt_trainer *
                              tt_report *report, tt_train_result *result, tt_error *err) {
     tt_rundir rundir;
     TT_TRY(tt_rundir_open(c->world, engine->job->run.dir, &rundir, err));
-    TT_TRY(tt_provenance_write(engine, &rundir, c->argc, c->argv, err));
+    TT_TRY(tt_provenance_write(engine, engine->job, engine->cohort, &rundir, err));
     tt_report_note(report, "run %s, life %lld", rundir.path, (long long)rundir.generation);
     tt_world_catch_stop_signals();
     return tt_trainer_run(trainer, &rundir, result, err);
@@ -47,37 +51,62 @@ static tt_status make_run_dir(const cli *c, const tt_job *job, tt_error *err) {
     return tt_world_follow(c->world, status, err);
 }
 
-static tt_status train(const cli *c, const tt_job *job, tt_engine *engine, tt_error *err) {
-    tt_engine_options options = {.purpose = TT_PURPOSE_TRAIN, .node_bytes = cli_slurm_node_bytes()};
+static void print_plan(const tt_engine *engine) {
+    if (tt_cohort_n(engine->cohort))
+        cli_print_members(engine, stdout);
+    else
+        cli_print_counts(&engine->plan->method, &engine->spec, stdout);
+    tt_plan_print(engine->plan, &engine->spec, stdout);
+    cli_print_memory(engine, stdout);
+    cli_print_idle_cores(engine, stdout);
+}
+
+/* A cohort's table also tells whom others' results came without. */
+static void print_result(const tt_engine *engine, const tt_trainer *trainer,
+                         const tt_train_result *result, tt_status status) {
+    if (tt_cohort_n(engine->cohort))
+        cli_print_cohort(engine, tt_trainer_roster(trainer), result, stdout);
+    else if (status == TT_OK)
+        cli_print_result(engine, result, stdout);
+}
+
+static tt_status train(const cli *c, const tt_job *job, const tt_cohort *cohort, tt_engine *engine,
+                       tt_error *err) {
+    tt_engine_options options = {.purpose = TT_PURPOSE_TRAIN,
+                                 .cohort = cohort,
+                                 .argc = c->argc,
+                                 .argv = c->argv,
+                                 .node_bytes = cli_slurm_node_bytes()};
     bool talks = c->world->rank == 0 && !job->log.quiet;
     tt_status status = tt_engine_prepare(engine, c->world, job, &options, err);
     if (talks) cli_print_audits(engine, stdout);
     TT_TRY(status);
-    if (talks) cli_print_counts(&engine->plan->method, &engine->spec, stdout);
-    if (talks) tt_plan_print(engine->plan, &engine->spec, stdout);
-    if (talks) cli_print_memory(engine, stdout);
-    if (talks) cli_print_idle_cores(engine, stdout);
+    if (talks) print_plan(engine);
     TT_TRY(tt_engine_load(engine, err));
     TT_TRY(make_run_dir(c, job, err));
     tt_report *report;
     tt_trainer *trainer = NULL;
     tt_train_result result = {0};
-    TT_TRY(open_report(c, job, &report, err));
+    TT_TRY(open_report(c, engine, &report, err));
     status = tt_trainer_open(engine, report, &trainer, err);
-    if (status == TT_OK) status = own_and_run(c, engine, trainer, report, &result, err);
+    if (status == TT_OK) {
+        status = own_and_run(c, engine, trainer, report, &result, err);
+        if (talks) print_result(engine, trainer, &result, status);
+    }
     tt_trainer_close(trainer);
     tt_report_destroy(report);
-    if (talks && status == TT_OK) cli_print_result(engine, &result, stdout);
     return status;
 }
 
 tt_status cli_train(const cli *c, tt_error *err) {
     cli_given given;
     tt_job job;
+    tt_cohort *cohort = NULL;
     TT_TRY(cli_parse(c, cli_job_options, &given, err));
-    TT_TRY(cli_read_job(c, &given, NULL, &job, err));
+    tt_status status = cli_read_cohort(c, &given, &job, &cohort, err);
     tt_engine engine = {0};
-    tt_status status = train(c, &job, &engine, err);
+    if (status == TT_OK) status = train(c, &job, cohort, &engine, err);
     tt_engine_close(&engine);
+    tt_cohort_destroy(cohort);
     return status;
 }

@@ -9,8 +9,9 @@ static const char *const member_groups[] = {"method", "lora",  "spectral", "full
 static const char member_keys[] = "name, method, lora, spectral, full, joint, train";
 
 /* What a run directory holds by itself. */
-static const char *const taken_names[] = {"checkpoints",   "generations", "lives",   "svd",
-                                          "metrics.jsonl", "cohort.json", "job.cfg", NULL};
+static const char *const taken_names[] = {"checkpoints", "generations",   "lives",
+                                          "svd",         "metrics.jsonl", "cohort.json",
+                                          "job.cfg",     "trace.json",    NULL};
 
 typedef struct reader {
     const tt_job_source *source;
@@ -159,7 +160,7 @@ static void append_member(reader *r, const char *name) {
     tt_cohort_append(r->cohort, "");
 }
 
-static void read_member(reader *r, const config_setting_t *member, int n_members) {
+static void read_member(reader *r, const config_setting_t *member) {
     char found[128];
     tt_problems problems = {0};
     if (!config_setting_is_group(member)) {
@@ -175,11 +176,11 @@ static void read_member(reader *r, const config_setting_t *member, int n_members
     read_groups(r, member, &problems);
     tt_job_complete(r->job, r->places, r->places->name);
     if (base_is_good && problems.n == 0) tt_job_check(r->job, true, r->places, &problems);
-    if (r->job->method.full.tune && n_members > 1)
+    if (r->job->method.full.tune)
         tt_problem(&problems,
-                   "%s: full.tune: found true in a cohort of %d members, allowed: false: they "
-                   "share one set of weights",
-                   tt_job_place(r->places, "full", "tune"), n_members);
+                   "%s: full.tune: found true in a cohort, allowed: false: members share one set "
+                   "of weights",
+                   tt_job_place(r->places, "full", "tune"));
     report(r, name, &problems);
     append_member(r, name);
 }
@@ -204,7 +205,7 @@ static void read_members(reader *r, const config_setting_t *members) {
                    "%s: checkpoint.resume: found previous in a cohort, allowed: no, latest, auto; "
                    "one member alone goes on so with its own job.cfg",
                    tt_job_place(r->source->places, "checkpoint", "resume"));
-    for (int i = 0; i < n; i++) read_member(r, config_setting_get_elem(members, (unsigned)i), n);
+    for (int i = 0; i < n; i++) read_member(r, config_setting_get_elem(members, (unsigned)i));
 }
 
 /* 0 after a problem. */

@@ -15,6 +15,7 @@
 
 enum {
     LEAST_TOKENS = 256,  /* that a micro-batch is not cut below only to fill a pipeline */
+    SHARED_TOKENS = 640, /* of a micro-batch that members share: products gain little by more */
     USUAL_TOKENS = 2048, /* of a micro-batch when nobody chose: products are large enough by then */
     FAULT_BYTES = 65536, /* the kernel maps this much around a touched page of a cached file */
     /* What a process grows by once it works, measured with Open MPI 4.1 on one node: code of
@@ -31,6 +32,34 @@ static int divide_up(int64_t a, int64_t b) {
     return (int)((a + b - 1) / b);
 }
 
+/* --- Who trains
+ */
+
+static int n_kinds(const tt_plan_input *in) {
+    return in->kinds ? in->n_kinds : 1;
+}
+
+static int batch_of(const tt_plan_input *in, int kind) {
+    return larger(in->kinds ? in->kinds[kind].batch_size : in->job->train.batch_size, 1);
+}
+
+static tt_status resolve_methods(const tt_plan_input *in, tt_plan *plan, tt_error *err) {
+    plan->n_methods = n_kinds(in);
+    plan->n_resident = in->kinds ? in->n_resident : 1;
+    plan->methods = calloc((size_t)plan->n_methods, sizeof *plan->methods);
+    if (!plan->methods)
+        return tt_fail(err, TT_ERR_MEMORY, "no memory for %d methods", plan->n_methods);
+    plan->first_adapted = in->spec->n_layers;
+    for (int k = 0; k < plan->n_methods; k++) {
+        const tt_method *wanted = in->kinds ? in->kinds[k].method : &in->job->method;
+        TT_TRY(tt_adapter_resolve(wanted, in->spec, &plan->methods[k], err));
+        int first = tt_adapter_first_layer(&plan->methods[k], in->spec);
+        if (first < plan->first_adapted) plan->first_adapted = first;
+    }
+    plan->method = plan->methods[0];
+    return TT_OK;
+}
+
 /* --- Grid
  * ---------------------------------------------------------------------------------------*/
 
@@ -43,11 +72,12 @@ static tt_status choose_grid(const tt_plan_input *in, tt_plan *plan, tt_error *e
                        "parallel.stages, parallel.replicas: %d x %d (0: chosen by trimtab) do not "
                        "make %d ranks",
                        in->job->parallel.stages, in->job->parallel.replicas, in->n_ranks);
-    if (in->train && replicas > in->job->train.batch_size)
-        return tt_fail(err, TT_ERR_CONFIG,
-                       "parallel.replicas: %d, but a step has only train.batch_size = %d sequences "
-                       "to share out; use more stages or fewer ranks",
-                       replicas, in->job->train.batch_size);
+    for (int k = 0; in->train && k < n_kinds(in); k++)
+        if (replicas > batch_of(in, k))
+            return tt_fail(err, TT_ERR_CONFIG,
+                           "parallel.replicas: %d, but a step has only train.batch_size = %d "
+                           "sequences to share out; use more stages or fewer ranks",
+                           replicas, batch_of(in, k));
     plan->n_stages = stages;
     plan->n_replicas = replicas;
     plan->n_threads = in->job->parallel.threads;
@@ -68,41 +98,60 @@ static int forward_tokens(const tt_plan_input *in) {
 }
 
 /* Of a replica's share of a usual step. */
-static double replica_tokens(const tt_plan_input *in, const tt_plan *plan) {
+static double replica_tokens(const tt_plan_input *in, const tt_plan *plan, int batch) {
     double mean = (double)in->train_tokens / (double)in->train_examples;
-    return mean * in->job->train.batch_size / plan->n_replicas;
+    return mean * batch / plan->n_replicas;
 }
 
 /* With as many micro-batches as stages a pipeline is empty for nearly half of a step; with four
  * times as many, for a fifth. Products lose little as long as each has some hundred rows. */
-static int default_micro_batches(const tt_plan_input *in, const tt_plan *plan) {
+static int default_micro_batches(const tt_plan_input *in, const tt_plan *plan, int batch) {
     if (plan->n_stages == 1 || in->train_examples == 0) return plan->n_stages;
-    double wanted = replica_tokens(in, plan) / LEAST_TOKENS;
+    double wanted = replica_tokens(in, plan, batch) / LEAST_TOKENS;
     if (wanted > 4.0 * plan->n_stages) return 4 * plan->n_stages;
     return larger((int)wanted, plan->n_stages);
 }
 
 /* In training an even share of a step, and a tenth more for uneven bins; the batcher makes one more
  * micro-batch when that does not suffice. */
-static int default_tokens(const tt_plan_input *in, const tt_plan *plan) {
+static int default_tokens(const tt_plan_input *in, const tt_plan *plan, int batch, int n_micro) {
     if (in->train_examples == 0) return larger(forward_tokens(in), larger(in->longest, 1));
-    double share = replica_tokens(in, plan) / plan->min_micro_batches;
+    double share = replica_tokens(in, plan, batch) / n_micro;
     int tokens = share * 1.1 < USUAL_TOKENS ? (int)ceil(share * 1.1) : USUAL_TOKENS;
     return larger(tokens, larger(in->longest, 1));
 }
 
-static tt_status bound_micro_batches(const tt_plan_input *in, tt_plan *plan, tt_error *err) {
-    int batch = larger(in->job->train.batch_size, 1);
+tt_plan_cut tt_plan_cut_steps(const tt_plan_input *in, const tt_plan *plan, int batch_size) {
+    int batch = larger(batch_size, 1), n_micro = in->job->parallel.micro_batches;
     int chosen = in->job->parallel.micro_batch_tokens;
-    plan->min_micro_batches = in->job->parallel.micro_batches;
-    if (plan->min_micro_batches == 0) plan->min_micro_batches = default_micro_batches(in, plan);
-    plan->max_tokens = chosen ? chosen : default_tokens(in, plan);
+    if (n_micro == 0) n_micro = default_micro_batches(in, plan, batch);
+    return (tt_plan_cut){.min_micro_batches = n_micro,
+                         /* One sequence to a bin always fits: no replica ever gets more bins than
+                          * its share of them. */
+                         .max_micro_batches = divide_up(batch, plan->n_replicas),
+                         .max_tokens = chosen ? chosen : default_tokens(in, plan, batch, n_micro)};
+}
+
+/* The largest micro-batch of any kind; of several members that train at a time, as many tokens as
+ * make good use of the products. */
+static int shared_tokens(const tt_plan_input *in, const tt_plan *plan) {
+    int64_t all = (int64_t)plan->max_tokens * plan->n_resident;
+    if (in->job->parallel.micro_batch_tokens || in->spec->n_experts) return plan->max_tokens;
+    return larger(plan->max_tokens, all < SHARED_TOKENS ? (int)all : SHARED_TOKENS);
+}
+
+static tt_status bound_micro_batches(const tt_plan_input *in, tt_plan *plan, tt_error *err) {
+    for (int k = 0; k < n_kinds(in); k++) {
+        tt_plan_cut cut = tt_plan_cut_steps(in, plan, batch_of(in, k));
+        plan->min_micro_batches = larger(plan->min_micro_batches, cut.min_micro_batches);
+        plan->max_micro_batches = larger(plan->max_micro_batches, cut.max_micro_batches);
+        plan->max_tokens = larger(plan->max_tokens, cut.max_tokens);
+    }
     if (plan->max_tokens < in->longest)
         return tt_fail(err, TT_ERR_CONFIG,
                        "parallel.micro_batch_tokens: %d, but the longest example has %d tokens",
                        plan->max_tokens, in->longest);
-    /* One sequence to a bin always fits: no replica ever gets more bins than its share of them. */
-    plan->max_micro_batches = divide_up(batch, plan->n_replicas);
+    plan->max_tokens = shared_tokens(in, plan);
     plan->max_seqs = plan->max_tokens / larger(in->shortest, 1);
     plan->max_targets =
         (int)((int64_t)plan->max_tokens * in->dense_targets / larger(in->dense_tokens, 1));
@@ -174,7 +223,9 @@ static double lowest_cost(const tt_plan_input *in, const tt_plan *plan) {
     int layer = plan->first_adapted;
     double mlp =
         3.0 * in->spec->hidden * tt_spec_mlp_width(in->spec, layer) / layer_flops(in, layer);
-    unsigned points = tt_adapter_points(&plan->method, in->spec, layer);
+    unsigned points = 0;
+    for (int m = 0; m < plan->n_methods; m++)
+        points |= tt_adapter_points(&plan->methods[m], in->spec, layer);
     if (points >= 1u << TT_POINT_V) return 1;
     return points >= 1u << TT_POINT_DOWN ? 0.5 + 0.5 * mlp : 0.5;
 }
@@ -221,12 +272,24 @@ done:
 /* --- Bytes
  * --------------------------------------------------------------------------------------*/
 
+/* The next member's micro-batches follow without a pause. */
+static int n_slots(const tt_plan *plan, int stage) {
+    int n_in_a_row = plan->n_resident > 1 ? plan->n_stages : plan->max_micro_batches;
+    return tt_schedule_n_slots(plan->n_stages, stage, plan->first_backward, n_in_a_row);
+}
+
+int tt_plan_max_shares(const tt_plan *plan, const tt_spec *spec) {
+    if (plan->method.full.tune || spec->n_experts) return 1;
+    return plan->n_resident < TT_MAX_SHARES ? plan->n_resident : TT_MAX_SHARES;
+}
+
 void tt_plan_stage_shape(const tt_plan *plan, int stage, const tt_spec *spec, bool train,
                          tt_stage_shape *out) {
     const tt_plan_stage *s = &plan->stages[stage];
     *out = (tt_stage_shape){.spec = spec,
-                            .methods = &plan->method,
-                            .n_methods = 1,
+                            .methods = plan->methods,
+                            .n_methods = plan->n_methods,
+                            .max_shares = tt_plan_max_shares(plan, spec),
                             .first_layer = s->first_layer,
                             .n_layers = s->n_layers,
                             .is_first = s->is_first,
@@ -241,9 +304,7 @@ void tt_plan_stage_shape(const tt_plan *plan, int stage, const tt_spec *spec, bo
                             .n_threads = plan->n_threads,
                             .activations = plan->activations,
                             .saved = plan->saved};
-    if (train)
-        out->n_slots = tt_schedule_n_slots(plan->n_stages, stage, plan->first_backward,
-                                           plan->max_micro_batches);
+    if (train) out->n_slots = n_slots(plan, stage);
 }
 
 /* Pages of the embedding that look-ups touch: each of n_distinct rows brings in the block around
@@ -266,19 +327,53 @@ static size_t weight_bytes(const tt_plan_input *in, const tt_plan_stage *stage) 
     return bytes + ((size_t)stage->n_layers * vectors + (size_t)spec->hidden) * sizeof(float);
 }
 
-static size_t adapter_bytes(const tt_plan_input *in, const tt_plan *plan,
-                            const tt_plan_stage *stage) {
+/* Of one run: what is trained, and the data's order. */
+static size_t run_bytes(const tt_plan_input *in, const tt_method *method,
+                        const tt_plan_stage *stage) {
     size_t n_floats = 0, n_frozen;
     size_t n_copies = in->train ? 4 : 2; /* parameters, gradients, two moments */
     for (int l = 0; l < stage->n_layers; l++) {
-        n_floats += n_copies * tt_adapter_layer_params(&plan->method, in->spec,
-                                                       stage->first_layer + l, &n_frozen);
+        n_floats +=
+            n_copies * tt_adapter_layer_params(method, in->spec, stage->first_layer + l, &n_frozen);
         n_floats += n_frozen;
     }
-    n_floats +=
-        tt_adapter_derived_floats(&plan->method, in->spec, stage->first_layer, stage->n_layers);
-    if (in->train) n_floats += 2 * tt_adapter_shared_params(&plan->method, in->spec); /* double */
-    return n_floats * sizeof(float);
+    n_floats += tt_adapter_derived_floats(method, in->spec, stage->first_layer, stage->n_layers);
+    if (in->train) n_floats += 2 * tt_adapter_shared_params(method, in->spec); /* double */
+    size_t order = in->kinds ? (size_t)in->train_examples * sizeof(int64_t) : 0;
+    return n_floats * sizeof(float) + order;
+}
+
+typedef struct kind_bytes {
+    size_t bytes;
+    int n;
+} kind_bytes;
+
+static int compare_bytes(const void *a, const void *b) {
+    const kind_bytes *x = a, *y = b;
+    return x->bytes < y->bytes ? 1 : x->bytes > y->bytes ? -1 : 0;
+}
+
+/* Of as many of the largest members as train at a time. */
+static tt_status adapter_bytes(const tt_plan_input *in, const tt_plan *plan,
+                               const tt_plan_stage *stage, size_t *out, tt_error *err) {
+    *out = 0;
+    if (!in->kinds) {
+        *out = run_bytes(in, &plan->method, stage);
+        return TT_OK;
+    }
+    kind_bytes *all = calloc((size_t)plan->n_methods, sizeof *all);
+    if (!all) return tt_fail(err, TT_ERR_MEMORY, "no memory to plan %d methods", plan->n_methods);
+    for (int k = 0; k < plan->n_methods; k++)
+        all[k] = (kind_bytes){run_bytes(in, &plan->methods[k], stage), in->kinds[k].n};
+    qsort(all, (size_t)plan->n_methods, sizeof *all, compare_bytes);
+    int left = plan->n_resident;
+    for (int k = 0; k < plan->n_methods && left > 0; k++) {
+        int n = all[k].n < left ? all[k].n : left;
+        *out += (size_t)n * all[k].bytes;
+        left -= n;
+    }
+    free(all);
+    return TT_OK;
 }
 
 static int widest(const tt_spec *spec) {
@@ -307,14 +402,19 @@ static tt_status count_full(const tt_plan_input *in, const tt_plan *plan, tt_pla
 static size_t beginning_bytes(const tt_plan_input *in, const tt_plan *plan,
                               const tt_plan_stage *stage) {
     if (!in->train) return 0;
-    return tt_singular_bytes(&plan->method, in->spec, plan->n_replicas, stage->first_layer,
-                             stage->n_layers);
+    size_t most = 0;
+    for (int m = 0; m < plan->n_methods; m++) {
+        size_t bytes = tt_singular_bytes(&plan->methods[m], in->spec, plan->n_replicas,
+                                         stage->first_layer, stage->n_layers);
+        if (bytes > most) most = bytes;
+    }
+    return most;
 }
 
 static tt_status count_stage(const tt_plan_input *in, tt_plan *plan, int s, tt_error *err) {
     tt_plan_stage *stage = &plan->stages[s];
     stage->bytes.weights = weight_bytes(in, stage);
-    stage->bytes.adapter = adapter_bytes(in, plan, stage);
+    TT_TRY(adapter_bytes(in, plan, stage, &stage->bytes.adapter, err));
     if (plan->method.full.tune) TT_TRY(count_full(in, plan, stage, err));
     stage->bytes.buffers =
         tt_pipeline_bytes(plan->n_stages, s, plan->first_backward, in->spec->hidden,
@@ -366,11 +466,10 @@ static void choose_policy(const tt_plan_input *in, tt_plan *plan) {
 }
 
 static tt_status fill(const tt_plan_input *in, tt_plan *plan, tt_error *err) {
-    TT_TRY(tt_adapter_resolve(&in->job->method, in->spec, &plan->method, err));
+    TT_TRY(resolve_methods(in, plan, err));
     TT_TRY(choose_grid(in, plan, err));
     TT_TRY(bound_micro_batches(in, plan, err));
     TT_TRY(size_cache(in, plan, err));
-    plan->first_adapted = tt_adapter_first_layer(&plan->method, in->spec);
     TT_TRY(share_layers(in, plan, err));
     plan->n_slots_first =
         tt_schedule_n_slots(plan->n_stages, 0, plan->first_backward, plan->max_micro_batches);
@@ -411,5 +510,6 @@ tt_status tt_plan_build(const tt_plan_input *input, tt_plan **out, tt_error *err
 void tt_plan_destroy(tt_plan *plan) {
     if (!plan) return;
     free(plan->stages);
+    free(plan->methods);
     free(plan);
 }

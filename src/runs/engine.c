@@ -6,6 +6,7 @@
 #include <string.h>
 #include <xxhash.h>
 
+#include "engine_private.h"
 #include "trimtab/file.h"
 #include "trimtab/process.h"
 #include "trimtab/safetensors.h"
@@ -205,7 +206,8 @@ static tt_status read_on_rank_0(tt_engine *engine, bool on_paper, engine_facts *
     if (!facts->paper.no_tokenizer) TT_TRY(choose_template(engine, facts, err));
     if (generates) return TT_OK;
     facts->is_scored = tt_task_is_scored(engine->task);
-    if (engine->purpose == TT_PURPOSE_TRAIN && !tt_method_trains(&job->method))
+    if (engine->purpose == TT_PURPOSE_TRAIN && tt_cohort_n(engine->cohort) == 0 &&
+        !tt_method_trains(&job->method))
         return tt_fail(err, TT_ERR_CONFIG,
                        "method.form: none, without lora, spectral or full, leaves nothing to "
                        "train; trimtab eval evaluates the frozen model");
@@ -338,6 +340,7 @@ static tt_status make_plan(tt_engine *engine, const engine_facts *facts,
     if (options->n_plan_cores > 0)
         engine->input.cores_per_node = options->n_plan_cores * engine->input.ranks_per_node;
     TT_TRY(add_data(engine, &engine->input, err));
+    TT_TRY(tt_engine_list_kinds(engine, err));
     return tt_plan_build(&engine->input, &engine->plan, err);
 }
 
@@ -354,7 +357,12 @@ tt_status tt_engine_prepare(tt_engine *engine, tt_world *world, const tt_job *jo
                             const tt_engine_options *options, tt_error *err) {
     memory_facts memory = {.baseline =
                                (size_t)tt_world_max_i64(world, tt_process_resident_bytes())};
-    *engine = (tt_engine){.world = world, .job = job, .purpose = options->purpose};
+    *engine = (tt_engine){.world = world,
+                          .job = job,
+                          .cohort = options->cohort,
+                          .purpose = options->purpose,
+                          .argc = options->argc,
+                          .argv = options->argv};
     engine->settings.max_new_tokens = options->max_new_tokens;
     engine_facts *facts = calloc(1, sizeof *facts);
     tt_status status = TT_OK;
@@ -456,6 +464,8 @@ void tt_engine_close(tt_engine *engine) {
     tt_weights_close(engine->weights);
     tt_gemm_destroy(engine->gemm);
     tt_plan_destroy(engine->plan);
+    free(engine->kinds);
+    free(engine->kind_methods);
     tt_dataset_destroy(engine->eval);
     tt_dataset_destroy(engine->train);
     tt_chat_close(engine->chat);

@@ -37,12 +37,13 @@ static tt_status create_parts(tt_member *t, tt_error *err) {
     if (t->method->full.tune) /* what is loaded or begun needs its place */
         TT_TRY(tt_adapter_attach(t->adapter, engine->weights, engine->gemm, false, err));
     tt_adapter_set_epoch(t->adapter, engine->train->n, t->job->train.batch_size);
+    tt_plan_cut cut = tt_plan_cut_steps(&engine->input, plan, t->job->train.batch_size);
     tt_batch_layout layout = {.seed = (uint64_t)t->job->train.seed,
                               .batch_size = t->job->train.batch_size,
                               .n_replicas = plan->n_replicas,
                               .replica = engine->world->replica,
-                              .min_micro_batches = plan->min_micro_batches,
-                              .max_tokens = plan->max_tokens};
+                              .min_micro_batches = cut.min_micro_batches,
+                              .max_tokens = cut.max_tokens};
     if (t->job->parallel.share_prefix)
         layout.prefix_tail =
             tt_adapter_prefix_tail(t->method, &engine->spec, engine->train->longest);
@@ -94,7 +95,7 @@ static void note_singular(tt_member *t, const tt_singular_result *found, const c
 static tt_status begin_fresh(tt_member *t, tt_error *err) {
     tt_engine *engine = t->engine;
     char dir[TT_PATH_BYTES];
-    tt_status status = tt_singular_dir(t->job->run.dir, dir, sizeof dir, err);
+    tt_status status = tt_singular_dir(t->engine->job->run.dir, dir, sizeof dir, err);
     TT_TRY(tt_world_agree(engine->world, status, err));
     tt_singular_options options = {.dir = dir,
                                    .max_bytes = svd_bytes(engine->world),
@@ -115,15 +116,8 @@ static tt_status begin_fresh(tt_member *t, tt_error *err) {
     return status;
 }
 
-static size_t largest_stage_bytes(const tt_plan *plan) {
-    size_t largest = 0;
-    for (int s = 0; s < plan->n_stages; s++)
-        if (plan->stages[s].bytes.total > largest) largest = plan->stages[s].bytes.total;
-    return largest;
-}
-
-static void init(tt_member *t, tt_engine *engine, const tt_job *job, const tt_method *method,
-                 tt_report *report) {
+void tt_member_init(tt_member *t, tt_engine *engine, const tt_job *job, const tt_method *method,
+                    tt_report *report) {
     *t = (tt_member){.engine = engine,
                      .job = job,
                      .method = method,
@@ -133,9 +127,7 @@ static void init(tt_member *t, tt_engine *engine, const tt_job *job, const tt_me
                                .seed = (uint64_t)job->train.seed,
                                .dataset_fingerprint = engine->train->fingerprint,
                                .model_fingerprint = engine->model_fingerprint}};
-    t->result = (tt_train_result){.counts = tt_adapter_count(method, &engine->spec),
-                                  .n_steps = t->state.n_steps,
-                                  .predicted_bytes = largest_stage_bytes(engine->plan)};
+    t->result = (tt_train_result){.n_steps = t->state.n_steps};
 }
 
 tt_status tt_member_open(tt_engine *engine, const tt_job *job, const tt_method *method,
@@ -144,7 +136,8 @@ tt_status tt_member_open(tt_engine *engine, const tt_job *job, const tt_method *
     tt_member *t = calloc(1, sizeof *t);
     tt_status status = t ? TT_OK : tt_fail(err, TT_ERR_MEMORY, "no memory for a run");
     if (t) {
-        init(t, engine, job, method, report);
+        tt_member_init(t, engine, job, method, report);
+        t->result.counts = tt_adapter_count(method, &engine->spec);
         status = create_parts(t, err);
     }
     status = tt_world_agree(engine->world, status, err);
@@ -177,8 +170,18 @@ tt_status tt_member_own(tt_member *t, const tt_rundir *rundir, tt_error *err) {
     return TT_OK;
 }
 
+/* Evaluations since the best one are counted by the steps they are due at. */
+static bool has_ended_early(const tt_member *t) {
+    const tt_job *job = t->job;
+    const tt_checkpoint_state *s = &t->state;
+    if (s->step == 0 || s->step >= s->n_steps) return false;
+    if (job->train.stop_loss > 0 && s->last_loss <= job->train.stop_loss) return true;
+    return job->train.patience > 0 && job->eval.every > 0 && s->has_best &&
+           s->step / job->eval.every - s->best_step / job->eval.every >= job->train.patience;
+}
+
 bool tt_member_is_done(const tt_member *t) {
-    return t->state.step >= t->state.n_steps;
+    return t->state.step >= t->state.n_steps || has_ended_early(t);
 }
 
 tt_adapter *tt_member_adapter(tt_member *t) {
@@ -192,5 +195,6 @@ tt_reduce *tt_member_reduce(tt_member *t) {
 const tt_train_result *tt_member_result(tt_member *t) {
     t->result.last_step = t->state.step;
     t->result.last_loss = t->state.last_loss;
+    t->result.ended_early = has_ended_early(t);
     return &t->result;
 }

@@ -24,10 +24,15 @@ struct tt_member {
     int64_t saved_step; /* newest step on disk; -1: none */
     int64_t row_tokens; /* since the last progress row */
     double lr_factor, grad_norm;
+    tt_error told; /* a metrics row that could not be written; agreed on when something is saved */
 };
 
 /* The job as text, malloc'ed. Errors: ERR_MEMORY. */
 tt_status tt_member_print_job(const tt_job *job, char **out, tt_error *err) TT_MUST_CHECK;
+
+/* Of a run at its beginning, without parts. */
+void tt_member_init(tt_member *member, tt_engine *engine, const tt_job *job,
+                    const tt_method *method, tt_report *report);
 
 /* Loads the newest checkpoint, unless it is loaded already. Collective. */
 tt_status tt_member_resume(tt_member *member, tt_error *err) TT_MUST_CHECK;

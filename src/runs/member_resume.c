@@ -22,6 +22,8 @@ static void forgive_harmless(tt_job *saved, const tt_job *now) {
     memcpy(saved->task.eval, now->task.eval, sizeof saved->task.eval);
     saved->task.limit_eval = now->task.limit_eval;
     saved->task.max_new_tokens = now->task.max_new_tokens;
+    saved->train.stop_loss = now->train.stop_loss; /* when it ends, not what is learned */
+    saved->train.patience = now->train.patience;
 }
 
 /* "  lr = 0.1;" of a printed job without its indent and semicolon. */
@@ -156,4 +158,32 @@ tt_status tt_member_resume(tt_member *t, tt_error *err) {
     tt_report_note(t->report, "resumed %s: step %lld of %lld", chosen.path, (long long)loaded.step,
                    (long long)loaded.n_steps);
     return TT_OK;
+}
+
+/* The newest checkpoint of this run, if there is one. */
+static tt_status look(tt_member *t, tt_member_look *out, tt_error *err) {
+    char path[TT_PATH_BYTES], *job;
+    tt_checkpoint_state state;
+    TT_TRY(tt_member_print_job(t->job, &t->resolved_job, err));
+    TT_TRY(find_checkpoint(t, &out->found, path, err));
+    if (!out->found) return TT_OK;
+    TT_TRY(tt_checkpoint_read_state(path, &state, &job, err));
+    tt_status status = check_same_run(t, &state, job, path, err);
+    free(job);
+    t->state = state;
+    return status;
+}
+
+tt_status tt_member_look_at(tt_engine *engine, const tt_job *job, tt_member_look *out,
+                            tt_error *err) {
+    tt_member t;
+    *out = (tt_member_look){0};
+    tt_member_init(&t, engine, job, &job->method, NULL);
+    tt_status status = look(&t, out, err);
+    free(t.resolved_job);
+    out->done = out->found && tt_member_is_done(&t);
+    out->step = t.state.step;
+    out->n_steps = t.state.n_steps;
+    out->last_loss = t.state.last_loss;
+    return status;
 }

@@ -27,9 +27,17 @@ static tt_status check_finite(const tt_member *t, tt_error *err) {
     return TT_OK;
 }
 
+/* Was every row written that was due? */
+static tt_status check_told(const tt_member *t, tt_error *err) {
+    if (t->told.status == TT_OK) return TT_OK;
+    return tt_fail(err, t->told.status, "%s", t->told.text);
+}
+
 static tt_status save_now(tt_member *t, bool is_best, tt_error *err) {
     const tt_world *world = t->engine->world;
-    TT_TRY(tt_world_agree(world, check_finite(t, err), err));
+    tt_status good = check_told(t, err);
+    if (good == TT_OK) good = check_finite(t, err);
+    TT_TRY(tt_world_agree(world, good, err));
     TT_TRY(tt_checkpoint_save(world, t->rundir, t->adapter, t->m, t->v, &t->state, t->resolved_job,
                               t->job->checkpoint.keep, is_best, err));
     t->saved_step = t->state.step;
@@ -52,6 +60,10 @@ static tt_status save(tt_member *t, bool is_best, tt_error *err) {
     return status;
 }
 
+tt_status tt_member_save(tt_member *t, tt_error *err) {
+    return t->state.step > 0 ? save(t, false, err) : TT_OK;
+}
+
 static void show_progress(void *context, int64_t done, int64_t total) {
     tt_report_progress(context, "generating", done, total);
 }
@@ -60,6 +72,7 @@ static tt_status evaluate(tt_member *t, const char *what, const tt_adapter *adap
                           tt_eval_result *out, tt_error *err) {
     tt_eval_options options = {
         .generate = generate, .progress = show_progress, .context = t->report};
+    tt_pipeline_drain(t->engine->pipeline);
     tt_trace *trace = t->engine->trace;
     tt_trace_event event = {.kind = TT_TRACE_EVAL, .start = tt_trace_now(trace)};
     tt_trace_mute(trace, true); /* its many passes */
@@ -110,7 +123,8 @@ static void find_rates(const tt_member *t, tt_report_step *row) {
     for (int i = 0; i < row->n_rates; i++) row->rates[i].lr *= t->lr_factor;
 }
 
-static tt_status log_step(tt_member *t, tt_error *err) {
+/* Ranks do not wait for each other to hear of it. */
+static void log_step(tt_member *t) {
     tt_report_step row = {.step = t->state.step,
                           .n_steps = t->state.n_steps,
                           .loss = t->state.last_loss,
@@ -118,14 +132,14 @@ static tt_status log_step(tt_member *t, tt_error *err) {
                           .n_tokens = t->row_tokens};
     find_rates(t, &row);
     t->row_tokens = 0;
-    return tt_report_train(t->report, &row, err);
+    tt_error why = {0};
+    if (tt_report_train(t->report, &row, &why) != TT_OK) t->told = why;
 }
 
 /* Log, evaluation, checkpoint, in this order: a checkpoint then knows whether it is the best. */
 static tt_status after_step(tt_member *t, bool *stop, tt_error *err) {
-    bool is_last = t->state.step == t->state.n_steps, is_best = false;
-    if (is_last || is_due(t->job->log.every, t->state.step))
-        TT_TRY(tt_world_agree(t->engine->world, log_step(t, err), err));
+    bool is_last = tt_member_is_done(t), is_best = false;
+    if (is_last || is_due(t->job->log.every, t->state.step)) log_step(t);
     bool evaluated_later = is_last && t->job->eval.after;
     if (t->engine->eval && !evaluated_later && is_due(t->job->eval.every, t->state.step)) {
         tt_eval_result result;
@@ -133,6 +147,7 @@ static tt_status after_step(tt_member *t, bool *stop, tt_error *err) {
         *stop = *stop || status == TT_INTERRUPTED;
         if (status != TT_INTERRUPTED) TT_TRY(status);
         is_best = status == TT_OK && note_best(t, &result);
+        is_last = tt_member_is_done(t);
     }
     if (is_last || *stop || is_best || is_due(t->job->checkpoint.every, t->state.step))
         TT_TRY(save(t, is_best, err));
@@ -198,8 +213,9 @@ static tt_status choose_heads(tt_member *t, tt_error *err) {
 
 tt_status tt_member_end_step(tt_member *t, double local_loss, bool *stop, tt_error *err) {
     tt_step_health health;
-    tt_reduce_finish(t->reduce, local_loss, tt_world_stop_signalled(), &health);
-    *stop = health.stop;
+    bool wants_stop = tt_world_stop_signalled() || t->told.status != TT_OK;
+    tt_reduce_finish(t->reduce, local_loss, wants_stop, &health);
+    *stop = *stop || health.stop;
     TT_TRY(check_health(t, &health, err));
     update(t, &health);
     TT_TRY(choose_heads(t, err));
@@ -220,13 +236,24 @@ static tt_status evaluate_fully(tt_member *t, const char *what, const tt_adapter
                                     : status;
 }
 
-tt_status tt_member_begin(tt_member *t, tt_error *err) {
+/* Rows of a result that another member has found. */
+static tt_status tell_frozen(tt_member *t, const tt_frozen *frozen, tt_error *err) {
+    return tt_world_agree(
+        t->engine->world,
+        tt_report_eval(t->report, t->state.step, "frozen model", &frozen->result, err), err);
+}
+
+tt_status tt_member_begin(tt_member *t, tt_frozen *frozen, tt_error *err) {
     tt_train_result *result = &t->result;
     tt_status told = tt_report_method(t->report, t->state.step, t->method, &result->counts, err);
     TT_TRY(tt_world_agree(t->engine->world, told, err));
     if (t->engine->eval && t->job->eval.before && t->state.step == 0) {
-        TT_TRY(evaluate_fully(t, "frozen model", NULL, &result->before, err));
-        result->has_before = true;
+        if (frozen->known)
+            TT_TRY(tell_frozen(t, frozen, err));
+        else
+            TT_TRY(evaluate_fully(t, "frozen model", NULL, &frozen->result, err));
+        frozen->known = result->has_before = true;
+        result->before = frozen->result;
     }
     tt_report_begin(t->report, t->state.step);
     return TT_OK;

@@ -16,13 +16,15 @@ const char *tt_provenance_git_revision(void) {
     return TT_GIT_REVISION;
 }
 
-static tt_status write_job(const tt_job *job, const char *dir, tt_error *err) {
+static tt_status write_job(const tt_job *job, const tt_cohort *cohort, const char *dir,
+                           tt_error *err) {
     char path[TT_PATH_BYTES], *text = NULL;
     size_t n = 0;
     TT_TRY(tt_file_join(path, sizeof path, dir, "job.cfg", err));
     FILE *stream = open_memstream(&text, &n);
     if (!stream) return tt_fail(err, TT_ERR_MEMORY, "no memory to print the job");
     tt_job_print(job, stream);
+    tt_cohort_print(cohort, stream);
     tt_status status = fclose(stream) == 0 ? tt_file_write_atomic(path, text, n, err)
                                            : tt_fail(err, TT_ERR_MEMORY, "no memory for a job");
     free(text);
@@ -36,8 +38,7 @@ static json_t *list_hosts(const tt_world *world, const char *hosts) {
     return list;
 }
 
-static json_t *describe(const tt_engine *engine, const tt_rundir *rundir, int argc,
-                        char *const *argv, const char *hosts) {
+static json_t *describe(const tt_engine *engine, const tt_rundir *rundir, const char *hosts) {
     char started[32], mpi[MPI_MAX_LIBRARY_VERSION_STRING];
     time_t now = time(NULL);
     struct tm utc;
@@ -49,7 +50,8 @@ static json_t *describe(const tt_engine *engine, const tt_rundir *rundir, int ar
     snprintf(data, sizeof data, "%016" PRIx64, engine->train->fingerprint);
     MPI_Get_library_version(mpi, &mpi_length);
     json_t *command = json_array();
-    for (int i = 0; i < argc; i++) json_array_append_new(command, json_string(argv[i]));
+    for (int i = 0; i < engine->argc; i++)
+        json_array_append_new(command, json_string(engine->argv[i]));
     return json_pack("{sI ss ss ss ss ss ss so so s{si si si si} ss ss ss}", "generation",
                      (json_int_t)rundir->generation, "started", started, "trimtab",
                      tt_provenance_version(), "git_revision", tt_provenance_git_revision(), "mpi",
@@ -61,14 +63,14 @@ static json_t *describe(const tt_engine *engine, const tt_rundir *rundir, int ar
                      engine->job->model.path);
 }
 
-static tt_status write_life(const tt_engine *engine, const tt_rundir *rundir, int argc,
-                            char *const *argv, const char *hosts, tt_error *err) {
+static tt_status write_life(const tt_engine *engine, const tt_rundir *rundir, const char *hosts,
+                            tt_error *err) {
     char dir[TT_PATH_BYTES], name[32], path[TT_PATH_BYTES];
     TT_TRY(tt_file_join(dir, sizeof dir, rundir->path, "lives", err));
     TT_TRY(tt_file_make_dirs(dir, err));
     snprintf(name, sizeof name, "%06lld.json", (long long)rundir->generation);
     TT_TRY(tt_file_join(path, sizeof path, dir, name, err));
-    json_t *life = describe(engine, rundir, argc, argv, hosts);
+    json_t *life = describe(engine, rundir, hosts);
     char *text = life ? json_dumps(life, JSON_INDENT(2)) : NULL;
     json_decref(life);
     if (!text) return tt_fail(err, TT_ERR_FORMAT, "%s: the command line is not UTF-8", path);
@@ -77,16 +79,16 @@ static tt_status write_life(const tt_engine *engine, const tt_rundir *rundir, in
     return status;
 }
 
-tt_status tt_provenance_write(const tt_engine *engine, const tt_rundir *rundir, int argc,
-                              char *const *argv, tt_error *err) {
+tt_status tt_provenance_write(const tt_engine *engine, const tt_job *job, const tt_cohort *cohort,
+                              const tt_rundir *rundir, tt_error *err) {
     const tt_world *world = engine->world;
     void *hosts;
     size_t n;
     TT_TRY(tt_world_gather(world, world->host, TT_HOST_BYTES, &hosts, &n, err));
     tt_status status = TT_OK;
     if (world->rank == 0) {
-        status = write_job(engine->job, rundir->path, err);
-        if (status == TT_OK) status = write_life(engine, rundir, argc, argv, hosts, err);
+        status = write_job(job, cohort, rundir->path, err);
+        if (status == TT_OK) status = write_life(engine, rundir, hosts, err);
     }
     free(hosts);
     return tt_world_agree(world, status, err);

@@ -10,6 +10,8 @@
 #include "trimtab/process.h"
 
 struct tt_report {
+    tt_report *voice; /* whose line on the terminal it is: its own, or its parent's */
+    char name[TT_NAME_BYTES];
     FILE *talk; /* NULL: silent */
     bool is_terminal, line_open;
     FILE *metrics;
@@ -33,6 +35,7 @@ tt_status tt_report_create(bool is_speaker, FILE *talk, bool is_terminal, bool q
     *out = NULL;
     tt_report *report = calloc(1, sizeof *report);
     if (!report) return tt_fail(err, TT_ERR_MEMORY, "no memory for the report");
+    report->voice = report;
     report->talk = is_speaker && !quiet ? talk : NULL;
     report->is_terminal = is_terminal;
     if (is_speaker && metrics_path) {
@@ -49,15 +52,25 @@ tt_status tt_report_create(bool is_speaker, FILE *talk, bool is_terminal, bool q
     return TT_OK;
 }
 
+tt_status tt_report_create_member(tt_report *parent, bool is_speaker, const char *name,
+                                  const char *metrics_path, tt_report **out, tt_error *err) {
+    TT_TRY(tt_report_create(is_speaker, parent->talk, parent->is_terminal, !parent->talk,
+                            metrics_path, out, err));
+    (*out)->voice = parent->voice;
+    snprintf((*out)->name, sizeof(*out)->name, "%s", name);
+    return TT_OK;
+}
+
 /* Ends an unfinished progress line, so that what follows starts on its own. */
 static void end_line(tt_report *report) {
-    if (report->line_open) fputc('\n', report->talk);
-    report->line_open = false;
+    tt_report *voice = report->voice;
+    if (voice->line_open) fputc('\n', voice->talk);
+    voice->line_open = false;
 }
 
 void tt_report_destroy(tt_report *report) {
     if (!report) return;
-    end_line(report);
+    if (report->voice == report) end_line(report);
     if (report->metrics) fclose(report->metrics);
     free(report);
 }
@@ -74,6 +87,7 @@ void tt_report_set_life(tt_report *report, int64_t life) {
 void tt_report_note(tt_report *report, const char *format, ...) {
     if (!report->talk) return;
     end_line(report);
+    if (report->name[0]) fprintf(report->talk, "%s: ", report->name);
     va_list args;
     va_start(args, format);
     vfprintf(report->talk, format, args);
@@ -86,7 +100,7 @@ void tt_report_note(tt_report *report, const char *format, ...) {
 static void progress_line(tt_report *report, const char *text) {
     if (report->is_terminal) {
         fprintf(report->talk, "\r%s\033[K", text);
-        report->line_open = true;
+        report->voice->line_open = true;
     } else {
         fprintf(report->talk, "%s\n", text);
     }
@@ -158,7 +172,7 @@ tt_status tt_report_train(tt_report *report, const tt_report_step *row, tt_error
     int64_t peak = tt_process_peak_bytes();
     report->last_s = now;
     report->last_step = row->step;
-    if (report->talk) {
+    if (report->talk && !report->name[0]) {
         char eta[32], rates[128], text[384];
         format_duration(per_step * (double)(row->n_steps - row->step), eta);
         format_rates(row, rates, sizeof rates);
@@ -225,5 +239,23 @@ void tt_report_progress(tt_report *report, const char *what, int64_t done, int64
     report->progress_s = now;
     char text[160];
     snprintf(text, sizeof text, "%s: %lld of %lld", what, (long long)done, (long long)total);
+    progress_line(report, text);
+}
+
+void tt_report_cohort(tt_report *report, const tt_report_members *row) {
+    double now = tt_process_seconds();
+    double per_step = (now - report->began_s) / fmax((double)(row->step - report->began_step), 1);
+    double tokens_per_s = (double)row->n_tokens / fmax(now - report->last_s, 1e-9);
+    char eta[32], text[256];
+    report->last_s = now;
+    report->last_step = row->step;
+    if (!report->talk) return;
+    format_duration(per_step * (double)(row->n_steps - row->step), eta);
+    int n = snprintf(text, sizeof text, "members: %d done, %d active, %d waiting", row->n_done,
+                     row->n_active, row->n_waiting);
+    if (row->n_lost) n += snprintf(text + n, sizeof text - (size_t)n, ", %d lost", row->n_lost);
+    snprintf(text + n, sizeof text - (size_t)n, "  steps %lld/%lld  %.0f tok/s  %.0f MiB  ETA %s",
+             (long long)row->step, (long long)row->n_steps, tokens_per_s,
+             (double)tt_process_peak_bytes() / 0x1p20, eta);
     progress_line(report, text);
 }

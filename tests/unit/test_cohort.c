@@ -207,7 +207,7 @@ static void what_is_wrong_is_named(void **state) {
          "train.patience: found 2 without evaluations"},
         {"cohort = { members = ( { name = \"a\"; full = { tune = true; }; }, { name = \"b\"; } ); "
          "};",
-         NULL, "full.tune: found true in a cohort of 2"},
+         NULL, "full.tune: found true in a cohort"},
         {"cohort = { members = ( { name = \"a\"; }, { name = \"b\"; } ); };",
          "checkpoint.resume=previous", "--set: checkpoint.resume: found previous in a cohort"},
         {"cohort = { members = ( { name = \"a\"; } ); };", "cohort.resident=2",
@@ -227,18 +227,6 @@ static void what_is_wrong_is_named(void **state) {
         assert_int_equal(tt_job_read(path, &cases[i].set, cases[i].set ? 1 : 0, false, &job, NULL),
                          TT_ERR_CONFIG);
     }
-}
-
-static void full_tuning_alone_may_be_a_cohort(void **state) {
-    (void)state;
-    tt_job job;
-    tt_cohort *cohort;
-    assert_int_equal(
-        read_text(BASE "cohort = { members = ( { name = \"a\"; full = { tune = true; }; } ); };",
-                  NULL, &job, &cohort, NULL),
-        TT_OK);
-    assert_true(member(cohort, &job, 0).method.full.tune);
-    tt_cohort_destroy(cohort);
 }
 
 static void the_last_group_counts(void **state) {
@@ -289,7 +277,6 @@ int main(void) {
         cmocka_unit_test(bytes_and_print_lead_back),
         cmocka_unit_test(other_bytes_are_refused),
         cmocka_unit_test(what_is_wrong_is_named),
-        cmocka_unit_test(full_tuning_alone_may_be_a_cohort),
         cmocka_unit_test(the_last_group_counts),
         cmocka_unit_test(thousands_may_wait),
     };
