@@ -11,7 +11,14 @@
 #include "trimtab/file.h"
 #include "trimtab/job.h"
 
-enum { TAG_CLOCK = 5, TAG_TEXT = 6, N_QUESTIONS = 24, LINE_BYTES = 512, SINK_BYTES = 1 << 16 };
+enum {
+    TAG_CLOCK = 5,
+    TAG_TEXT = 6,
+    N_QUESTIONS = 24,
+    LINE_BYTES = 512,
+    SINK_BYTES = 1 << 16,
+    SHORTEST_IDLE_NS = 10000
+};
 
 /* --- Clocks ------------------------------------------------------------------------------------
  */
@@ -188,7 +195,7 @@ static void put_idle(sink *s, const times *t, const tt_trace_event *from,
     for (const tt_trace_event *e = from; e <= step; e++) {
         if ((e != step && !fills_time(e)) || e->end < step->start) continue;
         int64_t until = ns_of(t, e == step ? e->end : e->start), end = ns_of(t, e->end);
-        if (until - at >= 1000) {
+        if (until - at >= SHORTEST_IDLE_NS) {
             put_slice(s, "idle", "idle", at, until);
             put(s, "}");
         }
