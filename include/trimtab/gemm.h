@@ -1,11 +1,12 @@
 /* gemm: the one door to BLIS. Products of fp32 activations with frozen matrices as they lie on
  * disk (F32, BF16, F16; FP8 with scales, GGUF's Q8_0), and plain fp32 products.
  *
- * Arithmetic is fp32 with fp32 accumulation. A stored matrix is never copied whole: blocks of it
- * are widened into a cache-sized workspace and multiplied from there, so each weight is converted
- * once per call, not once per token. BLIS has no such product and would pack the widened block a
- * second time, so these products run a register tile of our own (src/shape/gemm_kernel.h), compiled
- * for several instruction sets and chosen at run time; plain fp32 products are BLIS's.
+ * Arithmetic is fp32 with fp32 accumulation (bf16: see below). A stored matrix is never copied
+ * whole: blocks of it are widened into a cache-sized workspace and multiplied from there, so each
+ * weight is converted once per call, not once per token. BLIS has no such product and would pack
+ * the widened block a second time, so these products run a register tile of our own
+ * (src/shape/gemm_kernel.h), compiled for several instruction sets and chosen at run time; plain
+ * fp32 products are BLIS's.
  *
  * Deterministic: an output of tt_gemm_forward and tt_gemm_backward has the same bits whatever the
  * number of threads, and whichever other tokens are in the call. All arrays row-major and
@@ -75,6 +76,33 @@ void tt_gemm_forward(tt_gemm *gemm, int n_tokens, const float *x, const tt_matri
 void tt_gemm_backward(tt_gemm *gemm, int n_tokens, const float *dy, const tt_matrix *w,
                       bool accumulate, float *dx);
 
+/* --- bf16 arithmetic ----------------------------------------------------------------------------
+ *
+ * On CPUs with dot products of bf16 (AVX-512 BF16; not AMX), products with matrices stored as BF16
+ * may use them: x is rounded to bf16 (to the nearest, ties to even), weights are what they are,
+ * sums are fp32. Twice the rate where the CPU has full-width units for it, less than fp32's on
+ * some. An output differs from fp32's by the rounding of x, up to 2^-9 of each product; subnormal
+ * numbers count as 0. As deterministic as the fp32 products. Other matrices and all other
+ * arithmetic stay fp32. Off unless asked for. */
+
+/* Does this CPU have them? */
+bool tt_gemm_has_bf16(void);
+
+/* From now on tt_gemm_forward and tt_gemm_backward do so with matrices of BF16.
+ * Errors: ERR_USAGE (not on this CPU), ERR_MEMORY. */
+tt_status tt_gemm_use_bf16(tt_gemm *gemm, tt_error *err) TT_MUST_CHECK;
+bool tt_gemm_uses_bf16(const tt_gemm *gemm);
+
+/* Bytes that it adds to tt_gemm_bytes. */
+size_t tt_gemm_bf16_bytes(void);
+
+/* As tt_gemm_forward, always in fp32: for results that are kept, not passed on. */
+void tt_gemm_forward_fp32(tt_gemm *gemm, int n_tokens, const float *x, const tt_matrix *w,
+                          const float *bias, bool accumulate, float *y);
+
+/* tt_gemm_burst of such dot products; 0: the CPU has none. */
+double tt_gemm_burst_bf16(int64_t n_rounds);
+
 /* c [m x n, ldc] = alpha * op(a) op(b) + beta * c; op(a) is [m x k], op(b) is [k x n]; a is stored
  * [m x k] (or [k x m] when trans_a) with row stride lda, b likewise. beta == 0 does not read c.
  * n_threads threads (1: safe to call from inside an OpenMP region). */
@@ -105,8 +133,8 @@ void tt_gemm_widen_rows(const tt_matrix *w, int first, int n_rows, float *out);
 /* Elements [col, col + n) of one row of w, widened to fp32. Safe inside an OpenMP region. */
 void tt_gemm_widen_span(const tt_matrix *w, int row, int col, int n, float *out);
 
-/* Rows [first, first + n_rows) of w, where they lie, whatever its storage (the factors of FP8 blocks
- * go along). Of an interleaved matrix: whole heads. */
+/* Rows [first, first + n_rows) of w, where they lie, whatever its storage (the factors of FP8
+ * blocks go along). Of an interleaved matrix: whole heads. */
 tt_matrix tt_gemm_rows(const tt_matrix *w, int first, int n_rows);
 
 #endif

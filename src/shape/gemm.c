@@ -71,6 +71,7 @@ tt_status tt_gemm_create(int n_threads, tt_gemm **out, tt_error *err) {
 
 void tt_gemm_destroy(tt_gemm *gemm) {
     if (!gemm) return;
+    free(gemm->rounded);
     free(gemm->packed);
     free(gemm);
 }
@@ -133,9 +134,8 @@ void tt_gemm_set_lapack_threads(int n_threads) {
     bli_thread_set_num_threads(n_threads);
 }
 
-/* A thread's share: a run of outputs that starts at a multiple of the vector width or, of outputs
- * too few for that, a run of rows. */
-static tt_gemm_share cut(const tt_gemm_share *whole, int width, int64_t n_threads, int64_t thread) {
+tt_gemm_share tt_gemm_cut(const tt_gemm_share *whole, int width, int64_t n_threads,
+                          int64_t thread) {
     tt_gemm_share share = *whole;
     int64_t n_vecs = (whole->n + width - 1) / width;
     if (n_vecs < n_threads && n_vecs < whole->n_rows) {
@@ -151,17 +151,29 @@ static tt_gemm_share cut(const tt_gemm_share *whole, int width, int64_t n_thread
     return share;
 }
 
+bool tt_gemm_is_parallel(int n_rows, int n_outputs, int n_inner) {
+    return (double)n_rows * n_outputs * n_inner > PARALLEL_MIN;
+}
+
+void tt_gemm_add_bias(const tt_gemm_share *share, const float *bias) {
+    for (int t = 0; bias && t < share->n_rows; t++)
+        for (int o = share->first; o < share->first + share->n; o++)
+            share->y[(size_t)t * share->y_ld + (size_t)o] += bias[o];
+}
+
 static void multiply(const tt_gemm *gemm, const tt_gemm_share *whole, const float *bias) {
-    bool parallel = (double)whole->n_rows * whole->n * whole->n_inner > PARALLEL_MIN;
-#pragma omp parallel num_threads(gemm->n_threads) if (parallel)
+    if (gemm->bf16 && whole->w_dtype == TT_DTYPE_BF16) {
+        tt_gemm_multiply_bf16(gemm, whole, bias);
+        return;
+    }
+#pragma omp parallel num_threads(                                                                  \
+    gemm->n_threads) if (tt_gemm_is_parallel(whole->n_rows, whole->n, whole->n_inner))
     {
         tt_gemm_share share =
-            cut(whole, gemm->kernel->width, omp_get_num_threads(), omp_get_thread_num());
+            tt_gemm_cut(whole, gemm->kernel->width, omp_get_num_threads(), omp_get_thread_num());
         share.packed = tt_gemm_packed(gemm);
         gemm->kernel->multiply(&share);
-        for (int t = 0; bias && t < share.n_rows; t++)
-            for (int o = share.first; o < share.first + share.n; o++)
-                share.y[(size_t)t * share.y_ld + (size_t)o] += bias[o];
+        tt_gemm_add_bias(&share, bias);
     }
 }
 
@@ -175,7 +187,6 @@ void tt_gemm_forward(tt_gemm *gemm, int n_tokens, const float *x, const tt_matri
                                  .n_inner = w->cols,
                                  .x = x,
                                  .x_row = (size_t)w->cols,
-                                 .x_col = 1,
                                  .n_rows = n_tokens,
                                  .y = y,
                                  .y_ld = (size_t)w->rows,
@@ -194,7 +205,6 @@ void tt_gemm_backward(tt_gemm *gemm, int n_tokens, const float *dy, const tt_mat
                                  .n_inner = w->rows,
                                  .x = dy,
                                  .x_row = (size_t)w->rows,
-                                 .x_col = 1,
                                  .n_rows = n_tokens,
                                  .y = dx,
                                  .y_ld = (size_t)w->cols,

@@ -5,12 +5,8 @@
  *   TILE_ROWS      rows of a register tile: 8 with 32 registers, 4 with 16
  *
  * A block of op(w) is widened and transposed into `packed`: panels of up to 3 vectors of outputs,
- * [inner][outputs] within a panel. A register tile of TILE_ROWS rows by 3 vectors then runs down
- * the panel; x is read in place, one broadcast value at a time. Every output is one chain of fused
- * multiply-adds per piece of TT_GEMM_BLOCK_INNER, pieces added in order: its bits depend neither on
- * the number of threads nor on which other rows or outputs are computed with it.
- * Source of the loop structure: Goto & van de Geijn 2008, "Anatomy of high-performance matrix
- * multiplication". Stored elements are little-endian, as the machines this runs on. */
+ * [inner][outputs] within a panel, which gemm_tile.h multiplies with. Stored elements are
+ * little-endian, as the machines this runs on. */
 #include <stdint.h>
 #include <string.h>
 
@@ -18,6 +14,11 @@
 #include "vec.h"
 
 enum { PANEL_VECS = 3, PANEL = PANEL_VECS * VEC };
+enum { STEP_ELEMENTS = 1 };
+
+INLINE vec multiply_add(vec sum, vec weight, float value) {
+    return sum + weight * value;
+}
 
 /* --- Packing ------------------------------------------------------------------------------------
  */
@@ -282,151 +283,7 @@ static void pack(const tt_gemm_share *s, int first, int n, int inner, int n_inne
         pack_f32(s, first, n, inner, n_inner);
 }
 
-/* --- Register tile ------------------------------------------------------------------------------
- */
-
-typedef struct tile {
-    int n_inner;
-    const float *x;
-    size_t x_row, x_col;
-    const float *panel;
-    float *y;
-    size_t y_ld;
-    bool add;
-} tile;
-
-/* The constants unroll everything: n_rows * n_vecs sums live in registers. */
-INLINE void tile_multiply(const int n_rows, const int n_vecs, const bool across, const tile *t) {
-    vec sum[TILE_ROWS][PANEL_VECS];
-    const float *x[TILE_ROWS], *w = t->panel;
-    const size_t step = across ? t->x_col : 1;
-    UNROLL
-    for (int r = 0; r < n_rows; r++) {
-        x[r] = across ? t->x + r : t->x + (size_t)r * t->x_row;
-        UNROLL
-        for (int v = 0; v < n_vecs; v++) {
-            sum[r][v] = (vec){0};
-            __builtin_prefetch(t->y + (size_t)r * t->y_ld + v * VEC, 1);
-        }
-    }
-    for (size_t p = 0; p < (size_t)t->n_inner; p++, w += n_vecs * VEC) {
-        vec weight[PANEL_VECS];
-        UNROLL
-        for (int v = 0; v < n_vecs; v++) weight[v] = *(const vec *)(w + v * VEC);
-        UNROLL
-        for (int r = 0; r < n_rows; r++) {
-            float value = x[r][p * step];
-            UNROLL
-            for (int v = 0; v < n_vecs; v++) sum[r][v] += weight[v] * value;
-        }
-    }
-    UNROLL
-    for (int r = 0; r < n_rows; r++) {
-        UNROLL
-        for (int v = 0; v < n_vecs; v++) {
-            vec_any *y = (vec_any *)(t->y + (size_t)r * t->y_ld + v * VEC);
-            *y = (vec_any)(t->add ? (vec)*y + sum[r][v] : sum[r][v]);
-        }
-    }
-}
-
-INLINE void tile_of_rows(const int n_rows, int n_vecs, const tile *t) {
-    const bool across = t->x_col != 1;
-    switch (n_vecs * 2 + across) {
-    case 2:
-        tile_multiply(n_rows, 1, false, t);
-        break;
-    case 3:
-        tile_multiply(n_rows, 1, true, t);
-        break;
-    case 4:
-        tile_multiply(n_rows, 2, false, t);
-        break;
-    case 5:
-        tile_multiply(n_rows, 2, true, t);
-        break;
-    case 6:
-        tile_multiply(n_rows, 3, false, t);
-        break;
-    default:
-        tile_multiply(n_rows, 3, true, t);
-        break;
-    }
-}
-
-static void tile_full(int n_vecs, const tile *t) {
-    tile_of_rows(TILE_ROWS, n_vecs, t);
-}
-static void tile_4(int n_vecs, const tile *t) {
-    tile_of_rows(4, n_vecs, t);
-}
-static void tile_2(int n_vecs, const tile *t) {
-    tile_of_rows(2, n_vecs, t);
-}
-static void tile_1(int n_vecs, const tile *t) {
-    tile_of_rows(1, n_vecs, t);
-}
-
-/* Rows of the largest tile that fits into n_rows >= 1. */
-static int tile_rows(int n_rows) {
-    return n_rows >= TILE_ROWS ? TILE_ROWS : n_rows >= 4 ? 4 : n_rows >= 2 ? 2 : 1;
-}
-
-static void tile_run(int n_rows, int n_vecs, const tile *t) {
-    if (n_rows == TILE_ROWS)
-        tile_full(n_vecs, t);
-    else if (n_rows == 4)
-        tile_4(n_vecs, t);
-    else if (n_rows == 2)
-        tile_2(n_vecs, t);
-    else
-        tile_1(n_vecs, t);
-}
-
-/* A panel whose last vector is only partly wanted goes through a buffer. */
-static void tile_run_edge(int n_rows, int n, const tile *t) {
-    float buffer[TILE_ROWS * PANEL] __attribute__((aligned(64)));
-    tile inside = *t;
-    inside.y = buffer;
-    inside.y_ld = PANEL;
-    inside.add = false;
-    tile_run(n_rows, (n + VEC - 1) / VEC, &inside);
-    for (int r = 0; r < n_rows; r++) {
-        float *y = t->y + (size_t)r * t->y_ld;
-        for (int i = 0; i < n; i++) y[i] = (t->add ? y[i] : 0.0f) + buffer[r * PANEL + i];
-    }
-}
-
-static void multiply_block(const tt_gemm_share *s, int first, int n, int inner, int n_inner) {
-    tile t = {.n_inner = n_inner, .x_row = s->x_row, .x_col = s->x_col, .y_ld = s->y_ld};
-    t.add = s->accumulate || inner > 0;
-    for (int row = 0, n_rows; row < s->n_rows; row += n_rows) {
-        n_rows = tile_rows(s->n_rows - row);
-        t.x = s->x + (size_t)row * s->x_row + (size_t)inner * s->x_col;
-        for (int panel = 0; panel < n; panel += PANEL) {
-            int count = n - panel < PANEL ? n - panel : PANEL;
-            t.panel = s->packed + (size_t)panel * (size_t)n_inner;
-            t.y = s->y + (size_t)row * s->y_ld + (size_t)(first + panel);
-            if (count % VEC)
-                tile_run_edge(n_rows, count, &t);
-            else
-                tile_run(n_rows, count / VEC, &t);
-        }
-    }
-}
-
-static void multiply(const tt_gemm_share *s) {
-    const int block = TT_GEMM_BLOCK_OUTPUTS / PANEL * PANEL;
-    for (int at = 0; at < s->n; at += block) {
-        int n = s->n - at < block ? s->n - at : block;
-        for (int inner = 0; inner < s->n_inner; inner += TT_GEMM_BLOCK_INNER) {
-            int left = s->n_inner - inner;
-            int n_inner = left < TT_GEMM_BLOCK_INNER ? left : TT_GEMM_BLOCK_INNER;
-            pack(s, s->first + at, n, inner, n_inner);
-            multiply_block(s, s->first + at, n, inner, n_inner);
-        }
-    }
-}
+#include "gemm_tile.h"
 
 /* Enough independent chains to keep every multiply-add unit busy, few enough for 16 registers. */
 enum { CHAINS = 12 };

@@ -7,10 +7,12 @@
 #include "trimtab/gemm.h"
 
 /* One thread's share of a product:  y [n_rows x (first .. first + n)] (+)= x * op(w), where x is
- * [n_rows x n_inner] with x[r][p] at x[r * x_row + p * x_col] (one of the two strides is 1), and
+ * [n_rows x n_inner] with x[r][p] at x[r * x_row + p], and
  *   outputs_are_rows:  op(w)[p][o] = w[o * w_ld + p]   (a layer's forward pass: y = x w^T)
  *   otherwise:         op(w)[p][o] = w[p * w_ld + o]   (its backward pass: dx = dy w)
- * first and n count outputs o; y[r][o] at y[r * y_ld + o]. */
+ * first and n count outputs o; y[r][o] at y[r * y_ld + o].
+ * Of kernels for bf16 arithmetic, a step p of x is two bf16 in the place of a float, elements
+ * first_inner + 2 p and + 1 of op(w)'s rows; one behind the matrix's last counts as 0. */
 typedef struct tt_gemm_share {
     const void *w;
     tt_dtype w_dtype;
@@ -18,8 +20,9 @@ typedef struct tt_gemm_share {
     const tt_matrix *matrix; /* that w is; may be NULL of plain fp32 */
     bool outputs_are_rows;
     int n_inner;
+    int first_inner; /* of bf16 arithmetic; else 0 */
     const float *x;
-    size_t x_row, x_col;
+    size_t x_row;
     int n_rows;
     float *y;
     size_t y_ld;
@@ -28,12 +31,15 @@ typedef struct tt_gemm_share {
     float *packed; /* TT_GEMM_PACKED_FLOATS, 64-byte aligned, this thread's own */
 } tt_gemm_share;
 
-/* Inner products are cut into pieces of BLOCK_INNER (x rows of a tile stay in the first-level
+/* Inner products are cut into pieces of BLOCK_INNER steps (x rows of a tile stay in the first-level
  * cache), outputs into blocks of at most BLOCK_OUTPUTS (the packed block stays in the second). */
 enum {
     TT_GEMM_BLOCK_INNER = 512,
     TT_GEMM_BLOCK_OUTPUTS = 192,
-    TT_GEMM_PACKED_FLOATS = TT_GEMM_BLOCK_INNER * TT_GEMM_BLOCK_OUTPUTS
+    TT_GEMM_PACKED_FLOATS = TT_GEMM_BLOCK_INNER * TT_GEMM_BLOCK_OUTPUTS,
+    /* bf16 arithmetic: steps of x rounded at a time, for all threads, and rows at most */
+    TT_GEMM_ROUNDED_STEPS = 1 << 20,
+    TT_GEMM_ROUNDED_ROWS = TT_GEMM_ROUNDED_STEPS / TT_GEMM_BLOCK_INNER
 };
 
 /* gemm_kernel.h compiled for one instruction set. */
@@ -46,14 +52,38 @@ typedef struct tt_gemm_kernel {
 
 extern const tt_gemm_kernel tt_gemm_kernel_base, tt_gemm_kernel_avx2, tt_gemm_kernel_avx512;
 
+/* gemm_kernel_bf16.h likewise: for matrices of BF16 and x rounded to pairs of bf16. */
+extern const tt_gemm_kernel tt_gemm_kernel_bf16_base, tt_gemm_kernel_bf16_avx512;
+
 /* The widest kernel this CPU runs. */
 const tt_gemm_kernel *tt_gemm_best_kernel(void);
+
+/* The kernel of dot-product instructions for bf16; NULL: the CPU has none. */
+const tt_gemm_kernel *tt_gemm_bf16_kernel(void);
 
 struct tt_gemm {
     int n_threads;
     const tt_gemm_kernel *kernel;
-    float *packed; /* [n_threads x TT_GEMM_PACKED_FLOATS] */
+    const tt_gemm_kernel *bf16; /* that multiplies with matrices of BF16; NULL: kernel does */
+    float *packed;              /* [n_threads x TT_GEMM_PACKED_FLOATS] */
+    float *rounded;             /* [TT_GEMM_ROUNDED_STEPS] pairs; NULL before they are needed */
 };
+
+/* A thread's share: a run of outputs that starts at a multiple of the vector width or, of outputs
+ * too few for that, a run of rows. */
+tt_gemm_share tt_gemm_cut(const tt_gemm_share *whole, int width, int64_t n_threads, int64_t thread);
+
+/* Is the product worth several threads? steps: of its inner products. */
+bool tt_gemm_is_parallel(int n_rows, int n_outputs, int n_inner);
+
+/* y += bias at a share's outputs; NULL: nothing. */
+void tt_gemm_add_bias(const tt_gemm_share *share, const float *bias);
+
+/* The whole product by gemm->bf16; whole->x in fp32. */
+void tt_gemm_multiply_bf16(const tt_gemm *gemm, const tt_gemm_share *whole, const float *bias);
+
+/* n numbers rounded to bf16, to the nearest, ties to even; NaNs stay NaNs. An odd n: and a 0. */
+void tt_gemm_round(const float *x, size_t n, uint16_t *out);
 
 /* Calling thread's packing workspace (inside an OpenMP region or outside). */
 float *tt_gemm_packed(const tt_gemm *gemm);

@@ -1,4 +1,5 @@
-/* Stored numbers as fp32: the plain path of what gemm_kernel.h does a vector at a time. */
+/* Stored numbers as fp32, and back to bf16: the plain path of what gemm_kernel.h does a vector at a
+ * time. */
 #include <string.h>
 
 #include "gemm_private.h"
@@ -40,6 +41,18 @@ static void widen_f8(const uint8_t *in, size_t n, float scale, float *out) {
         bits |= magnitude == 0x7fu ? 0x7fc00000u : 0u;
         out[i] = from_bits(bits | sign) * scale;
     }
+}
+
+void tt_gemm_round(const float *x, size_t n, uint16_t *out) {
+#pragma omp simd
+    for (size_t i = 0; i < n; i++) {
+        uint32_t bits;
+        memcpy(&bits, &x[i], sizeof bits);
+        bool is_nan = (bits & 0x7fffffffu) > 0x7f800000u;
+        uint32_t up = is_nan ? 0x400000u : 0x7fffu + (bits >> 16 & 1u);
+        out[i] = (uint16_t)((is_nan ? bits | up : bits + up) >> 16);
+    }
+    if (n % 2) out[n] = 0;
 }
 
 static int smaller(int a, int b) {

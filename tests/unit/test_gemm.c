@@ -142,7 +142,7 @@ static void products_equal_naive(void **state) {
     tt_gemm_destroy(NULL);
 }
 
-/* x may be transposed in place and outputs may lie in wider rows: what attention's tiles need. */
+/* x and outputs may lie in wider rows. */
 static void strided_shares_equal_naive(void **state) {
     (void)state;
     enum { ROWS = 21, INNER = 600, N = 50, LD = 61, FIRST = 7 };
@@ -151,14 +151,14 @@ static void strided_shares_equal_naive(void **state) {
     float *packed = aligned_alloc(64, TT_GEMM_PACKED_FLOATS * sizeof(float)), got[ROWS * N];
     const tt_gemm_kernel *best = tt_gemm_best_kernel();
     tt_gemm_share s = {.w = w, .w_dtype = TT_DTYPE_F32, .w_ld = LD, .n_inner = INNER};
-    s.x = x, s.x_row = 1, s.x_col = LD, s.n_rows = ROWS, s.y = y, s.y_ld = LD;
+    s.x = x, s.x_row = INNER, s.n_rows = ROWS, s.y = y, s.y_ld = LD;
     s.first = FIRST, s.n = N, s.accumulate = true, s.packed = packed;
     double want[ROWS * N];
     for (int r = 0; r < ROWS; r++) {
         for (int o = 0; o < N; o++) {
             double sum = (double)y[r * LD + FIRST + o];
             for (int p = 0; p < INNER; p++)
-                sum += (double)x[p * LD + r] * (double)w[p * LD + FIRST + o];
+                sum += (double)x[r * INNER + p] * (double)w[p * LD + FIRST + o];
             want[r * N + o] = sum;
         }
     }
