@@ -20,7 +20,7 @@
 #include "trimtab/status.h"
 #include "trimtab/world.h"
 
-enum { TT_BENCH_NAME_BYTES = 48, TT_BENCH_MAX_ROWS = 128 };
+enum { TT_BENCH_NAME_BYTES = 48, TT_BENCH_MAX_ROWS = 192 };
 
 typedef struct tt_bench_settings {
     int n_tokens; /* of a micro-batch */
@@ -28,6 +28,7 @@ typedef struct tt_bench_settings {
     double seconds;     /* spent on each row, at least one run */
     tt_world *world;    /* borrowed; what several ranks measure together. May be NULL elsewhere. */
     int n_rows;         /* head: supervised rows; 0: a few numbers of them */
+    bool bf16;          /* step: products in bf16 arithmetic */
     const char *shapes; /* gemm, step: one model's name; NULL: four models */
     const char *model;  /* tokenizer, load: a model directory; NULL: one made up */
     const char *text;   /* tokenizer: a file in UTF-8; NULL: made-up text */
@@ -57,7 +58,8 @@ void tt_bench_add(tt_bench_rows *rows, const char *name, double value, const cha
 double tt_bench_fma_peak(int n_threads);
 
 /* The FMA peak, and of the first shape (2048 x 2048) the plain product (limit: peak) and the
- * stored-weight products forward and backward in bf16 (limit: plain product): four rows.
+ * stored-weight products forward and backward in bf16 (limit: plain product): four rows. Where the
+ * CPU has bf16 arithmetic, the peak of that, and the same two products in it (limit: that peak).
  * Not collective. Errors: ERR_MEMORY. */
 tt_status tt_bench_products(const tt_bench_settings *settings, tt_bench_rows *out,
                             tt_error *err) TT_MUST_CHECK;
@@ -75,7 +77,9 @@ tt_status tt_bench_kernels(const tt_bench_settings *settings, tt_bench_rows *out
  * not from a cache. Rows: the FMA peak, the best of tries throughout the run; for each model "MODEL
  * MATRIX ROWSxCOLS forward" and "... backward" of each shape, then "MODEL forward", "MODEL
  * backward" and "MODEL both": all products of a layer, each as often as the layer has it. Limit:
- * the peak. Not collective. Errors: ERR_MEMORY, ERR_USAGE (unknown settings->shapes). */
+ * the peak. Where the CPU has bf16 arithmetic, every row again in it ("... bf16"), against the peak
+ * of its dot products ("bf16 peak", behind the FMA peak). Not collective. Errors: ERR_MEMORY,
+ * ERR_USAGE (unknown settings->shapes). */
 tt_status tt_bench_gemm(const tt_bench_settings *settings, tt_bench_rows *out,
                         tt_error *err) TT_MUST_CHECK;
 
@@ -92,7 +96,9 @@ tt_status tt_bench_gemm(const tt_bench_settings *settings, tt_bench_rows *out,
  * the FMA peak, in turn with them), "MODEL step tokens" (tokens/s through all layers of the model
  * at this rate, without embedding and head; no limit). Of Llama-3.2-1B before that the same without
  * the model's name, whose limit is the step's matrix products at the plain rate of their shapes, in
- * turn with them. Not collective. Errors: ERR_MEMORY, ERR_USAGE (unknown settings->shapes). */
+ * turn with them. settings->bf16: with products in bf16 arithmetic, against the same limits, which
+ * they may exceed. Not collective.
+ * Errors: ERR_MEMORY, ERR_USAGE (unknown settings->shapes; no bf16 on this CPU). */
 enum { TT_BENCH_LAYERS = 2 };
 tt_status tt_bench_step(const tt_bench_settings *settings, tt_bench_rows *out,
                         tt_error *err) TT_MUST_CHECK;

@@ -29,6 +29,10 @@ typedef enum tt_steer_form {
     TT_STEER_JOLA       /* attention heads: (1 + g_m * m) * z + g_a * a, g hard-concrete gates */
 } tt_steer_form;
 
+/* Arithmetic of products with matrices stored as BF16 (gemm.h). AUTO is replaced before anything is
+ * computed (products.h). */
+typedef enum tt_products { TT_PRODUCTS_FP32, TT_PRODUCTS_BF16, TT_PRODUCTS_AUTO } tt_products;
+
 /* Where in a decoder layer a form is applied, in the order in which backward meets the sites. A
  * method may name several. */
 typedef enum tt_site {
@@ -219,6 +223,9 @@ typedef struct tt_job {
         tt_saved saved; /* how what is kept is stored */
         int64_t limit;  /* bytes of a node; 0: what the machine and the batch system allow */
     } memory;
+    struct {
+        tt_products products;
+    } compute;
     struct {
         int64_t every;    /* steps; 0: only at the end and on a signal */
         int keep;         /* last K; the best is kept beside them */

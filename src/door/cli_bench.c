@@ -13,6 +13,7 @@ static const cli_option options[] = {
     {"json", NULL, "JSON lines with name, value, unit, limit, ratio"},
     {"tokens", "N", "tokens of a micro-batch (default 512), or of the longest sequence (4096)"},
     {"shapes", "MODEL", "of Llama-3.2-1B, Llama-3.1-8B, Qwen3-4B or Gemma-3-1B (default: each)"},
+    {"bf16", NULL, "products in bf16 arithmetic, as with compute.products = \"bf16\""},
     {"rows", "N", "supervised rows (default: 4, 64 and 512 in turn)"},
     {"model", "DIR", "a Hugging Face model directory (default: one is made up)"},
     {"text", "FILE", "text in UTF-8 (default: made up)"},
@@ -34,7 +35,7 @@ static const bench benches[] = {
     {"gemm", "frozen products in the shapes of four models, against the FMA peak", false,
      tt_bench_gemm, "tokens shapes "},
     {"step", "a whole training step in the shapes of four models, against the FMA peak", false,
-     tt_bench_step, "tokens shapes "},
+     tt_bench_step, "tokens shapes bf16 "},
     {"attention", "attention in short and long sequences, against BLIS", false, tt_bench_attention,
      "tokens ", 4096},
     {"head", "final norm, head and cross-entropy, against the FMA peak and memory", false,
@@ -71,7 +72,8 @@ void cli_bench_help(void) {
         printf("%10s%s", "", b->takes_ranks ? " [mpirun -n RANKS]" : "");
         for (int k = N_COMMON; options[k].name; k++)
             if (takes(b, options[k].name))
-                printf(" [--%s %s]", options[k].name, options[k].argument);
+                printf(" [--%s%s%s]", options[k].name, options[k].argument ? " " : "",
+                       options[k].argument ? options[k].argument : "");
         printf("\n");
     }
     printf("\nEvery row is compared with a limit measured in the same run.\n\n");
@@ -115,6 +117,7 @@ static tt_status read_settings(const cli *c, const cli_given *given, const bench
                                tt_bench_settings *out, tt_error *err) {
     long long n_tokens, n_threads, n_rows;
     *out = (tt_bench_settings){.world = c->world,
+                               .bf16 = cli_value(given, "bf16") != NULL,
                                .shapes = cli_value(given, "shapes"),
                                .model = cli_value(given, "model"),
                                .text = cli_value(given, "text"),

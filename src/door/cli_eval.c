@@ -7,6 +7,7 @@
 #include "trimtab/checkpoint.h"
 #include "trimtab/engine.h"
 #include "trimtab/eval.h"
+#include "trimtab/products.h"
 #include "trimtab/report.h"
 #include "trimtab/select.h"
 
@@ -176,6 +177,7 @@ tt_status cli_eval(const cli *c, tt_error *err) {
     tt_job job;
     TT_TRY(cli_parse(c, options, &given, err));
     TT_TRY(cli_read_job(c, &given, NULL, &job, err));
+    TT_TRY(tt_products_resolve(c->world, &job, err));
     const char *path = cli_value(&given, "adapter");
     TT_TRY(cli_adopt_method(c, path, &job, err));
     cli_parts parts;

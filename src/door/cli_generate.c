@@ -6,6 +6,7 @@
 #include "cli.h"
 #include "trimtab/engine.h"
 #include "trimtab/generate.h"
+#include "trimtab/products.h"
 
 static const cli_option options[] = {
     {"prompt", "TEXT", "the prompt (also -p TEXT; repeatable)"},
@@ -210,6 +211,7 @@ tt_status cli_generate(const cli *c, tt_error *err) {
     for (int i = 0; i < given.n_options; i++) r.n += strcmp(given.options[i].name, "prompt") == 0;
     if (r.n == 0) return tt_fail(err, TT_ERR_USAGE, "no prompt: expected -p TEXT");
     TT_TRY(cli_read_job(c, &given, cli_value(&given, "model"), &job, err));
+    TT_TRY(tt_products_resolve(c->world, &job, err));
     r.max_new = (int)max_new;
     r.prompts = calloc((size_t)r.n, sizeof *r.prompts);
     r.out = malloc((size_t)r.n * (size_t)r.max_new * sizeof *r.out);

@@ -4,6 +4,7 @@
 #include "cli_print.h"
 #include "trimtab/engine.h"
 #include "trimtab/file.h"
+#include "trimtab/products.h"
 #include "trimtab/provenance.h"
 #include "trimtab/report.h"
 #include "trimtab/rundir.h"
@@ -59,6 +60,8 @@ static void print_plan(const tt_engine *engine) {
     tt_plan_print(engine->plan, &engine->spec, stdout);
     cli_print_memory(engine, stdout);
     cli_print_idle_cores(engine, stdout);
+    if (engine->job->compute.products == TT_PRODUCTS_BF16)
+        printf("products: bf16 arithmetic with matrices stored as BF16\n");
 }
 
 /* A cohort's table also tells whom others' results came without. */
@@ -104,6 +107,7 @@ tt_status cli_train(const cli *c, tt_error *err) {
     tt_cohort *cohort = NULL;
     TT_TRY(cli_parse(c, cli_job_options, &given, err));
     tt_status status = cli_read_cohort(c, &given, &job, &cohort, err);
+    if (status == TT_OK) status = tt_products_resolve(c->world, &job, err);
     tt_engine engine = {0};
     if (status == TT_OK) status = train(c, &job, cohort, &engine, err);
     tt_engine_close(&engine);

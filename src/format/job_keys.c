@@ -12,7 +12,7 @@ _Static_assert(sizeof(tt_steer_form) == sizeof(int) && sizeof(tt_activation) == 
                    sizeof(tt_orthogonal) == sizeof(int) && sizeof(tt_bad_record) == sizeof(int) &&
                    sizeof(tt_resume) == sizeof(int) && sizeof(tt_special) == sizeof(int) &&
                    sizeof(tt_wire_form) == sizeof(int) && sizeof(tt_memory_policy) == sizeof(int) &&
-                   sizeof(tt_saved) == sizeof(int),
+                   sizeof(tt_saved) == sizeof(int) && sizeof(tt_products) == sizeof(int),
                "choices are stored as int");
 
 static const tt_choice forms[] = {
@@ -38,6 +38,8 @@ static const tt_choice activations[] = {{"silu", TT_ACT_SILU},
 static const tt_choice schedules[] = {
     {"linear", TT_LR_LINEAR}, {"cosine", TT_LR_COSINE}, {"constant", TT_LR_CONSTANT}, {NULL, 0}};
 static const tt_choice bad_records[] = {{"stop", TT_BAD_STOP}, {"skip", TT_BAD_SKIP}, {NULL, 0}};
+static const tt_choice products[] = {
+    {"fp32", TT_PRODUCTS_FP32}, {"bf16", TT_PRODUCTS_BF16}, {"auto", TT_PRODUCTS_AUTO}, {NULL, 0}};
 static const tt_choice resumes[] = {{"no", TT_RESUME_NO},
                                     {"latest", TT_RESUME_LATEST},
                                     {"previous", TT_RESUME_PREVIOUS},
@@ -262,6 +264,12 @@ const tt_key tt_job_keys[] = {
     {"memory", "saved", CHOICE(saved_types), AT(memory.saved), .fallback = "fp32",
      .help = "How kept activations are stored. bf16 halves them and rounds gradients to about "
              "2^-8 (docs/memory.md); losses stay the same."},
+    {"compute", "products", CHOICE(products), AT(compute.products), .fallback = "fp32",
+     .help = "Arithmetic of products with matrices stored as BF16. bf16: activations and gradients "
+             "are rounded to bf16 where they meet one, sums stay fp32; needs CPUs with AVX-512 "
+             "BF16. auto: bf16 if all ranks have it and measure it to be faster, else fp32. Other "
+             "matrices are multiplied in fp32. What is learned depends on it: a run resumes with "
+             "what it began with."},
     {"checkpoint", "every", TT_KEY_LONG, AT(checkpoint.every), .fallback = "100", COUNT,
      .help = "Steps between checkpoints; 0: only at the end and on a signal."},
     {"checkpoint", "keep", INT(1, 1 << 20), AT(checkpoint.keep), .fallback = "2",

@@ -419,7 +419,8 @@ static tt_status count_stage(const tt_plan_input *in, tt_plan *plan, int s, tt_e
     stage->bytes.buffers =
         tt_pipeline_bytes(plan->n_stages, s, plan->first_backward, in->spec->hidden,
                           plan->max_tokens, plan->max_targets) +
-        tt_gemm_bytes(plan->n_threads, widest(in->spec));
+        tt_gemm_bytes(plan->n_threads, widest(in->spec)) +
+        (in->job->compute.products != TT_PRODUCTS_FP32 ? tt_gemm_bf16_bytes() : 0);
     stage->bytes.data = in->dataset_bytes;
     stage->bytes.baseline = process_bytes(in, stage);
     return TT_OK;

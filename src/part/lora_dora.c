@@ -43,7 +43,7 @@ static void add_squares(const tt_lora *p, const tt_matrix *w, tt_gemm *gemm, con
     int r = p->r, n_in = p->n_in, n_out = p->n_out;
     int n_threads = tt_unit_threads(gemm, (double)r * r * n_out);
     float *c = work, *small = work + (size_t)r * (size_t)n_out;
-    tt_gemm_forward(gemm, r, a, w, NULL, false, c);
+    tt_gemm_forward_fp32(gemm, r, a, w, NULL, false, c);
     tt_gemm_f32(1, false, true, r, r, n_in, s, a, n_in, a, n_in, 0, small, r);
     tt_gemm_f32(n_threads, false, true, r, n_out, r, 1, small, r, b, r, 2, c, n_out);
     if (other_s != 0) {

@@ -39,7 +39,7 @@ void tt_bench_add(tt_bench_rows *rows, const char *name, double value, const cha
 
 /* Each thread by its own clock, best of n_runs: one that has to wait for a core spoils only its own
  * run. */
-static double burst_rate(int n_threads, int n_runs) {
+static double burst_rate(double (*burst)(int64_t n_rounds), int n_threads, int n_runs) {
     const int64_t n_rounds = 50000; /* some 0.1 ms */
     double sum = 0.0;
 #pragma omp parallel num_threads(n_threads) reduction(+ : sum)
@@ -48,7 +48,7 @@ static double burst_rate(int n_threads, int n_runs) {
         double flops = 0.0;
         for (int run = 0; run < n_runs; run++) {
             tt_bench_start(&w);
-            flops = tt_gemm_burst(n_rounds);
+            flops = burst(n_rounds);
             tt_bench_stop(&w);
         }
         sum += tt_bench_rate(&w, flops);
@@ -57,7 +57,12 @@ static double burst_rate(int n_threads, int n_runs) {
 }
 
 void tt_bench_peak_turn(int n_threads, double *best) {
-    double rate = burst_rate(n_threads, 10);
+    double rate = burst_rate(tt_gemm_burst, n_threads, 10);
+    if (rate > *best) *best = rate;
+}
+
+void tt_bench_bf16_turn(int n_threads, double *best) {
+    double rate = burst_rate(tt_gemm_burst_bf16, n_threads, 10);
     if (rate > *best) *best = rate;
 }
 
@@ -66,7 +71,7 @@ void tt_bench_peak_turn(int n_threads, double *best) {
 double tt_bench_fma_peak(int n_threads) {
     enum { MOMENTS = 8 };
     const struct timespec pause = {.tv_nsec = 10000000};
-    double best = burst_rate(n_threads, 100);
+    double best = burst_rate(tt_gemm_burst, n_threads, 100);
     for (int moment = 0; moment < MOMENTS; moment++) {
         nanosleep(&pause, NULL);
         tt_bench_peak_turn(n_threads, &best);
@@ -216,6 +221,29 @@ static void bench_attention(const tt_bench_settings *s, bench_data *d, double li
     tt_bench_add(out, "attention backward", tt_bench_rate(&backward, 5 * flops), "GFLOP/s", limit);
 }
 
+/* The first shape in bf16 arithmetic. */
+static tt_status bench_bf16(const tt_bench_settings *s, bench_data *d, tt_bench_rows *out,
+                            tt_error *err) {
+    int n = s->n_tokens, rows = shapes[0].rows, cols = shapes[0].cols;
+    const tt_matrix w = stored_matrix(d, 0, rows, cols);
+    double peak = 0, end = tt_process_seconds() + s->seconds, flops = 2.0 * n * rows * cols;
+    tt_stopwatch forward = {0}, backward = {0};
+    TT_TRY(tt_gemm_use_bf16(d->gemm, err));
+    do {
+        tt_bench_bf16_turn(s->n_threads, &peak);
+        tt_bench_start(&forward);
+        tt_gemm_forward(d->gemm, n, d->x, &w, NULL, false, d->y);
+        tt_bench_stop(&forward);
+        tt_bench_start(&backward);
+        tt_gemm_backward(d->gemm, n, d->x, &w, false, d->y);
+        tt_bench_stop(&backward);
+    } while (tt_process_seconds() < end);
+    tt_bench_add(out, "bf16 peak", peak, "GFLOP/s", 0.0);
+    tt_bench_add(out, "bf16 arithmetic forward", tt_bench_rate(&forward, flops), "GFLOP/s", peak);
+    tt_bench_add(out, "bf16 arithmetic backward", tt_bench_rate(&backward, flops), "GFLOP/s", peak);
+    return TT_OK;
+}
+
 tt_status tt_bench_products(const tt_bench_settings *settings, tt_bench_rows *out, tt_error *err) {
     bench_data data;
     out->n = 0;
@@ -224,6 +252,7 @@ tt_status tt_bench_products(const tt_bench_settings *settings, tt_bench_rows *ou
         double peak = tt_bench_fma_peak(settings->n_threads);
         tt_bench_add(out, "fma peak", peak, "GFLOP/s", 0.0);
         bench_shape(settings, &data, 0, 1, peak, out);
+        if (tt_gemm_has_bf16()) status = bench_bf16(settings, &data, out, err);
     }
     free_data(&data);
     return status;

@@ -34,6 +34,7 @@ static inline double tt_bench_rate(const tt_stopwatch *w, double units) {
 /* One more short try at the FMA peak, in turn with what is compared with it: *best is the best so
  * far, 0 at first. */
 void tt_bench_peak_turn(int n_threads, double *best);
+void tt_bench_bf16_turn(int n_threads, double *best);
 
 /* GB/s read from an array far larger than the caches; 0 when there is no memory. */
 double tt_bench_memory_rate(int n_threads);

@@ -122,6 +122,7 @@ static tt_status create_step(const tt_bench_settings *s, bench_step *b, bool wit
                                   .n_slots = 1,
                                   .n_threads = s->n_threads};
     TT_TRY(tt_gemm_create(s->n_threads, &b->gemm, err));
+    if (s->bf16) TT_TRY(tt_gemm_use_bf16(b->gemm, err));
     TT_TRY(tt_adapter_create(&tt_bench_method, &b->spec, FIRST_LAYER, TT_BENCH_LAYERS, 1,
                              &b->adapter, err));
     return tt_stage_create(&shape, b->weights, b->gemm, &b->stage, err);

@@ -11,6 +11,7 @@
 #include "trimtab/file.h"
 #include "trimtab/gemm.h"
 #include "trimtab/process.h"
+#include "trimtab/products.h"
 #include "trimtab/provenance.h"
 
 enum { SCRATCH_BYTES = 16 << 20 };
@@ -51,6 +52,26 @@ static void examine_layout(const tt_world *world, int n_threads, tt_doctor *d) {
             : "");
 }
 
+/* rows: of tt_bench_products; fp32: the rate of frozen products. */
+static void examine_bf16(const tt_bench_rows *rows, double fp32, tt_doctor *d) {
+    enum { BF16_PEAK = 4, FORWARD, BACKWARD, N };
+    if (rows->n < N) {
+        add(d, TT_FINDING_FACT, "bf16 products",
+            "no AVX-512 BF16 on this CPU: compute.products = \"bf16\" is refused, \"auto\" is "
+            "fp32");
+        return;
+    }
+    double forward = rows->row[FORWARD].value, backward = rows->row[BACKWARD].value;
+    double own = forward < backward ? forward : backward, gain = tt_products_gain();
+    bool pays = gain >= TT_PRODUCTS_MIN_GAIN;
+    add(d, TT_FINDING_FACT, "bf16 products",
+        "%.0f GFLOP/s with bf16 weights in bf16 arithmetic, %.2f of its peak of %.0f; %.2f times "
+        "fp32's: %s",
+        own, own / rows->row[BF16_PEAK].value, rows->row[BF16_PEAK].value, own / fp32,
+        pays ? "faster, what compute.products = \"auto\" takes"
+             : "not faster by enough, compute.products = \"auto\" takes fp32");
+}
+
 /* All ranks measure at the same time, as they will compute. */
 static tt_status examine_products(int n_threads, tt_doctor *d, tt_error *err) {
     tt_bench_settings settings = {.n_tokens = 512, .n_threads = n_threads, .seconds = 1};
@@ -68,6 +89,7 @@ static tt_status examine_products(int n_threads, tt_doctor *d, tt_error *err) {
         "%.0f GFLOP/s with bf16 weights, kernels \"%s\", %.2f of the peak%s", own,
         tt_gemm_own_kernel_name(), own / peak,
         own < 0.6 * peak ? ": cores shared with others?" : "");
+    examine_bf16(&rows, own, d);
     return TT_OK;
 }
 

@@ -393,6 +393,8 @@ static tt_status load_share(tt_engine *engine, tt_error *err) {
     const tt_plan_stage *mine = &plan->stages[engine->world->stage];
     const tt_spec *spec = &engine->spec;
     TT_TRY(tt_gemm_create(plan->n_threads, &engine->gemm, err));
+    if (engine->job->compute.products == TT_PRODUCTS_BF16)
+        TT_TRY(tt_gemm_use_bf16(engine->gemm, err));
     if (begins_random(engine->job))
         TT_TRY(tt_weights_create(spec, mine->first_layer, mine->n_layers, mine->is_first,
                                  mine->is_last, &engine->weights, err));

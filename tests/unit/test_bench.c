@@ -7,6 +7,7 @@
 #include <cmocka.h>
 
 #include "trimtab/bench.h"
+#include "trimtab/gemm.h"
 
 static void kernels_give_rows(void **state) {
     (void)state;
@@ -30,11 +31,14 @@ static void products_give_rows(void **state) {
     tt_bench_settings settings = {.n_tokens = 3, .n_threads = 2, .shapes = "Qwen3-4B"};
     tt_error err = {0};
     assert_int_equal(tt_bench_gemm(&settings, &rows, &err), TT_OK);
-    assert_int_equal(rows.n, 1 + 2 * 5 + 3);
-    assert_string_equal(rows.row[1].name, "Qwen3-4B q 4096x2560 forward");
-    assert_string_equal(rows.row[rows.n - 1].name, "Qwen3-4B both");
-    for (int i = 1; i < rows.n; i++) {
-        assert_true(rows.row[i].value > 0 && rows.row[i].limit == rows.row[0].value);
+    int n_kinds = tt_gemm_has_bf16() ? 2 : 1;
+    assert_int_equal(rows.n, n_kinds * (1 + 2 * 5 + 3));
+    assert_string_equal(rows.row[n_kinds].name, "Qwen3-4B q 4096x2560 forward");
+    assert_string_equal(rows.row[rows.n - n_kinds].name, "Qwen3-4B both");
+    for (int i = 0; i < n_kinds; i++) assert_true(rows.row[i].value > 0 && !rows.row[i].limit);
+    for (int i = n_kinds; i < rows.n; i++) {
+        bool bf16 = strstr(rows.row[i].name, "bf16") != NULL;
+        assert_true(rows.row[i].value > 0 && rows.row[i].limit == rows.row[bf16].value);
         assert_true(rows.row[i].ratio == rows.row[i].value / rows.row[i].limit);
     }
     settings.shapes = "Llama";
