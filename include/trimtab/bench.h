@@ -111,6 +111,14 @@ tt_status tt_bench_step(const tt_bench_settings *settings, tt_bench_rows *out,
 tt_status tt_bench_attention(const tt_bench_settings *settings, tt_bench_rows *out,
                              tt_error *err) TT_MUST_CHECK;
 
+/* The passes over activations that stand beside the products, of n_tokens tokens: residual, norms,
+ * rotation, gates. GB/s, counting every float that is read or written once; limit: the triad
+ * a = b + s c of 4 MiB arrays, counted alike. All take turns and each run takes other arrays out of
+ * 256 MiB, so that they come from memory. What writes only where it has read is faster than the
+ * triad, which has to fetch what it overwrites. Not collective. Errors: ERR_MEMORY. */
+tt_status tt_bench_passes(const tt_bench_settings *settings, tt_bench_rows *out,
+                          tt_error *err) TT_MUST_CHECK;
+
 /* Final norm, head product, chunked cross-entropy and their backward pass to the norm's input, at
  * n_rows supervised rows (0: at 4, 64 and 512), with a head of the shape of Llama-3.2-1B's (128,256
  * x 2,048 in bf16). Few rows are bound by memory, many by arithmetic, so each number of rows has
@@ -131,11 +139,11 @@ tt_status tt_bench_head(const tt_bench_settings *settings, tt_bench_rows *out,
 tt_status tt_bench_pipeline(const tt_bench_settings *settings, tt_bench_rows *out,
                             tt_error *err) TT_MUST_CHECK;
 
-/* Two ranks of a node: hand-over of a micro-batch of n_tokens x 2,048 fp32 numbers to the next stage,
- * from when the sender has written them until the receiver has a copy of its own: through shared
- * memory, over MPI, and over MPI as bf16 (of the same numbers: GB/s count their fp32 bytes). Limit: a
- * copy from one array to another by one rank. Collective. Errors: ERR_USAGE (other ranks), ERR_CONFIG
- * (no memory can be shared), ERR_MEMORY. */
+/* Two ranks of a node: hand-over of a micro-batch of n_tokens x 2,048 fp32 numbers to the next
+ * stage, from when the sender has written them until the receiver has a copy of its own: through
+ * shared memory, over MPI, and over MPI as bf16 (of the same numbers: GB/s count their fp32 bytes).
+ * Limit: a copy from one array to another by one rank. Collective. Errors: ERR_USAGE (other ranks),
+ * ERR_CONFIG (no memory can be shared), ERR_MEMORY. */
 tt_status tt_bench_wire(const tt_bench_settings *settings, tt_bench_rows *out,
                         tt_error *err) TT_MUST_CHECK;
 

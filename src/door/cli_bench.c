@@ -38,6 +38,8 @@ static const bench benches[] = {
      tt_bench_step, "tokens shapes bf16 "},
     {"attention", "attention in short and long sequences, against BLIS", false, tt_bench_attention,
      "tokens ", 4096},
+    {"passes", "norms, rotation, gates and residuals, against memory's stream rate", false,
+     tt_bench_passes, "tokens "},
     {"head", "final norm, head and cross-entropy, against the FMA peak and memory", false,
      tt_bench_head, "rows "},
     {"pipeline", "a step of ranks in a pipeline, against ranks that never wait", true,
