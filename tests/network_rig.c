@@ -210,8 +210,11 @@ static void extend(rig *r, const tt_extend *step, bool adapted, int32_t *next) {
 float *rig_logits(rig *r, const tt_micro_batch *mb, bool adapted) {
     float *logits = calloc((size_t)mb->n_tokens * (size_t)r->spec->vocab, sizeof *logits);
     assert_non_null(logits);
+    tt_stage *last = r->stage[r->n_stages - 1];
+    tt_stage_want_all_rows(last, true);
     rig_forward(r, -1, mb, adapted);
-    tt_stage_logits(r->stage[r->n_stages - 1], mb->n_tokens, logits);
+    tt_stage_logits(last, mb->n_tokens, logits);
+    tt_stage_want_all_rows(last, false);
     return logits;
 }
 

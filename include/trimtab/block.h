@@ -46,6 +46,18 @@ typedef struct tt_block_acts {
     tt_mixture_acts mixture;          /* with experts */
 } tt_block_acts;
 
+/* Rows of the call that go on after keys and values: of every sequence the last ones, as many as
+ * anything reads of the layer's output. All tensors but x, k, v and what belongs to them
+ * (rstd_attn, k_norm) have these rows alone, one behind the other: q, att, lse, mid, ..., h, and d
+ * until backward arrives at x. */
+typedef struct tt_block_few {
+    int n;
+    const int32_t *rows;                 /* [n] ascending */
+    const int32_t *rope_rows;            /* [n] */
+    const tt_attention_seq *seqs;        /* [attention.n_seqs] with these queries */
+    const struct tt_block_share *shares; /* [n_shares] with these rows */
+} tt_block_few;
+
 /* What a layer has of a call; most of it is the same for all layers. */
 typedef struct tt_block_call {
     const tt_spec *spec;
@@ -61,6 +73,7 @@ typedef struct tt_block_call {
     float *heads;             /* [tokens x qw] workspace; NULL unless heads are */
     void *attention_scratch;
     tt_mixture_work mixture;
+    const tt_block_few *few; /* NULL: all rows go on */
 } tt_block_call;
 
 /* Keys and values of earlier tokens of this layer, rows as attention.seqs say; the call's own are

@@ -67,6 +67,7 @@ typedef struct tt_plan_input {
     int64_t n_distinct; /* different token ids */
     int64_t n_tokens;   /* of all data sets */
     int64_t train_examples, train_tokens, train_targets;
+    int64_t train_top_rows; /* tokens whose rows go on in the top layer (stage.h); 0: all */
     double train_squares; /* of the tokens of each; 0: all are alike */
     int64_t n_prompts;    /* answers to generate in one go at most, over all replicas; 0: unknown */
     size_t dataset_bytes; /* of the tokenised data sets, on every rank */
@@ -131,6 +132,10 @@ void tt_plan_destroy(tt_plan *plan);
 bool tt_plan_fits(const tt_plan_input *input, const tt_plan *plan);
 tt_status tt_plan_check_memory(const tt_plan_input *input, const tt_plan *plan,
                                tt_error *err) TT_MUST_CHECK;
+
+/* FLOPs of the average token in the model's top layer, of which keys and values are computed for
+ * all rows and the rest for those that go on; flops: if all did, and of keys and values alone. */
+double tt_plan_top_flops(const tt_plan_input *input, double flops, double keys);
 
 /* FLOPs of the average token, in sequences of that length, that the stage's backward begins by
  * computing again. */

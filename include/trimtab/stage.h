@@ -141,8 +141,12 @@ void tt_stage_extend(tt_stage *stage, const tt_extend *extend, const tt_adapter 
  * other call. Last stage only. */
 void tt_stage_target_logits(tt_stage *stage, int first, int n, float *logits);
 
-/* Logits [n_tokens x vocab] of every token of the latest tt_stage_forward, before any other call.
- * Last stage only; for tests and inspection. */
+/* The model's top layer computes only rows that anything reads: of every sequence those from its
+ * first target on, or the last one. all = true: from now on all rows, for tt_stage_logits. */
+void tt_stage_want_all_rows(tt_stage *stage, bool all);
+
+/* Logits [n_tokens x vocab] of every token of the latest tt_stage_forward, before any other call,
+ * with all rows wanted. Last stage only; for tests and inspection. */
 void tt_stage_logits(tt_stage *stage, int n_tokens, float *logits);
 
 #endif

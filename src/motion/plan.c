@@ -204,10 +204,13 @@ static double head_cost(const tt_plan_input *in, double flops) {
 /* Multiplications of one token with a layer's matrices, and of attention (half of what it can see
  * lies before the average token, for scores and for values). */
 static double layer_flops(const tt_plan_input *in, int layer) {
-    int window = tt_spec_window(in->spec, layer);
+    const tt_spec *spec = in->spec;
+    int window = tt_spec_window(spec, layer);
     double n_keys = window && window < in->longest ? 2.0 * window : in->longest;
-    return (double)tt_spec_active_params(in->spec, layer) +
-           n_keys * in->spec->n_heads * in->spec->head_dim;
+    double flops =
+        (double)tt_spec_active_params(spec, layer) + n_keys * spec->n_heads * spec->head_dim;
+    if (layer < spec->n_layers - 1) return flops;
+    return tt_plan_top_flops(in, flops, 2.0 * spec->hidden * spec->n_kv_heads * spec->head_dim);
 }
 
 /* Of the average layer. */

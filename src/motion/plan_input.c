@@ -32,6 +32,22 @@ static tt_status count_distinct(const tt_dataset *dataset, int vocab, int64_t *n
     return TT_OK;
 }
 
+/* Of every example those from its first target on, which the row before it predicts. */
+static int64_t top_rows(const tt_dataset *dataset) {
+    int64_t n = 0;
+    for (int64_t i = 0; i < dataset->n; i++) {
+        int64_t n_tokens = dataset->offset[i + 1] - dataset->offset[i];
+        int64_t n_prompt = dataset->n_prompt[i];
+        n += n_prompt > 0 ? n_tokens - n_prompt + 1 : n_tokens;
+    }
+    return n;
+}
+
+double tt_plan_top_flops(const tt_plan_input *in, double flops, double keys) {
+    if (in->train_top_rows == 0 || in->train_tokens == 0) return flops;
+    return keys + (flops - keys) * (double)in->train_top_rows / (double)in->train_tokens;
+}
+
 tt_status tt_plan_input_add(tt_plan_input *input, const tt_dataset *dataset, bool train,
                             tt_error *err) {
     if (!dataset) return TT_OK;
@@ -48,6 +64,7 @@ tt_status tt_plan_input_add(tt_plan_input *input, const tt_dataset *dataset, boo
     if (!train && dataset->n > input->n_prompts) input->n_prompts = dataset->n;
     if (train && dataset->n > 0) {
         input->train_examples += dataset->n;
+        input->train_top_rows += top_rows(dataset);
         input->train_tokens += dataset->offset[dataset->n];
         input->train_targets += dataset->n_supervised;
     }

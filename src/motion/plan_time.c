@@ -79,10 +79,15 @@ static stage_cost count_stage(const tt_plan_input *in, const tt_plan *plan, int 
     const tt_plan_stage *stage = &plan->stages[s];
     bool full = plan->method.full.tune;
     double params = full ? 0 : adapter_params(in, plan, s);
+    double keys = 4.0 * in->spec->hidden * in->spec->n_kv_heads * in->spec->head_dim;
     stage_cost cost = {2 * params, 4 * params, 0};
     for (int l = stage->first_layer; l < stage->first_layer + stage->n_layers; l++) {
         double forward, backward;
         tt_plan_time_layer(in->spec, l, full, tt_plan_time_length(in), &forward, &backward);
+        if (l == in->spec->n_layers - 1) {
+            forward = tt_plan_top_flops(in, forward, keys);
+            backward = tt_plan_top_flops(in, backward, full ? 2 * keys : keys);
+        }
         cost.forward += forward;
         cost.backward += backward_part(plan, l) * backward;
     }

@@ -124,6 +124,52 @@ void tt_block_product_backward(const tt_block_call *call, const tt_block_adapt *
     if (d_x) tt_gemm_backward(call->gemm, call->n_tokens, d_y, w, accumulate || adds, d_x);
 }
 
+/* --- Rows that go on ---------------------------------------------------------------------------
+ */
+
+/* The call as it is behind keys and values; and its adapters. */
+static tt_block_call call_of_few(const tt_block_call *call) {
+    tt_block_call few = *call;
+    if (!call->few) return few;
+    few.n_tokens = call->few->n;
+    few.rope_rows = call->few->rope_rows;
+    few.attention.seqs = call->few->seqs;
+    few.few = NULL;
+    return few;
+}
+
+static tt_block_adapt adapt_of_few(const tt_block_call *call, const tt_block_adapt *adapt) {
+    tt_block_adapt few = *adapt;
+    if (call->few) few.shares = call->few->shares;
+    return few;
+}
+
+/* The rows of `from` that go on: in `to`, which may be from, or all of from where it stands. */
+static const float *pick_rows(const tt_block_call *call, const float *from, float *to) {
+    const tt_block_few *few = call->few;
+    size_t width = (size_t)call->spec->hidden;
+    if (!few) return from;
+    for (int i = 0; i < few->n; i++) {
+        const float *row = from + (size_t)few->rows[i] * width;
+        if (row != to + (size_t)i * width) memcpy(to + (size_t)i * width, row, width * sizeof *to);
+    }
+    return to;
+}
+
+/* The other way, in place: the rows that went on move to where they belong, the others are zero. */
+static void spread_rows(const tt_block_call *call, float *d) {
+    const tt_block_few *few = call->few;
+    size_t width = (size_t)call->spec->hidden, end = (size_t)call->n_tokens;
+    if (!few) return;
+    for (int i = few->n - 1; i >= 0; i--) {
+        size_t row = (size_t)few->rows[i];
+        memset(d + (row + 1) * width, 0, (end - row - 1) * width * sizeof *d);
+        if (row != (size_t)i) memcpy(d + row * width, d + (size_t)i * width, width * sizeof *d);
+        end = row;
+    }
+    memset(d, 0, end * width * sizeof *d);
+}
+
 /* The weight of the norm in front of the product. */
 static void norm_backward(const tt_block_call *call, const tt_block_adapt *adapt, tt_point point,
                           const float *x, const float *rstd, const float *d_y) {
@@ -251,13 +297,10 @@ tt_block_reads tt_block_reads_to(tt_point ends) {
                             .all = ends >= TT_POINT_V};
 }
 
-static void rotate(const tt_block_call *call, bool inverse, float *q, float *k) {
-    const tt_spec *spec = call->spec;
-    if (!call->rotation.dim) return;
-    tt_ops_rope(call->n_tokens, spec->n_heads, spec->head_dim, call->rope_rows, &call->rotation,
-                inverse, q);
-    tt_ops_rope(call->n_tokens, spec->n_kv_heads, spec->head_dim, call->rope_rows, &call->rotation,
-                inverse, k);
+static void rotate(const tt_block_call *call, int n_heads, bool inverse, float *x) {
+    if (call->rotation.dim)
+        tt_ops_rope(call->n_tokens, n_heads, call->spec->head_dim, call->rope_rows, &call->rotation,
+                    inverse, x);
 }
 
 /* Rows and width of what a norm of heads takes as one: a head, or all heads of a token. */
@@ -302,21 +345,29 @@ static void append(const tt_block_call *call, const float *rows, float *cache) {
     }
 }
 
-/* q, k, v of x, normed and rotated. */
+/* k and v of x, and q of the rows that go on, normed and rotated. */
 static void queries_forward(const tt_block_call *call, const tt_layer_weights *w,
                             const tt_block_acts *to, const tt_block_adapt *adapt, const float *x) {
+    const tt_block_call few = call_of_few(call);
+    const tt_block_adapt few_adapt = adapt_of_few(call, adapt);
+    int n_heads = call->spec->n_heads, n_kv_heads = call->spec->n_kv_heads;
     const float *n = norm_forward(call, w->attn_norm, x, call->normed, to->rstd_attn);
-    tt_block_product(call, adapt, TT_POINT_Q, &w->q, w->q_bias, n, before_norm(&to->q_norm, to->q));
     tt_block_product(call, adapt, TT_POINT_K, &w->k, w->k_bias, n, before_norm(&to->k_norm, to->k));
     tt_block_product(call, adapt, TT_POINT_V, &w->v, w->v_bias, n, to->v);
-    head_norm_forward(call, call->spec->n_heads, w->q_norm, &to->q_norm, to->q);
-    head_norm_forward(call, call->spec->n_kv_heads, w->k_norm, &to->k_norm, to->k);
-    rotate(call, false, to->q, to->k);
+    head_norm_forward(call, n_kv_heads, w->k_norm, &to->k_norm, to->k);
+    rotate(call, n_kv_heads, false, to->k);
+    n = pick_rows(call, n, call->normed);
+    tt_block_product(&few, &few_adapt, TT_POINT_Q, &w->q, w->q_bias, n,
+                     before_norm(&to->q_norm, to->q));
+    head_norm_forward(&few, n_heads, w->q_norm, &to->q_norm, to->q);
+    rotate(&few, n_heads, false, to->q);
 }
 
 static void attention_forward(const tt_block_call *call, const tt_layer_weights *w,
                               const tt_block_acts *to, const tt_block_cache *cache,
                               const tt_block_adapt *adapt, const float *x, float *mid) {
+    const tt_block_call few = call_of_few(call);
+    const tt_block_adapt few_adapt = adapt_of_few(call, adapt);
     const float *k = to->k, *v = to->v;
     queries_forward(call, w, to, adapt, x);
     if (cache->k) {
@@ -324,15 +375,15 @@ static void attention_forward(const tt_block_call *call, const tt_layer_weights 
         append(call, to->v, cache->v);
         k = cache->k, v = cache->v;
     }
-    tt_ops_attention_forward(call->gemm, &call->attention, to->q, k, v, to->att, to->lse,
+    tt_ops_attention_forward(call->gemm, &few.attention, to->q, k, v, to->att, to->lse,
                              call->attention_scratch);
     const float *heads = to->att;
     if (tt_block_acts_at(adapt, TT_POINT_HEADS)) {
-        site_forward(call, adapt, TT_POINT_HEADS, to->att, call->heads);
+        site_forward(&few, &few_adapt, TT_POINT_HEADS, to->att, call->heads);
         heads = call->heads;
     }
     const branch b = attention_branch(w, to);
-    add_branch(call, adapt, &b, heads, x, mid);
+    add_branch(&few, &few_adapt, &b, heads, pick_rows(call, x, mid), mid);
 }
 
 /* What gate and up read, in call->normed where it is not mid itself. */
@@ -376,19 +427,23 @@ static void mlp_forward(const tt_block_call *call, const tt_layer_weights *w,
 void tt_block_forward(const tt_block_call *call, const tt_layer_weights *w, const tt_block_acts *to,
                       const tt_block_cache *cache, const tt_block_adapt *adapt, const float *x,
                       float *mid, float *h) {
+    const tt_block_call few = call_of_few(call);
+    const tt_block_adapt few_adapt = adapt_of_few(call, adapt);
     float *before = at_site(adapt, TT_POINT_POST_BLOCK, h);
     attention_forward(call, w, to, cache, adapt, x, mid);
-    mlp_forward(call, w, to, adapt, mid, before);
-    site_forward(call, adapt, TT_POINT_POST_BLOCK, before, h);
+    mlp_forward(&few, w, to, &few_adapt, mid, before);
+    site_forward(&few, &few_adapt, TT_POINT_POST_BLOCK, before, h);
 }
 
 void tt_block_mlp_again(const tt_block_call *call, const tt_layer_weights *w,
                         const tt_block_acts *to, const tt_block_adapt *adapt, const float *mid) {
-    const float *input = mlp_input_forward(call, w, to, adapt, mid);
+    const tt_block_call few = call_of_few(call);
+    const tt_block_adapt few_adapt = adapt_of_few(call, adapt);
+    const float *input = mlp_input_forward(&few, w, to, &few_adapt, mid);
     if (w->experts)
-        tt_block_experts_again(call, w, to, adapt, input);
+        tt_block_experts_again(&few, w, to, &few_adapt, input);
     else
-        gates_forward(call, w, to, adapt, input);
+        gates_forward(&few, w, to, &few_adapt, input);
 }
 
 void tt_block_again(const tt_block_call *call, const tt_layer_weights *w, const tt_block_acts *to,
@@ -480,30 +535,47 @@ static const float *attention_input(const tt_block_call *call, const tt_layer_we
     return norm_forward(call, w->attn_norm, x, call->input, NULL);
 }
 
+/* d_normed (NULL: not wanted) from the gradients of q, k, v, which lie in work. */
+static void queries_backward(const tt_block_call *call, const tt_layer_weights *w,
+                             const tt_block_acts *from, const tt_block_acts *work,
+                             const tt_block_adapt *adapt, const float *x, float *d_normed) {
+    const tt_block_call few = call_of_few(call);
+    const tt_block_adapt few_adapt = adapt_of_few(call, adapt);
+    int n_heads = call->spec->n_heads, n_kv_heads = call->spec->n_kv_heads;
+    rotate(&few, n_heads, true, work->q);
+    rotate(call, n_kv_heads, true, work->k);
+    head_norm_backward(&few, n_heads, w->q_norm, &from->q_norm, work->q);
+    head_norm_backward(call, n_kv_heads, w->k_norm, &from->k_norm, work->k);
+    const float *input = attention_input(call, w, adapt, x);
+    if (input) input = pick_rows(call, input, call->input);
+    tt_block_product_backward(&few, &few_adapt, TT_POINT_Q, &w->q, input, work->q, false, d_normed);
+    if (d_normed) spread_rows(call, d_normed);
+    if (call->few) input = attention_input(call, w, adapt, x);
+    tt_block_product_backward(call, adapt, TT_POINT_K, &w->k, input, work->k, true, d_normed);
+    tt_block_product_backward(call, adapt, TT_POINT_V, &w->v, input, work->v, true, d_normed);
+}
+
 /* d = d_mid in, d_x out. */
 static void attention_backward(const tt_block_call *call, const tt_layer_weights *w,
                                const tt_block_acts *from, const tt_block_acts *work,
                                const tt_block_adapt *adapt, const float *x, float *d) {
+    const tt_block_call few = call_of_few(call);
+    const tt_block_adapt few_adapt = adapt_of_few(call, adapt);
     tt_point ends = adapt->ends;
     const branch b = attention_branch(w, from);
-    float *d_out = branch_gradient(call, adapt, &b, d);
+    float *d_out = branch_gradient(&few, &few_adapt, &b, d);
     if (!d_out) return;
-    tt_block_product_backward(call, adapt, TT_POINT_O, &w->o, o_input(call, from, adapt), d_out,
-                              false, ends > TT_POINT_O ? work->att : NULL);
+    tt_block_product_backward(&few, &few_adapt, TT_POINT_O, &w->o, o_input(&few, from, &few_adapt),
+                              d_out, false, ends > TT_POINT_O ? work->att : NULL);
     if (ends == TT_POINT_O) return;
-    if (site_backward(call, adapt, TT_POINT_HEADS, from->att, work->att)) return;
-    tt_ops_attention_backward(call->gemm, &call->attention, from->q, from->k, from->v, from->att,
+    if (site_backward(&few, &few_adapt, TT_POINT_HEADS, from->att, work->att)) return;
+    tt_ops_attention_backward(call->gemm, &few.attention, from->q, from->k, from->v, from->att,
                               from->lse, work->att, work->q, work->k, work->v,
                               call->attention_scratch);
-    rotate(call, true, work->q, work->k);
-    head_norm_backward(call, call->spec->n_heads, w->q_norm, &from->q_norm, work->q);
-    head_norm_backward(call, call->spec->n_kv_heads, w->k_norm, &from->k_norm, work->k);
-    const float *input = attention_input(call, w, adapt, x);
     float *d_normed = ends == TT_N_POINTS ? call->normed : NULL;
-    tt_block_product_backward(call, adapt, TT_POINT_Q, &w->q, input, work->q, false, d_normed);
-    tt_block_product_backward(call, adapt, TT_POINT_K, &w->k, input, work->k, true, d_normed);
-    tt_block_product_backward(call, adapt, TT_POINT_V, &w->v, input, work->v, true, d_normed);
+    queries_backward(call, w, from, work, adapt, x, d_normed);
     if (!d_normed) return;
+    spread_rows(call, d);
     norm_backward(call, adapt, TT_POINT_Q, x, from->rstd_attn, d_normed);
     add_norm_backward(call, w->attn_norm, x, from->rstd_attn, d_normed, d);
 }
@@ -511,9 +583,11 @@ static void attention_backward(const tt_block_call *call, const tt_layer_weights
 void tt_block_backward(const tt_block_call *call, const tt_layer_weights *w,
                        const tt_block_acts *from, const tt_block_acts *work,
                        const tt_block_adapt *adapt, const float *x, const float *mid, float *d) {
-    if (site_backward(call, adapt, TT_POINT_POST_BLOCK,
+    const tt_block_call few = call_of_few(call);
+    const tt_block_adapt few_adapt = adapt_of_few(call, adapt);
+    if (site_backward(&few, &few_adapt, TT_POINT_POST_BLOCK,
                       tt_block_kept_at(adapt, TT_POINT_POST_BLOCK).input, d))
         return;
-    if (mlp_backward(call, w, from, work, adapt, mid, d)) return;
+    if (mlp_backward(&few, w, from, work, &few_adapt, mid, d)) return;
     attention_backward(call, w, from, work, adapt, x, d);
 }

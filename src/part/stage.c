@@ -150,8 +150,10 @@ static tt_block_adapt layer_adapt(const tt_stage *stage, const tt_stage_run *run
 }
 
 /* The call as this layer sees it. */
-static tt_block_call layer_call(const tt_stage *stage, const tt_block_call *call, int layer) {
+static tt_block_call layer_call(tt_stage *stage, const tt_block_call *call, const tt_stage_run *run,
+                                int layer) {
     tt_block_call here = *call;
+    if (layer == call->spec->n_layers - 1) here.few = tt_stage_few_rows(stage, run->pack);
     here.attention.window = tt_spec_window(call->spec, layer);
     here.rotation = tt_stage_rotation(stage, layer);
     return here;
@@ -164,12 +166,12 @@ static void run_layer(tt_stage *stage, const tt_block_call *call, const tt_stage
     const tt_block_cache cache = layer_cache(stage, run->cached, i);
     const tt_layer_acts to = tt_stage_forward_acts(stage, kept);
     const tt_block_adapt adapt = layer_adapt(stage, run, &to, layer);
-    const tt_block_call here = layer_call(stage, call, layer);
+    const tt_block_call here = layer_call(stage, call, run, layer);
     float *x = layer_input(stage, run->slot, i), *mid = to.mid;
     if (!mid) mid = to.x ? out : x; /* a kept x stays */
     tt_stage_store_input(stage, kept, call->n_tokens, x);
     tt_block_forward(&here, &stage->weights->layers[i], &to.acts, &cache, &adapt, x, mid, out);
-    tt_stage_store(stage, kept, call->n_tokens);
+    tt_stage_store(stage, kept, call->n_tokens, here.few ? here.few->n : call->n_tokens);
 }
 
 void tt_stage_run_layers(tt_stage *stage, const tt_block_call *call, const tt_stage_run *run,
@@ -217,7 +219,7 @@ static void head_forward(tt_stage *stage, int slot, const tt_stage_pack *pack, d
     int n = pack->n_targets, hidden = stage->shape.spec->hidden;
     if (n == 0) return;
     float *d_rows = slot < 0 ? NULL : stage->d_targets[slot];
-    tt_stage_norm_rows(stage, n, pack->target_row, stage->stream);
+    tt_stage_norm_rows(stage, n, pack->top_row, stage->stream);
     const tt_head head = tt_stage_head(stage);
     tt_ops_head_loss(stage->gemm, n, stage->head_normed, &head, pack->target_id, pack->target_scale,
                      losses, correct, d_rows ? stage->head_d : NULL, stage->head_scratch);
@@ -245,18 +247,18 @@ void tt_stage_forward(tt_stage *stage, int slot, const tt_stage_share *shares, i
     if (stage->shape.is_last) head_forward(stage, slot, pack, losses, correct);
 }
 
-/* d of the residual stream after this stage's top layer. */
+/* d of the residual stream after this stage's top layer: of the rows that go on there. */
 static void enter_backward(const tt_stage *stage, int slot, const tt_stage_pack *pack,
                            const float *d_out, float *d) {
-    size_t n = row_floats(stage, pack->n_tokens);
     if (!stage->shape.is_last) {
+        size_t n = row_floats(stage, pack->n_tokens);
         if (d != d_out) memcpy(d, d_out, n * sizeof *d);
         return;
     }
-    memset(d, 0, n * sizeof *d);
+    memset(d, 0, row_floats(stage, tt_stage_top_rows(pack)) * sizeof *d);
     for (int i = 0; i < pack->n_targets; i++)
         tt_ops_add(row_floats(stage, 1), stage->d_targets[slot] + row_floats(stage, i),
-                   d + row_floats(stage, pack->target_row[i]));
+                   d + row_floats(stage, pack->top_row[i]));
 }
 
 static void run_layer_backward(tt_stage *stage, const tt_block_call *call, const tt_stage_run *run,
@@ -266,8 +268,8 @@ static void run_layer_backward(tt_stage *stage, const tt_block_call *call, const
     const tt_kept_layer *kept = kept_layer(stage, run->slot, i);
     const tt_layer_acts from = tt_stage_backward_acts(stage, kept);
     const tt_block_adapt adapt = layer_adapt(stage, run, &from, layer);
-    const tt_block_call here = layer_call(stage, call, layer);
-    tt_stage_restore(stage, kept, call->n_tokens);
+    const tt_block_call here = layer_call(stage, call, run, layer);
+    tt_stage_restore(stage, kept, call->n_tokens, here.few ? here.few->n : call->n_tokens);
     if (kept->again == TT_AGAIN_BLOCK)
         tt_block_again(&here, w, &from.acts, &adapt, from.x, from.mid);
     else if (kept->again == TT_AGAIN_MLP)

@@ -14,7 +14,7 @@ void tt_stage_extend(tt_stage *stage, const tt_extend *extend, const tt_adapter 
 
     int n = extend->n_seqs;
     /* The layers are done with rows: it holds each sequence's last row now. */
-    for (int s = 0; s < n; s++) pack->rows[s] = extend->seq_start[s + 1] - 1;
+    for (int s = 0; s < n; s++) pack->rows[s] = tt_stage_last_row(pack, s);
     tt_stage_norm_rows(stage, n, pack->rows, stage->stream);
     const tt_head head = tt_stage_head(stage);
     tt_ops_head_argmax(stage->gemm, n, stage->head_normed, &head, next, stage->head_scratch);

@@ -308,18 +308,23 @@ void tt_stage_store_input(const tt_stage *stage, const tt_kept_layer *kept, int 
         store(stage, (size_t)n_tokens * kept->width[TT_KEPT_X], x, kept->packed[TT_KEPT_X]);
 }
 
-void tt_stage_store(const tt_stage *stage, const tt_kept_layer *kept, int n_tokens) {
+static size_t n_stored(const tt_kept_layer *kept, tt_kept_array a, int n_tokens, int n_top) {
+    bool all = a == TT_KEPT_X || a == TT_KEPT_K_INPUT || a == TT_KEPT_K || a == TT_KEPT_V;
+    return (size_t)(all ? n_tokens : n_top) * kept->width[a];
+}
+
+void tt_stage_store(const tt_stage *stage, const tt_kept_layer *kept, int n_tokens, int n_top) {
     tt_layer_acts live = stage->live;
     for (int a = TT_KEPT_X + 1; kept && a < TT_N_KEPT; a++)
         if (kept->packed[a])
-            store(stage, (size_t)n_tokens * kept->width[a], *array_of(&live, (tt_kept_array)a),
-                  kept->packed[a]);
+            store(stage, n_stored(kept, (tt_kept_array)a, n_tokens, n_top),
+                  *array_of(&live, (tt_kept_array)a), kept->packed[a]);
 }
 
-void tt_stage_restore(const tt_stage *stage, const tt_kept_layer *kept, int n_tokens) {
+void tt_stage_restore(const tt_stage *stage, const tt_kept_layer *kept, int n_tokens, int n_top) {
     tt_layer_acts live = stage->live;
     for (int a = 0; a < TT_N_KEPT; a++)
         if (kept->packed[a])
-            restore(stage, (size_t)n_tokens * kept->width[a], kept->packed[a],
+            restore(stage, n_stored(kept, (tt_kept_array)a, n_tokens, n_top), kept->packed[a],
                     *array_of(&live, (tt_kept_array)a));
 }

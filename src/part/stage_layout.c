@@ -145,6 +145,18 @@ static void *take_array(tt_layout *at, int n, size_t size) {
     return tt_stage_take(at, tt_stage_product((size_t)n, size));
 }
 
+static tt_stage_few lay_few(tt_layout *at, const tt_stage_shape *shape, size_t n_seqs, int n_shares,
+                            bool training) {
+    int n = shape->max_tokens;
+    tt_stage_few few = {.rows = take_array(at, n, sizeof *few.rows)};
+    few.steered = take_array(at, n, sizeof *few.steered);
+    few.seqs = tt_stage_take(at, tt_stage_product(n_seqs, sizeof *few.seqs));
+    few.shares = take_array(at, n_shares, sizeof *few.shares);
+    few.share_rows = take_array(at, n_shares, sizeof *few.share_rows);
+    if (training) few.row_keys = take_array(at, n, sizeof *few.row_keys);
+    return few;
+}
+
 static tt_stage_pack lay_pack(tt_layout *at, const tt_stage_shape *shape, bool training) {
     int n = shape->max_tokens, n_shares = shape->max_shares > 1 ? shape->max_shares : 1;
     tt_stage_pack pack = {.ids = take_array(at, n, sizeof *pack.ids)};
@@ -158,6 +170,8 @@ static tt_stage_pack lay_pack(tt_layout *at, const tt_stage_shape *shape, bool t
     pack.target_scale = take_array(at, shape->max_targets, sizeof *pack.target_scale);
     pack.shares = take_array(at, n_shares, sizeof *pack.shares);
     pack.share_rows = take_array(at, n_shares, sizeof *pack.share_rows);
+    pack.top_row = take_array(at, shape->max_targets, sizeof *pack.top_row);
+    if (shape->is_last) pack.few = lay_few(at, shape, n_seqs, n_shares, training);
     return pack;
 }
 
@@ -219,6 +233,7 @@ static void lay_workspace(tt_layout *at, tt_stage *stage) {
     stage->adapter_scratch =
         tt_stage_take(at, tt_stage_product(scratch_floats(shape), sizeof(float)));
     stage->inv_freq = tt_stage_take(at, (size_t)(spec->rotary_dim / 2) * sizeof *stage->inv_freq);
+    if (shape->is_last) stage->few_rope_rows = take_array(at, n, sizeof *stage->few_rope_rows);
     stage->rope_rows = tt_stage_take(at, tt_stage_product((size_t)n, sizeof *stage->rope_rows));
     lay_rope(at, shape, &spec->rope, &stage->rope);
     if (spec->has_rope_local) lay_rope(at, shape, &spec->rope_local, &stage->rope_local);

@@ -101,6 +101,7 @@ tt_stage_pack *tt_stage_fill(tt_stage *stage, int slot, const tt_stage_share *sh
         add_targets(pack, mb);
         pack->n_tokens += mb->n_tokens;
     }
+    tt_stage_choose_rows(stage, pack);
     return pack;
 }
 
@@ -121,5 +122,6 @@ tt_stage_pack *tt_stage_fill_extend(tt_stage *stage, const tt_extend *extend,
         pack->seqs[pack->n_seqs++] = (tt_attention_seq){
             .q_start = first, .n_q = n, .n_kv = extend->past[s] + n, .kv_start = kv_start};
     }
+    tt_stage_choose_rows(stage, pack);
     return pack;
 }

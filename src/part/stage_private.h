@@ -44,6 +44,16 @@ typedef struct tt_kept_layer {
     tt_again again;
 } tt_kept_layer;
 
+/* The rows that go on in the model's top layer (stage_top.c), as tt_block_few has them. */
+typedef struct tt_stage_few {
+    int n; /* 0: all, and nothing else is filled in */
+    int32_t *rows, *steered;
+    tt_attention_seq *seqs;
+    tt_block_share *shares;
+    tt_adapter_rows *share_rows;
+    uint64_t *row_keys;
+} tt_stage_few;
+
 /* A micro-batch as it is computed: all shares' sequences one behind the other. The arrays have the
  * shape's limits. */
 typedef struct tt_stage_pack {
@@ -52,11 +62,13 @@ typedef struct tt_stage_pack {
     int32_t *ids, *positions;        /* [n_tokens]; ids on the first stage only */
     tt_attention_seq *seqs;          /* [n_seqs + n_shares]: each share may have a prefix */
     int32_t *target_row, *target_id; /* [n_targets] */
-    float *target_scale;             /* [n_targets] loss_scale of the share */
-    tt_block_share *shares;          /* [n_shares] */
-    tt_adapter_rows *share_rows;     /* [n_shares] rows of each that steering acts on ... */
-    int32_t *rows;                   /* [n_tokens] ... and their numbers */
-    uint64_t *row_keys;              /* [n_tokens] in training */
+    int32_t *top_row;                /* [n_targets] row of the top layer's output */
+    tt_stage_few few;
+    float *target_scale;         /* [n_targets] loss_scale of the share */
+    tt_block_share *shares;      /* [n_shares] */
+    tt_adapter_rows *share_rows; /* [n_shares] rows of each that steering acts on ... */
+    int32_t *rows;               /* [n_tokens] ... and their numbers */
+    uint64_t *row_keys;          /* [n_tokens] in training */
 } tt_stage_pack;
 
 /* Tables [rows x rotary_dim / 2] of one rotary embedding: a row for each position and, LONGROPE,
@@ -81,6 +93,9 @@ struct tt_stage {
 
     /* Workspace, shared by all micro-batches. */
     tt_stage_pack passing; /* of calls that keep nothing */
+    tt_block_few few;      /* of the call that is run */
+    int32_t *few_rope_rows;
+    bool all_rows; /* somebody wants to see them */
     float *stream; /* [tokens x hidden] residual stream where nothing is kept; d in backward */
     float *normed; /* [tokens x hidden] */
     tt_block_acts work;
@@ -132,11 +147,12 @@ tt_layer_acts tt_stage_forward_acts(const tt_stage *stage, const tt_kept_layer *
 tt_layer_acts tt_stage_backward_acts(const tt_stage *stage, const tt_kept_layer *kept);
 
 /* Rounds into the slot what it keeps as bf16: x before the layer runs, the rest after; and widens
- * all of it into the live set. kept NULL: nothing is kept. */
+ * all of it into the live set. n_top: rows of what only rows that go on have. kept NULL: nothing is
+ * kept. */
 void tt_stage_store_input(const tt_stage *stage, const tt_kept_layer *kept, int n_tokens,
                           const float *x);
-void tt_stage_store(const tt_stage *stage, const tt_kept_layer *kept, int n_tokens);
-void tt_stage_restore(const tt_stage *stage, const tt_kept_layer *kept, int n_tokens);
+void tt_stage_store(const tt_stage *stage, const tt_kept_layer *kept, int n_tokens, int n_top);
+void tt_stage_restore(const tt_stage *stage, const tt_kept_layer *kept, int n_tokens, int n_top);
 
 /* Copies a call into the pack of the slot (-1: the pack of calls that keep nothing), which is
  * returned (stage_pack.c). */
@@ -148,6 +164,13 @@ tt_stage_pack *tt_stage_pack_of(tt_stage *stage, int slot);
 /* Floats a row for what a point's units keep, when shares lie one behind the other; 0 with one
  * share. */
 size_t tt_stage_saved_a_row(const tt_stage_shape *shape, tt_point point);
+
+/* Chooses the rows that go on in the model's top layer; their number; the last of sequence s among
+ * them; and what that layer's call is told, NULL when all go on (valid until the next call). */
+void tt_stage_choose_rows(const tt_stage *stage, tt_stage_pack *pack);
+int tt_stage_top_rows(const tt_stage_pack *pack);
+int tt_stage_last_row(const tt_stage_pack *pack, int s);
+const tt_block_few *tt_stage_few_rows(tt_stage *stage, const tt_stage_pack *pack);
 
 /* Runs this stage's layers on the pack's rows. slot -1: nothing is kept. cached: keys and values go
  * through the KV cache. Reads the input from where tt_stage_enter put it; leaves the output in

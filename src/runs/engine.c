@@ -290,6 +290,8 @@ static tt_status add_data(tt_engine *engine, tt_plan_input *input, tt_error *err
     input->train_examples = batch;
     input->train_tokens = batch * paper->length;
     input->train_targets = batch * paper->n_targets;
+    input->train_top_rows = batch * (paper->n_targets + 1);
+    if (input->train_top_rows > input->train_tokens) input->train_top_rows = input->train_tokens;
     input->n_tokens += input->train_tokens;
     return TT_OK;
 }

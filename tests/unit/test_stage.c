@@ -37,6 +37,8 @@ static tt_method make_method(tt_steer_form form, const char *layers, tt_position
     return method;
 }
 
+static float row_logits[RIG_TOKENS * TINY_VOCAB];
+
 static const tt_positions all_positions = {.kind = TT_POSITIONS_ALL};
 
 enum { N_SITES = 4 };
@@ -358,6 +360,53 @@ static void backward_reports_layers_and_stops_at_the_lowest_steered(void **state
     tiny_model_destroy(&model);
 }
 
+/* Rows of the top layer that nothing reads are not computed; the others are the same to the bit. */
+static void the_top_layer_computes_what_is_read(void **state) {
+    (void)state;
+    const tt_positions kinds[] = {
+        all_positions, {.kind = TT_POSITIONS_LAST}, {TT_POSITIONS_ENDS, 2, 3}};
+    tiny_model model;
+    rig_batch batch;
+    tiny_model_create(&model, 12);
+    rig_batch_build(&batch, sequences, N_SEQUENCES);
+    for (int k = 0; k < 3 * N_SITES; k++) {
+        rig few, all;
+        tt_method method = make_method(TT_STEER_NONLINEAR, "all", kinds[k % 3]);
+        method.sites = 1u << sites[k / 3];
+        method.share_positions = k % 2 == 0;
+        method.lora.targets = (1u << TT_N_TARGETS) - 1;
+        method.lora.rank = (tt_rank){.value = 2};
+        method.lora.alpha = 2;
+        method.lora.dropout = 0.2;
+        snprintf(method.lora.layers, sizeof method.lora.layers, "all");
+        open_rig(&few, &model, &method, split_1_2, 2);
+        open_rig(&all, &model, &method, split_1_2, 2);
+        tt_stage_want_all_rows(all.stage[1], true);
+        rig_forward(&few, 0, &batch.mb, true);
+        rig_forward(&all, 0, &batch.mb, true);
+        assert_memory_equal(few.losses, all.losses,
+                            (size_t)batch.mb.n_targets * sizeof *few.losses);
+        /* rows that went on stand where others would */
+        float first[2][TINY_VOCAB];
+        tt_stage_logits(few.stage[1], 1, first[0]);
+        tt_stage_logits(all.stage[1], 1, first[1]);
+        assert_memory_not_equal(first[0], first[1], sizeof first[0]);
+        tt_stage_logits(all.stage[1], batch.mb.target_row[0] + 1, row_logits);
+        assert_memory_equal(first[0], row_logits + batch.mb.target_row[0] * TINY_VOCAB,
+                            sizeof first[0]);
+        rig_backward(&few, 0);
+        rig_backward(&all, 0);
+        assert_memory_equal(few.d[0], all.d[0],
+                            (size_t)(batch.mb.n_tokens * TINY_HIDDEN) * sizeof(float));
+        for (int s = 0; s < 2; s++)
+            for (size_t i = 0; i < few.adapter[s]->n_params; i++)
+                assert_float_equal(few.adapter[s]->grads[i], all.adapter[s]->grads[i], 1e-6);
+        rig_destroy(&few);
+        rig_destroy(&all);
+    }
+    tiny_model_destroy(&model);
+}
+
 static void memory_is_what_is_needed(void **state) {
     (void)state;
     tiny_model model;
@@ -376,7 +425,7 @@ static void memory_is_what_is_needed(void **state) {
                             .n_slots = 1,
                             .n_threads = 2};
     /* A micro-batch itself. */
-    const size_t packed = 128 * 20 + 4096;
+    const size_t packed = 128 * (20 + 16) + 8192;
     tt_stage_memory all, upper, none, two, cached, huge;
     tt_stage_bytes(&shape, &all);
     assert_int_equal(all.total, all.activations + all.workspace + all.cache);
@@ -526,6 +575,7 @@ int main(void) {
         cmocka_unit_test(cached_generation_is_recomputation),
         cmocka_unit_test(prompt_in_pieces_is_the_prompt),
         cmocka_unit_test(backward_reports_layers_and_stops_at_the_lowest_steered),
+        cmocka_unit_test(the_top_layer_computes_what_is_read),
         cmocka_unit_test(memory_is_what_is_needed),
         cmocka_unit_test(refuses_weights_of_other_layers),
         cmocka_unit_test(nothing_is_allocated_after_create),
