@@ -66,9 +66,8 @@ tt_status tt_bench_products(const tt_bench_settings *settings, tt_bench_rows *ou
 
 /* Peaks; then for every shape the plain product (limit: peak), and the stored-weight products
  * forward and backward in bf16 (limit: plain product of the shape), FP8 with factors for blocks of
- * 128 x 128, and Q8_0 (limit: that of bf16 in the same direction); then attention of one sequence
- * of n_tokens, forward and backward (limit: plain product 2048 x 2048). Not collective.
- * Errors: ERR_MEMORY. */
+ * 128 x 128, and Q8_0 (limit: that of bf16 in the same direction). Not collective. Errors:
+ * ERR_MEMORY. */
 tt_status tt_bench_kernels(const tt_bench_settings *settings, tt_bench_rows *out,
                            tt_error *err) TT_MUST_CHECK;
 

@@ -30,7 +30,7 @@ typedef struct bench {
 } bench;
 
 static const bench benches[] = {
-    {"kernels", "products with stored weights and attention, against BLIS and the FMA peak", false,
+    {"kernels", "products with stored weights, against BLIS and the FMA peak", false,
      tt_bench_kernels, "tokens "},
     {"gemm", "frozen products in the shapes of four models, against the FMA peak", false,
      tt_bench_gemm, "tokens shapes "},

@@ -6,7 +6,6 @@
 #include <time.h>
 
 #include "trimtab/gemm.h"
-#include "trimtab/ops.h"
 
 enum { HIDDEN = 2048, HEADS = 32, KV_HEADS = 8, HEAD_DIM = 64, INTERMEDIATE = 8192 };
 
@@ -115,8 +114,6 @@ typedef struct bench_data {
     uint16_t *stored;
     unsigned char *blocks; /* of Q8_0; read as FP8 too */
     float *factors;        /* of FP8: one for every 128 x 128 */
-    float *attention;      /* q, k, v, out, d_out, d_q, d_k, d_v, each n_tokens x 2048, then lse */
-    void *scratch;
 } bench_data;
 
 static void free_data(bench_data *d) {
@@ -127,8 +124,6 @@ static void free_data(bench_data *d) {
     free(d->stored);
     free(d->blocks);
     free(d->factors);
-    free(d->attention);
-    free(d->scratch);
 }
 
 static tt_status create_data(const tt_bench_settings *s, bench_data *d, tt_error *err) {
@@ -141,10 +136,7 @@ static tt_status create_data(const tt_bench_settings *s, bench_data *d, tt_error
     d->stored = malloc(n_weights * sizeof *d->stored);
     d->blocks = malloc(tt_dtype_row_bytes(TT_DTYPE_Q8_0, (int64_t)n_weights));
     d->factors = filled(n_weights >> (2 * BLOCK_SHIFT));
-    d->attention = filled(n * (8 * HIDDEN + HEADS));
-    d->scratch = malloc(tt_ops_attention_scratch_bytes(HEAD_DIM, s->n_threads));
-    if (!d->x || !d->y || !d->weights || !d->stored || !d->blocks || !d->factors || !d->attention ||
-        !d->scratch)
+    if (!d->x || !d->y || !d->weights || !d->stored || !d->blocks || !d->factors)
         return tt_fail(err, TT_ERR_MEMORY, "no memory to measure %d tokens", s->n_tokens);
     for (size_t i = 0; i < n_weights; i++) d->stored[i] = (uint16_t)(0x3c00u + i % 251);
     for (size_t i = 0; i < tt_dtype_row_bytes(TT_DTYPE_Q8_0, (int64_t)n_weights); i++)
@@ -160,9 +152,9 @@ static tt_matrix stored_matrix(const bench_data *d, int kind, int rows, int cols
     return w;
 }
 
-/* Plain and stored-weight products of one shape take turns. Returns the plain rate. */
-static double bench_shape(const tt_bench_settings *s, bench_data *d, int i, int n_kinds,
-                          double peak, tt_bench_rows *out) {
+/* Plain and stored-weight products of one shape take turns. */
+static void bench_shape(const tt_bench_settings *s, bench_data *d, int i, int n_kinds, double peak,
+                        tt_bench_rows *out) {
     int n = s->n_tokens, rows = shapes[i].rows, cols = shapes[i].cols;
     tt_stopwatch plain = {0}, forward[N_KINDS] = {0}, backward[N_KINDS] = {0};
     double end = tt_process_seconds() + s->seconds, flops = 2.0 * n * rows * cols;
@@ -194,31 +186,6 @@ static double bench_shape(const tt_bench_settings *s, bench_data *d, int i, int 
         tt_bench_add(out, name, tt_bench_rate(&backward[k], flops), "GFLOP/s",
                      tt_bench_rate(than_backward, flops));
     }
-    return tt_bench_rate(&plain, flops);
-}
-
-/* Counted: two products forward, five backward (one of them recomputes the scores), over the
- * visible half of the scores. */
-static void bench_attention(const tt_bench_settings *s, bench_data *d, double limit,
-                            tt_bench_rows *out) {
-    const tt_attention_seq seq = {.n_q = s->n_tokens, .n_kv = s->n_tokens};
-    const tt_attention att = {HEADS, KV_HEADS, HEAD_DIM, 0.125f, 0, 0, 1, &seq};
-    size_t n = (size_t)s->n_tokens * HIDDEN;
-    float *q = d->attention, *k = q + n, *v = k + n, *o = v + n, *d_o = o + n, *d_q = d_o + n;
-    float *d_k = d_q + n, *d_v = d_k + n, *lse = d_v + n;
-    tt_stopwatch forward = {0}, backward = {0};
-    double end = tt_process_seconds() + s->seconds;
-    double flops = 2.0 * s->n_tokens * (s->n_tokens + 1) / 2 * HEADS * HEAD_DIM;
-    do {
-        tt_bench_start(&forward);
-        tt_ops_attention_forward(d->gemm, &att, q, k, v, o, lse, d->scratch);
-        tt_bench_stop(&forward);
-        tt_bench_start(&backward);
-        tt_ops_attention_backward(d->gemm, &att, q, k, v, o, lse, d_o, d_q, d_k, d_v, d->scratch);
-        tt_bench_stop(&backward);
-    } while (tt_process_seconds() < end);
-    tt_bench_add(out, "attention forward", tt_bench_rate(&forward, 2 * flops), "GFLOP/s", limit);
-    tt_bench_add(out, "attention backward", tt_bench_rate(&backward, 5 * flops), "GFLOP/s", limit);
 }
 
 /* The first shape in bf16 arithmetic. */
@@ -263,14 +230,10 @@ tt_status tt_bench_kernels(const tt_bench_settings *settings, tt_bench_rows *out
     out->n = 0;
     tt_status status = create_data(settings, &data, err);
     if (status == TT_OK) {
-        double peak = tt_bench_fma_peak(settings->n_threads), plain = 0.0;
+        double peak = tt_bench_fma_peak(settings->n_threads);
         tt_bench_add(out, "fma peak", peak, "GFLOP/s", 0.0);
         tt_bench_add(out, "memory read", tt_bench_memory_rate(settings->n_threads), "GB/s", 0.0);
-        for (int i = 0; i < N_SHAPES; i++) {
-            double shape_rate = bench_shape(settings, &data, i, N_KINDS, peak, out);
-            if (i == 0) plain = shape_rate;
-        }
-        bench_attention(settings, &data, plain, out);
+        for (int i = 0; i < N_SHAPES; i++) bench_shape(settings, &data, i, N_KINDS, peak, out);
     }
     free_data(&data);
     return status;

@@ -15,7 +15,7 @@ static void kernels_give_rows(void **state) {
     const tt_bench_settings settings = {.n_tokens = 8, .n_threads = 2, .seconds = 0.0};
     tt_error err = {0};
     assert_int_equal(tt_bench_kernels(&settings, &rows, &err), TT_OK);
-    assert_int_equal(rows.n, 2 + 4 * 7 + 2);
+    assert_int_equal(rows.n, 2 + 4 * 7);
     for (int i = 0; i < rows.n; i++) {
         const tt_bench_row *row = &rows.row[i];
         assert_true(strlen(row->name) > 0 && strlen(row->unit) > 0);
