@@ -1,15 +1,17 @@
 /* trace_summary: where the time of a traced run's steps went, rank by rank.
  *
  * Read back from the file that trace_file wrote. Only steps that every rank has whole count;
- * evaluations and checkpoints between them do not. Of a rank's steps:
+ * evaluations and checkpoints between them do not. Shares of a rank's time in steps:
  *
- *     busy     share in forward, backward and update
- *     bubble   the rest: 1 - busy; of it
- *     wait     share waiting for anything: x of the stage below, d of the stage above, room to
- * send, sums over replicas, the end of the step on all ranks idle     share of neither: what is
- * between the events send, reduce   share during which a message, a sum was under way (time beside
- * the rest) overlap  share of the time in which any of these was under way that forward, backward
- * or update hid; -1 when nothing ever was
+ *     busy          forward, backward, update
+ *     bubble        the rest; of it:
+ *     wait          for x of the stage below, d of the stage above, room to send, sums over
+ *                   replicas, all ranks at the end of the step
+ *     idle          what is between the events
+ *
+ *     send, reduce  a message, a sum was under way, beside the rest
+ *     overlap       of the time in which any of these was, the share that busy time hid; -1 when
+ *                   that time is less than 1/10,000
  *
  * A message is under way until its sender notices the end, which it does after each layer. */
 #ifndef TRIMTAB_TRACE_SUMMARY_H

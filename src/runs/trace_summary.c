@@ -97,7 +97,9 @@ static void find_overlap(const tt_trace_lane *lane, const tt_trace_span *steps, 
     double under_way = common_length(room, n_beside, steps, n_steps);
     /* Computing lies inside steps, so what both have does, too. */
     double hidden = common_length(room, n_beside, compute, n_compute);
-    out->overlap = under_way > 0 ? fmin(hidden / under_way, 1) : -1;
+    /* What is handed over in memory is under way for as long as it takes to say so. */
+    bool none = under_way <= 1e-4 * length(steps, n_steps);
+    out->overlap = none ? -1 : fmin(hidden / under_way, 1);
 }
 
 /* steps: [n_steps], one after the other; room: for every event twice. */
