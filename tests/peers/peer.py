@@ -1,7 +1,7 @@
 """The peer: PyTorch training the same method on the same model and examples, as fast as it can be made.
 
-    python peer.py '{"model": DIR, "data": FILE, "layers": 16, "dtype": "bf16", "threads": 2,
-                     "products": "onednn", "compile": false, "method": "steering", "lr": 0.01}'
+    python peer.py '{"model": DIR, "data": FILE, "dtype": "bf16", "threads": 2, "lr": 0.01,
+                     "products": "onednn", "compile": false, "method": "steering"}'
 
 reads one JSON object a line, {"case": "short", "way": "packed", "steps": 2, "fresh": false}, and
 answers with one: {"seconds": [...], "losses": [...]}; fresh: training begins anew. A step is all examples of the case: forward, backward, AdamW.
@@ -99,7 +99,6 @@ def packed_attention(module, q, k, v, attention_mask, scaling=None, **kwargs):
 
 def build_model(job, dtype):
     config = LlamaConfig.from_pretrained(job["model"])
-    config.num_hidden_layers = job["layers"]
     config.use_cache = False
     config._attn_implementation = "sdpa"
     with torch.device("meta"):

@@ -2,11 +2,12 @@
 
 The model has Llama-3.2-1B's shapes and random weights; the examples are random letters, a token
 each. Three cases: "dense", sequences of 512 tokens, all supervised; "short", questions of 140 tokens
-in the mean with 4 supervised; "prefix", the same with the first 64 tokens in common. Before anything
-is measured both sides train on the same examples from the same adapter in fp32 and must have the
-same losses. Then the peer is tuned on a model of few layers: what multiplies, compilation, allocator,
-binding, for each dtype. Then both sides take turns on the whole model. What counts is the best step
-of each, without start-up. Prints a table and writes JSON.
+in the mean with 4 supervised; "prefix", the same with the first 64 tokens in common.
+
+First, on a model of few layers, both sides train three steps in fp32 from the same adapter and must
+have the same losses; then the peer is tuned there for each dtype: what multiplies, allocator, binding,
+compilation. Then both sides take turns on the whole model; its first losses must agree as well. What
+counts is the best step of each, without start-up. Prints a table and writes JSON.
 """
 import argparse
 import ctypes.util
@@ -109,7 +110,7 @@ def make_examples(scale):
 
     prefix = text(PREFIX)
     lengths = LENGTHS * scale
-    return {"dense": [(text(1), text(DENSE_LENGTH - 1)) for _ in range(2 * scale)],
+    return {"dense": [(text(1), text(DENSE_LENGTH - 1)) for _ in range(scale)],
             "short": [(text(n - SHORT_TARGETS), text(SHORT_TARGETS)) for n in lengths],
             "prefix": [(prefix + text(n - SHORT_TARGETS - PREFIX), text(SHORT_TARGETS))
                        for n in lengths]}
@@ -129,18 +130,16 @@ def write_examples(directory, cases):
 # --- The two sides ----------------------------------------------------------------------------
 
 class Trimtab:
-    def __init__(self, program, scratch, method, threads, layers, n_examples):
-        self.program, self.scratch, self.threads = program, scratch, threads
-        self.method, self.layers, self.n_examples = method, layers, n_examples
-        self.n_runs = 0
+    def __init__(self, options, scratch, model, n_examples):
+        self.program, self.threads, self.method = options.trimtab, options.threads, options.method
+        self.scratch, self.model, self.n_examples = scratch, model, n_examples
 
     def run(self, case, steps, settings=(), lr=LR):
         """Rows of metrics.jsonl, or the line in which the job was refused."""
-        self.n_runs += 1
-        run = self.scratch / f"run{self.n_runs}"
+        run = Path(tempfile.mkdtemp(prefix="run.", dir=self.scratch))
         job = self.scratch / "job.cfg"
         job.write_text(
-            f'run: {{ dir = "{run}"; }};\nmodel: {{ path = "{self.scratch / "model"}"; }};\n'
+            f'run: {{ dir = "{run}"; }};\nmodel: {{ path = "{self.model}"; }};\n'
             f'task: {{ file = "{self.scratch / "task.cfg"}"; '
             f'train = "{self.scratch / case}.jsonl"; }};\n{METHODS[self.method]}\n'
             f'train: {{ steps = {steps}; batch_size = {self.n_examples[case]}; lr = {lr}; '
@@ -234,9 +233,15 @@ class Peer:
 PLAIN = {"products": "torch", "compile": False, "allocator": "glibc", "bind": False}
 
 
+def compare_losses(ours, theirs, tolerance):
+    for mine, its in zip(ours, theirs):
+        if abs(mine - its) > tolerance * abs(mine):
+            sys.exit(f"losses differ: {mine} and {its}: the two do not compute the same")
+
+
 def check_same(trimtab, job, settings, steps):
     """Both sides from the same adapter: losses of a few steps, and the first of every way."""
-    job = dict(job, dtype="fp32", layers=trimtab.layers)
+    job = dict(job, dtype="fp32")
     if trimtab.method == "steering":
         job["adapter"] = str(trimtab.adapter("short"))
     else:
@@ -246,33 +251,30 @@ def check_same(trimtab, job, settings, steps):
     for way in ("packed", "single", "padded"):
         theirs = peer.run("short", way, steps if way == "packed" else 1, fresh=True)["losses"]
         log(f"check: losses of trimtab {ours}, of the peer ({way}) {theirs}")
-        for mine, its in zip(ours, theirs):
-            if abs(mine - its) > 1e-3 * abs(mine):
-                sys.exit(f"losses differ: {mine} and {its}: the two do not compute the same")
+        compare_losses(ours, theirs, 1e-3)
     peer.close()
 
 
 # --- Tuning -----------------------------------------------------------------------------------
 
-def better_way(result, case):
-    return min(("single", "packed"), key=lambda way: result[f"{case} {way}"])
+def better_way(result):
+    return min(("single", "packed"), key=lambda way: result[f"short {way}"])
 
 
 def try_settings(job, settings, steps):
-    """Seconds of a step of dense and of short examples, each in the better way, and all that was
+    """Seconds of a step of dense and one of short examples, in the better way, and all that was
     measured; None when the settings do not work here."""
     result = {}
     try:
         peer = Peer(job, settings)
-        for case in ("dense", "short"):
-            for way in ("single", "packed"):
-                times = peer.run(case, way, steps + 1)["seconds"]
-                result[f"{case} {way}"] = min(times[1:])
+        for case, way in (("dense", "packed"), ("short", "single"), ("short", "packed")):
+            times = peer.run(case, way, steps + 1)["seconds"]
+            result[f"{case} {way}"] = min(times[1:])
         peer.close()
     except RuntimeError as error:
         log("   ", settings, "does not work:", str(error).strip().splitlines()[-1:])
         return None, None
-    score = sum(result[f"{case} {better_way(result, case)}"] for case in ("dense", "short"))
+    score = result["dense packed"] + result[f"short {better_way(result)}"]
     log("   ", settings, {k: round(v, 3) for k, v in result.items()})
     return score, result
 
@@ -292,14 +294,14 @@ def tune(job, steps, with_compile):
         tried.append({"settings": settings, "seconds": result})
         if score is not None and (best_score is None or score < best_score):
             best, best_score, best_result = settings, score, result
-    return best, {case: better_way(best_result, case) for case in ("dense", "short")}, tried
+    return best, better_way(best_result), tried
 
 
 # --- The run ----------------------------------------------------------------------------------
 
 def take_turns(sides, turns):
     """sides: {name: function that returns {"seconds": [...]} or {"refused": why}}."""
-    seconds, refused = {name: [] for name in sides}, {}
+    seconds, losses, refused = {name: [] for name in sides}, {}, {}
     for turn in range(turns):
         for name, run in sides.items():
             if name in refused:
@@ -310,34 +312,35 @@ def take_turns(sides, turns):
                 log(f"  {name}: {result['refused']}")
                 continue
             seconds[name] += result["seconds"]
+            losses.setdefault(name, result["losses"])
             log(f"  turn {turn + 1}: {name}: {[round(s, 2) for s in result['seconds']]}")
-    return {name: times for name, times in seconds.items() if times}, refused
+    return {name: times for name, times in seconds.items() if times}, losses, refused
 
 
-def measure_dtype(options, trimtab, job, dtype):
-    job = dict(job, dtype=dtype)
-    log(f"{dtype}: tuning the peer on {options.tune_layers} layers")
-    settings, ways, tried = tune(dict(job, layers=options.tune_layers), options.steps,
-                                not options.no_compile)
-    log(f"{dtype}: {settings}, {ways}")
-    peer = Peer(dict(job, layers=options.layers), settings)
-    extra = ["compute.products=bf16"] if dtype == "bf16" else []
+def measure_dtype(options, trimtab, job, dtype, tuned):
+    settings, way, tried = tuned
+    peer = Peer(dict(job, dtype=dtype), settings)
+    products = ["compute.products=bf16"] if dtype == "bf16" else []
     share = ["parallel.share_prefix=true"]
-    for case, way in (*ways.items(), ("short", "padded")):
-        peer.run(case, way, 1)  # cold pages, compilation
     steps = options.steps
+    # cold pages and compilation are over before the first turn
+    first = {case: peer.run(case, how, 1, fresh=True)["losses"]
+             for case, how in (("dense", "packed"), ("short", "padded"), ("short", way))}
     sides = {
-        "trimtab dense": lambda: trimtab.measure("dense", steps, extra),
-        "peer dense": lambda: peer.run("dense", ways["dense"], steps),
-        "trimtab short": lambda: trimtab.measure("short", steps, extra),
-        "peer short": lambda: peer.run("short", ways["short"], steps),
-        "peer short, padded": lambda: peer.run("short", "padded", steps),
-        "trimtab prefix": lambda: trimtab.measure("prefix", steps, extra + share),
+        "trimtab dense": lambda: trimtab.measure("dense", steps, products),
+        "peer dense": lambda: peer.run("dense", "packed", steps),
+        "trimtab short": lambda: trimtab.measure("short", steps, products),
+        "peer short": lambda: peer.run("short", way, steps),
+        "peer short, padded": lambda: peer.run("short", "padded", 1),
+        "trimtab prefix": lambda: trimtab.measure("prefix", steps, products + share),
     }
-    seconds, refused = take_turns(sides, options.turns)
+    seconds, losses, refused = take_turns(sides, options.turns)
     peer.close()
-    return {"settings": settings, "ways": ways, "tried": tried, "seconds": seconds,
-            "refused": refused}
+    for case in first:
+        compare_losses(losses.get(f"trimtab {case}", [])[:1], first[case],
+                       1e-3 if dtype == "fp32" else 3e-2)
+    return {"settings": settings, "short": way, "tried": tried, "seconds": seconds,
+            "losses": losses, "first_losses_of_peer": first, "refused": refused}
 
 
 def compare(results, n_examples):
@@ -391,7 +394,7 @@ def parse():
     p.add_argument("--method", choices=METHODS, default="steering")
     p.add_argument("--steps", type=int, default=2, help="of a turn that count")
     p.add_argument("--turns", type=int, default=2)
-    p.add_argument("--scale", type=int, default=1, help="times 2 dense and 8 short examples a step")
+    p.add_argument("--scale", type=int, default=1, help="times 1 dense and 8 short examples a step")
     p.add_argument("--no-compile", action="store_true", help="do not try torch.compile")
     p.add_argument("--quick", action="store_true", help="2 layers, one step a turn, no compilation")
     p.add_argument("--scratch", default=None, help="where 2.5 GB of model go; removed afterwards")
@@ -408,21 +411,27 @@ def main():
     options, machine = parse(), describe_machine()
     scratch = Path(tempfile.mkdtemp(prefix="trimtab-peers.", dir=options.scratch))
     try:
-        needed = (options.layers * 122 + 526) * 10**6 * 3 // 2
+        needed = ((options.layers + options.tune_layers) * 122 + 2 * 526) * 10**6 * 5 // 4
         if shutil.disk_usage(scratch).free < needed:
             sys.exit(f"{scratch}: {needed >> 20} MiB are needed")
-        log(f"a model of {options.layers} layers in {scratch}")
+        log(f"models of {options.tune_layers} and {options.layers} layers in {scratch}")
         cases = make_examples(options.scale)
-        make_model(scratch / "model", options.layers)
         write_examples(scratch, cases)
         n_examples = {case: len(examples) for case, examples in cases.items()}
-        trimtab = Trimtab(options.trimtab, scratch, options.method, options.threads,
-                          options.layers, n_examples)
-        job = {"model": str(scratch / "model"), "data": str(scratch / "data.json"),
-               "threads": options.threads, "method": options.method, "lr": LR}
-        check_same(trimtab, job, dict(PLAIN, products="onednn"), 3)
-        results = {dtype: measure_dtype(options, trimtab, job, dtype)
-                   for dtype in options.dtypes.split(",")}
+        for name, layers in (("small", options.tune_layers), ("whole", options.layers)):
+            make_model(scratch / name, layers)
+        job = {"data": str(scratch / "data.json"), "threads": options.threads,
+               "method": options.method, "lr": LR}
+        small, whole = (dict(job, model=str(scratch / name)) for name in ("small", "whole"))
+        check_same(Trimtab(options, scratch, small["model"], n_examples), small,
+                   dict(PLAIN, products="onednn"), 3)
+        trimtab = Trimtab(options, scratch, whole["model"], n_examples)
+        results = {}
+        for dtype in options.dtypes.split(","):
+            log(f"{dtype}: tuning the peer on {options.tune_layers} layers")
+            tuned = tune(dict(small, dtype=dtype), options.steps, not options.no_compile)
+            log(f"{dtype}: {tuned[0]}, short examples {tuned[1]}")
+            results[dtype] = measure_dtype(options, trimtab, whole, dtype, tuned)
     finally:
         shutil.rmtree(scratch)
     rows = compare(results, n_examples)
