@@ -16,6 +16,7 @@ import os
 import platform
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -279,18 +280,20 @@ def try_settings(job, settings, steps):
     return score, result
 
 
-def tune(job, steps, with_compile):
+def tune(job, options):
     """One setting after the other, each kept when it is faster."""
+    if options.no_tune:
+        return dict(PLAIN, products="onednn"), "packed", []
     kinds = ("torch", "medium", "onednn") if job["dtype"] == "fp32" else ("torch", "onednn")
     changes = [{"products": kind} for kind in kinds]
     changes += [{"allocator": name} for name in ALLOCATORS
                 if name != "glibc" and allocator_environment(name) is not None]
     changes += [{"bind": True}]
-    changes += [{"compile": True}] if with_compile else []
+    changes += [{"compile": True}] if not options.no_compile else []
     best, best_score, best_result, tried = dict(PLAIN), None, None, []
     for change in changes:
         settings = dict(best, **change)
-        score, result = try_settings(job, settings, steps)
+        score, result = try_settings(job, settings, options.steps)
         tried.append({"settings": settings, "seconds": result})
         if score is not None and (best_score is None or score < best_score):
             best, best_score, best_result = settings, score, result
@@ -396,19 +399,21 @@ def parse():
     p.add_argument("--turns", type=int, default=2)
     p.add_argument("--scale", type=int, default=1, help="times 1 dense and 8 short examples a step")
     p.add_argument("--no-compile", action="store_true", help="do not try torch.compile")
-    p.add_argument("--quick", action="store_true", help="2 layers, one step a turn, no compilation")
+    p.add_argument("--no-tune", action="store_true", help="the peer with oneDNN's products, no more")
+    p.add_argument("--quick", action="store_true", help="2 layers, one turn of a step, no tuning")
     p.add_argument("--scratch", default=None, help="where 2.5 GB of model go; removed afterwards")
     p.add_argument("--json", default=None, help="file for all numbers")
     options = p.parse_args()
     if options.quick:
-        options.layers, options.tune_layers, options.steps = 2, 1, 1
-        options.turns, options.no_compile = 1, True
+        options.layers, options.tune_layers = 2, 1
+        options.steps, options.turns, options.no_tune = 1, 1, True
     options.tune_layers = min(options.tune_layers, options.layers)
     return options
 
 
 def main():
     options, machine = parse(), describe_machine()
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit("ended by a signal"))
     scratch = Path(tempfile.mkdtemp(prefix="trimtab-peers.", dir=options.scratch))
     try:
         needed = ((options.layers + options.tune_layers) * 122 + 2 * 526) * 10**6 * 5 // 4
@@ -429,7 +434,7 @@ def main():
         results = {}
         for dtype in options.dtypes.split(","):
             log(f"{dtype}: tuning the peer on {options.tune_layers} layers")
-            tuned = tune(dict(small, dtype=dtype), options.steps, not options.no_compile)
+            tuned = tune(dict(small, dtype=dtype), options)
             log(f"{dtype}: {tuned[0]}, short examples {tuned[1]}")
             results[dtype] = measure_dtype(options, trimtab, whole, dtype, tuned)
     finally:
