@@ -276,6 +276,73 @@ static void gradients_of_full_tuning(void **state) {
     tiny_model_destroy(&model);
 }
 
+/* Two members, each with a prefix of its own, in one call: to the bit what each is alone. */
+static void prefixes_of_members_in_one_call(void **state) {
+    (void)state;
+    static rig alone[2];
+    static double losses[RIG_TOKENS];
+    static uint8_t correct[RIG_TOKENS];
+    tiny_model model;
+    tt_weights *weights[RIG_STAGES];
+    made m[2];
+    tt_batcher *batcher[2];
+    tt_micro_batch mb[2];
+    tt_stage_share shares[2];
+    float *want[2];
+    tt_method method = steering(TT_STEER_NONLINEAR, 1u << TT_SITE_POST_BLOCK, at_ends);
+    add_lora(&method, true);
+    tiny_model_create(&model, 6);
+    for (int i = 0; i < 2; i++) {
+        make(&m[i]);
+        for (int e = 0; e < N; e++) m[i].ids[m[i].offset[e] + i] = 1 + i; /* each its own */
+        batcher[i] = open_batcher(&m[i], N - i, 2);
+        mb[i] = first_step(batcher[i]);
+        assert_true(mb[i].n_prefix > 0);
+        tiny_model_split(&model, whole, 1, weights);
+        rig_create(&alone[i], &model.spec, &method, weights, whole, 1, (uint64_t)(SEED + i));
+        tt_adapter *a = alone[i].adapter[0];
+        rig_forward(&alone[i], 0, &mb[i], true);
+        rig_backward(&alone[i], 0);
+        want[i] = malloc(a->n_params * sizeof *want[i]);
+        memcpy(want[i], a->grads, a->n_params * sizeof *want[i]);
+        memset(a->grads, 0, a->n_params * sizeof *want[i]);
+        shares[i] = (tt_stage_share){&mb[i], a, a};
+    }
+    const tt_stage_shape shape = {.spec = &model.spec,
+                                  .methods = &alone[0].method,
+                                  .n_methods = 1,
+                                  .max_shares = 2,
+                                  .n_layers = TINY_LAYERS,
+                                  .is_first = true,
+                                  .is_last = true,
+                                  .max_tokens = mb[0].n_tokens + mb[1].n_tokens,
+                                  .max_seqs = mb[0].n_seqs + mb[1].n_seqs,
+                                  .max_targets = mb[0].n_targets + mb[1].n_targets,
+                                  .max_seq_length = LONGEST,
+                                  .n_slots = 1,
+                                  .n_threads = 2};
+    tt_stage *stage;
+    tt_gemm *gemm;
+    assert_int_equal(tt_gemm_create(2, &gemm, NULL), TT_OK);
+    assert_int_equal(tt_stage_create(&shape, weights[0], gemm, &stage, NULL), TT_OK);
+    tt_stage_forward(stage, 0, shares, 2, NULL, NULL, losses, correct);
+    tt_stage_backward(stage, 0, NULL, NULL, NULL, NULL);
+    for (int i = 0, target = 0; i < 2; target += mb[i++].n_targets) {
+        const tt_adapter *a = alone[i].adapter[0];
+        assert_memory_equal(losses + target, alone[i].losses,
+                            (size_t)mb[i].n_targets * sizeof *losses);
+        assert_memory_equal(a->grads, want[i], a->n_params * sizeof *want[i]);
+    }
+    tt_stage_destroy(stage);
+    tt_gemm_destroy(gemm);
+    for (int i = 0; i < 2; i++) {
+        rig_destroy(&alone[i]);
+        tt_batcher_destroy(batcher[i]);
+        free(want[i]);
+    }
+    tiny_model_destroy(&model);
+}
+
 static void where_it_would_be_another_function(void **state) {
     (void)state;
     tiny_model model;
@@ -304,6 +371,7 @@ int main(void) {
         cmocka_unit_test(gradients_of_adapters),
         cmocka_unit_test(gradients_with_windows_and_caps),
         cmocka_unit_test(gradients_of_full_tuning),
+        cmocka_unit_test(prefixes_of_members_in_one_call),
         cmocka_unit_test(where_it_would_be_another_function),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
