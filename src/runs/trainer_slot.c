@@ -40,7 +40,9 @@ static tt_status look_at_all(tt_trainer *t, tt_job *job, tt_error *err) {
     for (int i = 0; i < t->roster.n; i++) {
         tt_member_look look;
         TT_TRY(job_of(t, i, job, err));
-        TT_TRY(tt_member_look_at(t->engine, job, &look, err));
+        tt_status status = tt_member_look_at(t->engine, job, &look, err);
+        if (status != TT_OK) tt_error_prefix(err, "member %s", job->run.name);
+        TT_TRY(status);
         settle_row(t, &look, &t->roster.rows[i]);
         if (t->roster.rows[i].status != TT_MEMBER_DIVERGED) tt_roster_blame(&t->roster, i, NULL);
         any = any || look.found || t->roster.rows[i].status == TT_MEMBER_DIVERGED;
