@@ -21,8 +21,9 @@
  * forward, which finds the gradient as well.
  *
  * Small micro-batches are less efficient: a curve tells how long n tokens take. Messages between
- * stages are n * hidden fp32 numbers; the gradients of a layer's adapter are summed over replicas
- * while lower layers run backward.
+ * stages of two nodes are n * hidden numbers (parallel.wire); in a node nothing is moved
+ * (parallel.shared_memory). The gradients of layers, as many together as make 256 KiB, are summed
+ * over replicas while lower layers run backward.
  *
  * Left out: the embedding, reading weights for the first time, and that sequences and replicas are
  * not all alike. Norms, softmax and activations count no FLOPs: curves that were measured on a

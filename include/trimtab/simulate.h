@@ -8,6 +8,9 @@
  *     transfer i ends at  max(sender done with i, receiver done with i - 2, transfer i - 1 ended)
  *                         + latency + bytes / bandwidth
  *
+ * Where two stages share memory they share the two buffers as well: nothing is moved but a count,
+ * in the link's latency, and message i + 2 has room when the receiver is done with i.
+ *
  * Computing is not slowed down by messages under way. When the last backward passes a layer, the
  * sum of that layer's gradients over replicas begins, one layer after the other; when every stage
  * has all of its sums, the step's few global numbers are summed over all ranks, and every rank
@@ -51,6 +54,7 @@ typedef struct tt_simulation {
     const double *message_bytes;   /* [n_micro] of what a stage gives the next, and of the gradient
                                       that comes back; may be NULL with one stage */
     const tt_link *hops;           /* [n_stages - 1] between stages s and s + 1; likewise */
+    const bool *shared;            /* [n_stages - 1] through memory of both; NULL: none */
     const tt_simulated_sums *sums; /* [n_stages] */
     tt_link across;                /* between the replicas of a stage */
     tt_link all;                   /* of the global sum, over n_stages * n_replicas ranks */

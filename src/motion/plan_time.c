@@ -155,12 +155,14 @@ typedef struct step_rig {
     tt_simulation sim;
     double *numbers; /* forward and backward [n_stages x n_micro], bytes [n_micro] */
     tt_link *hops;
+    bool *shared;
     tt_simulated_sums *sums;
 } step_rig;
 
 static void destroy_rig(step_rig *rig) {
     free(rig->numbers);
     free(rig->hops);
+    free(rig->shared);
     free(rig->sums);
 }
 
@@ -168,8 +170,9 @@ static tt_status create_rig(const tt_plan *plan, int n_micro, step_rig *rig, tt_
     size_t n = (size_t)plan->n_stages, m = (size_t)n_micro;
     rig->numbers = calloc(2 * n * m + m + 1, sizeof *rig->numbers);
     rig->hops = calloc(n, sizeof *rig->hops);
+    rig->shared = calloc(n, sizeof *rig->shared);
     rig->sums = calloc(n, sizeof *rig->sums);
-    if (!rig->numbers || !rig->hops || !rig->sums)
+    if (!rig->numbers || !rig->hops || !rig->shared || !rig->sums)
         return tt_fail(err, TT_ERR_MEMORY, "no memory to predict %zu stages", n);
     rig->sim = (tt_simulation){.n_stages = plan->n_stages,
                                .n_replicas = plan->n_replicas,
@@ -179,6 +182,7 @@ static tt_status create_rig(const tt_plan *plan, int n_micro, step_rig *rig, tt_
                                .backward = rig->numbers + n * m,
                                .message_bytes = rig->numbers + 2 * n * m,
                                .hops = rig->hops,
+                               .shared = rig->shared,
                                .sums = rig->sums};
     return TT_OK;
 }
@@ -191,21 +195,37 @@ static int n_trained_layers(const tt_plan_input *in, const tt_plan *plan, int s)
     return n;
 }
 
-static void fill_sums(const tt_plan_input *in, const tt_plan *plan, const tt_plan_machine *machine,
-                      step_rig *rig) {
+/* Consecutive layers travel together until they are FUSED_BYTES (reduce.h). */
+static tt_simulated_sums sums_of(const tt_plan_input *in, const tt_plan *plan,
+                                 const tt_plan_machine *machine, int s) {
+    const double fused_bytes = 256 << 10;
+    double bytes = adapter_params(in, plan, s) * sizeof(float), n = n_trained_layers(in, plan, s);
+    if (n == 0) return (tt_simulated_sums){0};
+    double together = fmin(fmax(ceil(fused_bytes * n / bytes), 1), n);
+    int n_parts = (int)ceil(n / together - 1e-9);
+    double update_s = bytes / sizeof(float) * machine->update_s;
+    if (plan->method.full.tune) update_s /= plan->n_replicas; /* who share the work */
+    return (tt_simulated_sums){n_parts, bytes / n_parts, update_s};
+}
+
+static void fill_links(const tt_plan_input *in, const tt_plan *plan, const tt_plan_machine *machine,
+                       step_rig *rig) {
     int n_ranks = plan->n_stages * plan->n_replicas;
     for (int s = 0; s < plan->n_stages; s++) {
-        double params = adapter_params(in, plan, s);
-        int n = n_trained_layers(in, plan, s);
-        rig->sums[s] =
-            (tt_simulated_sums){n, n ? params * sizeof(float) / n : 0, params * machine->update_s};
-        if (plan->method.full.tune) rig->sums[s].update_s /= plan->n_replicas; /* owners */
-        rig->hops[s] = crosses(plan, machine, s) ? machine->between : machine->inside;
+        bool leaves = crosses(plan, machine, s);
+        rig->hops[s] = leaves ? machine->between : machine->inside;
+        rig->shared[s] = !leaves && in->job->parallel.shared_memory;
+        rig->sums[s] = sums_of(in, plan, machine, s);
     }
     rig->sim.across = link_across(plan, machine);
     rig->sim.all = n_ranks <= machine->ranks_per_node ? machine->inside : machine->between;
     rig->sim.all_bytes =
         sizeof(double) * (double)(in->spec->n_layers + plan->n_replicas + n_ranks + 1);
+}
+
+static double message_bytes(const tt_plan_input *in, double tokens) {
+    bool halved = in->job->parallel.wire == TT_WIRE_BF16;
+    return tokens * in->spec->hidden * (halved ? sizeof(uint16_t) : sizeof(float));
 }
 
 /* Fills in the work of stage s; returns the FLOPs of all its micro-batches in *out. */
@@ -222,8 +242,7 @@ static void fill_stage(const tt_plan_input *in, const tt_plan *plan, const tt_pl
         if (cost.head > 0)
             forward[i] += cost.head * tt_plan_curve_s(&machine->head, share * targets);
         backward[i] = cost.backward * tt_plan_curve_s(&machine->backward, tokens);
-        if (s == 0)
-            rig->numbers[2 * plan->n_stages * m + i] = tokens * in->spec->hidden * sizeof(float);
+        if (s == 0) rig->numbers[2 * plan->n_stages * m + i] = message_bytes(in, tokens);
         work += forward[i] + backward[i];
     }
     double head = cost.head * in->job->train.batch_size * targets;
@@ -238,7 +257,8 @@ static void fill_stage(const tt_plan_input *in, const tt_plan *plan, const tt_pl
 static void summarise(const step_rig *rig, const tt_simulated *sim, tt_plan_time *out) {
     const tt_simulation *in = &rig->sim;
     for (int h = 0; h < in->n_stages - 1 && in->n_micro > 0; h++) {
-        double took = in->hops[h].latency + in->message_bytes[0] / in->hops[h].bandwidth;
+        double bytes = in->shared[h] ? 0 : in->message_bytes[0];
+        double took = in->hops[h].latency + bytes / in->hops[h].bandwidth;
         if (took > out->message_s) out->message_s = took, out->message_bytes = in->message_bytes[0];
     }
     out->step_s = sim->step_s;
@@ -264,7 +284,7 @@ tt_status tt_plan_time_predict(const tt_plan_input *in, const tt_plan *plan,
     tt_simulated sim = {0};
     tt_status status = create_rig(plan, n_micro, &rig, err);
     if (status == TT_OK) {
-        fill_sums(in, plan, machine, &rig);
+        fill_links(in, plan, machine, &rig);
         for (int s = 0; s < plan->n_stages; s++)
             fill_stage(in, plan, machine, s, n_sequences, &rig, out);
         rig.sim.keep_spans = events != NULL;

@@ -42,8 +42,13 @@ static void add_span(state *st, tt_span_kind kind, int stage, int micro_batch, d
     st->out->spans[st->out->n_spans++] = (tt_span){kind, stage, micro_batch, begin, end};
 }
 
+static bool is_shared(const tt_simulation *sim, int hop) {
+    return sim->shared && sim->shared[hop];
+}
+
 static double transfer_s(const tt_simulation *sim, int hop, int i) {
     const tt_link *link = &sim->hops[hop];
+    if (is_shared(sim, hop)) return link->latency;
     return link->latency + sim->message_bytes[i] / link->bandwidth;
 }
 
@@ -67,20 +72,28 @@ static bool find_transfer(state *st, int h, int way, int i, double *end) {
     return true;
 }
 
+/* Has the buffer of message i been used by then? The receiver is done with it, or at least has it.
+ */
+static bool find_room(state *st, int h, int way, int i, double *end) {
+    if (!is_shared(st->sim, h)) return find_transfer(st, h, way, i, end);
+    const stage_state *to = &st->stages[way == DOWN ? h + 1 : h];
+    if (i >= (way == DOWN ? to->n_forward : to->n_backward)) return false;
+    *end = (way == DOWN ? to->forward_ends : to->backward_ends)[i];
+    return true;
+}
+
 /* When the stage has what message i brings, and room for what it sends; false: not known yet. */
 static bool find_ready(state *st, int s, tt_action_kind kind, int i, double *given, double *room) {
     const tt_simulation *sim = st->sim;
     bool is_forward = kind == TT_ACTION_FORWARD, is_last = s == sim->n_stages - 1;
-    *given = *room = 0;
+    int hop_in = is_forward ? s - 1 : s, hop_out = is_forward ? s : s - 1;
+    int way = is_forward ? DOWN : UP;
     bool receives = is_forward ? s > 0 : !is_last;
     bool sends = is_forward ? !is_last : s > sim->first_backward;
-    int below = s - 1, above = s; /* hops */
-    if (receives &&
-        !find_transfer(st, is_forward ? below : above, is_forward ? DOWN : UP, i, given))
-        return false;
+    *given = *room = 0;
+    if (receives && !find_transfer(st, hop_in, way, i, given)) return false;
     if (!sends || i < N_BUFFERS) return true;
-    return find_transfer(st, is_forward ? above : below, is_forward ? DOWN : UP, i - N_BUFFERS,
-                         room);
+    return find_room(st, hop_out, way, i - N_BUFFERS, room);
 }
 
 static bool run_next(state *st, int s) {

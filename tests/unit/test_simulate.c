@@ -21,6 +21,7 @@ typedef struct rig {
     double bytes[MOST_MICRO];
     tt_link hops[MOST_STAGES];
     tt_simulated_sums sums[MOST_STAGES];
+    bool shared[MOST_STAGES];
 } rig;
 
 /* f and b seconds on every stage; messages of one byte, which take a second at bandwidth 1. */
@@ -36,6 +37,7 @@ static void set_up(rig *r, int n_stages, int n_micro, double f, double b, tt_lin
                              .backward = r->backward,
                              .message_bytes = r->bytes,
                              .hops = r->hops,
+                             .shared = r->shared,
                              .sums = r->sums,
                              .across = hop,
                              .all = {0, INFINITY}};
@@ -62,6 +64,8 @@ static void equal_stages_take_the_closed_form(void **state) {
     for (int s = 1; s <= MOST_STAGES; s++)
         for (int m = 1; m <= MOST_MICRO; m++) {
             set_up(&r, s, m, 2, 3, free_link);
+            assert_true(near(step_of(&r), (m + s - 1) * 5.0));
+            for (int h = 0; h < s; h++) r.shared[h] = h % 2 == 0;
             assert_true(near(step_of(&r), (m + s - 1) * 5.0));
         }
     set_up(&r, 3, 0, 2, 3, free_link);
@@ -139,8 +143,32 @@ static void sends_block_when_nobody_receives(void **state) {
     tt_simulated_free(&out);
 }
 
-/* In a steady state with messages of c seconds a gradient goes down all hops, and the activation that
- * the first stage then computes goes up all of them, to be needed S turns later: S turns take
+/* The same through shared memory: message 2 has room when stage 1 is done with message 0, at 12 (1
+ * a forward, 1 to tell, 10 a forward), message 3 at 22, and so on. */
+static void shared_buffers_are_those_of_both(void **state) {
+    (void)state;
+    rig r;
+    tt_simulated out;
+    set_up(&r, 2, 4, 1, 1, (tt_link){1, 1e-9});
+    r.sim.first_backward = 2;
+    r.shared[0] = true;
+    for (int i = 0; i < 4; i++) r.forward[4 + i] = 10;
+    r.sim.keep_spans = true;
+    assert_int_equal(tt_simulate(&r.sim, &out, NULL), TT_OK);
+    assert_true(near(out.step_s, 2 + 4 * 10));
+    int n_blocked = 0;
+    for (int i = 0; i < out.n_spans; i++) {
+        const tt_span *span = &out.spans[i];
+        if (span->kind != TT_SPAN_WAIT_SENT) continue;
+        assert_true(near(span->begin, n_blocked ? 13 : 2) && near(span->end, n_blocked ? 22 : 12));
+        n_blocked++;
+    }
+    assert_int_equal(n_blocked, 2);
+    tt_simulated_free(&out);
+}
+
+/* In a steady state with messages of c seconds a gradient goes down all hops, and the activation
+ * that the first stage then computes goes up all of them, to be needed S turns later: S turns take
  * S (f + b) + 2 (S - 1) c, however short the messages are. */
 static void messages_lengthen_every_turn(void **state) {
     (void)state;
@@ -215,6 +243,7 @@ static void draw(rig *r, uint64_t trial) {
             (tt_simulated_sums){(int)tt_rng_below(7, trial, at++, 4),
                                 tt_rng_uniform(7, trial, at++), tt_rng_uniform(7, trial, at++)};
     }
+    for (int h = 0; h < n_stages; h++) r->shared[h] = tt_rng_below(7, trial, at++, 2);
     r->sim.n_replicas = 1 + (int)tt_rng_below(7, trial, at++, 4);
     r->sim.first_backward = (int)tt_rng_below(7, trial, at++, (uint64_t)n_stages + 1);
     r->sim.across = r->sim.all = (tt_link){0.1, 3};
@@ -222,7 +251,7 @@ static void draw(rig *r, uint64_t trial) {
 }
 
 static double message_s(const rig *r, int hop, int i) {
-    return r->hops[hop].latency + r->bytes[i] / r->hops[hop].bandwidth;
+    return r->hops[hop].latency + (r->shared[hop] ? 0 : r->bytes[i] / r->hops[hop].bandwidth);
 }
 
 /* No stage works on anything before the first micro-batch has come down to it, nor does the
@@ -271,7 +300,7 @@ static void slower_networks_and_stages_never_help(void **state) {
             rig slower = r;
             slower.sim.forward = slower.forward, slower.sim.backward = slower.backward;
             slower.sim.message_bytes = slower.bytes, slower.sim.hops = slower.hops;
-            slower.sim.sums = slower.sums;
+            slower.sim.sums = slower.sums, slower.sim.shared = slower.shared;
             int s = (int)tt_rng_below(8, trial, (uint64_t)change, (uint64_t)r.sim.n_stages);
             if (change == 0) slower.hops[s].latency += 0.3;
             if (change == 1) slower.hops[s].bandwidth /= 2;
@@ -355,6 +384,7 @@ int main(void) {
         cmocka_unit_test(stages_without_backward_run_forward_only),
         cmocka_unit_test(two_stages_by_hand),
         cmocka_unit_test(sends_block_when_nobody_receives),
+        cmocka_unit_test(shared_buffers_are_those_of_both),
         cmocka_unit_test(messages_lengthen_every_turn),
         cmocka_unit_test(one_stage_adds_up),
         cmocka_unit_test(sums_over_ranks),
