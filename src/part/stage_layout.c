@@ -181,7 +181,12 @@ static void lay_slots(tt_layout *at, tt_stage *stage) {
     stage->kept = tt_stage_take(at, tt_stage_product(n_kept, sizeof *stage->kept));
     stage->d_targets = take_array(at, shape->n_slots, sizeof *stage->d_targets);
     stage->packs = take_array(at, shape->n_slots, sizeof *stage->packs);
+    size_t n_before = at->n_bytes;
     for (int slot = 0; slot < shape->n_slots; slot++) {
+        if (slot == 1 && !at->arena) { /* only counted: they are all alike */
+            tt_stage_take(at, tt_stage_product(at->n_bytes - n_before, (size_t)shape->n_slots - 1));
+            break;
+        }
         tt_stage_pack pack = lay_pack(at, shape, true);
         if (stage->packs) stage->packs[slot] = pack;
         for (int i = 0; i < shape->n_layers; i++) {
