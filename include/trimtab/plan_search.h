@@ -29,6 +29,7 @@ typedef struct tt_plan_layout {
     tt_plan_time time;
     size_t rank_bytes; /* of the rank that needs most */
     size_t node_bytes; /* of the node */
+    tt_memory_policy activations;
 } tt_plan_layout;
 
 typedef struct tt_plan_found {

@@ -25,6 +25,8 @@
  * (parallel.shared_memory). The gradients of layers, as many together as make 256 KiB, are summed
  * over replicas while lower layers run backward.
  *
+ * Tokens that all examples begin with are computed once a micro-batch (parallel.share_prefix).
+ *
  * Left out: the embedding, reading weights for the first time, and that sequences and replicas are
  * not all alike. Norms, softmax and activations count no FLOPs: curves that were measured on a
  * whole layer have them in them. */
@@ -61,7 +63,7 @@ void tt_plan_machine_set_rate(tt_plan_machine *machine, double flops_per_core);
 
 typedef struct tt_plan_time {
     int n_micro;                          /* of a replica */
-    double tokens_micro, targets_micro;   /* mean */
+    double rows_micro, targets_micro;     /* mean; of tokens that many begin with, one row each */
     double tokens_step;                   /* of all replicas */
     double forward_flops, backward_flops; /* of a step, all replicas */
     double message_bytes, message_s;      /* one, on the slowest hop; 0 with one stage */

@@ -6,6 +6,7 @@
 #include "trimtab/engine.h"
 #include "trimtab/plan_time.h"
 #include "trimtab/process.h"
+#include "trimtab/products.h"
 #include "trimtab/select.h"
 #include "trimtab/trainer.h"
 
@@ -63,7 +64,7 @@ static tt_status read_asked(const cli_given *given, wishes *out, tt_error *err) 
 static tt_status measure(const cli *c, const tt_engine *engine, bool elsewhere,
                          const tt_plan_time *time, tt_plan_machine *machine, tt_error *err) {
     enum { MOST_PARAMS = 1 << 24, MOST_TOKENS = 512 };
-    double tokens = time->tokens_micro < MOST_TOKENS ? time->tokens_micro : MOST_TOKENS;
+    double tokens = time->rows_micro < MOST_TOKENS ? time->rows_micro : MOST_TOKENS;
     double rows = time->targets_micro < MOST_TOKENS ? time->targets_micro : MOST_TOKENS;
     tt_bench_work work = {.spec = &engine->spec,
                           .dtype = engine->storage.dtype,
@@ -74,8 +75,11 @@ static tt_status measure(const cli *c, const tt_engine *engine, bool elsewhere,
                           .n_row_points = 1,
                           .n_rows = {rows < 1 ? 1 : (int)rows},
                           .most_params = MOST_PARAMS};
-    tt_bench_settings settings = {
-        .n_threads = elsewhere ? 1 : engine->plan->n_threads, .seconds = 0.15, .world = c->world};
+    tt_bench_settings settings = {.n_threads = elsewhere ? 1 : engine->plan->n_threads,
+                                  .seconds = 0.15,
+                                  .world = c->world,
+                                  .bf16 = engine->job->compute.products == TT_PRODUCTS_BF16 &&
+                                          tt_gemm_has_bf16()};
     if (settings.n_threads > tt_process_cores()) settings.n_threads = tt_process_cores();
     TT_TRY(tt_bench_costs(&work, &settings, machine, err));
     double speedup = (double)machine->cores / settings.n_threads;
@@ -227,6 +231,7 @@ tt_status cli_check(const cli *c, tt_error *err) {
     wishes asked;
     TT_TRY(cli_parse(c, options, &given, err));
     TT_TRY(read_asked(&given, &asked, err));
+    if (!asked.n_ranks) TT_TRY(tt_products_resolve(c->world, &job, err)); /* as training does */
     tt_engine engine = {0};
     tt_status status = cli_read_cohort(c, &given, &job, &cohort, err);
     if (status == TT_OK && cli_value(&given, "print-job") && cli_speaks(c)) {

@@ -6,6 +6,7 @@
 #include "cli_print.h"
 #include "trimtab/bench.h"
 #include "trimtab/process.h"
+#include "trimtab/products.h"
 
 /* Taken when nobody says and nothing can be measured. */
 static const double usual_bandwidth = 1, usual_latency = 50; /* GB/s, us: 10 Gbit/s Ethernet */
@@ -114,8 +115,11 @@ static tt_status measure(const cli *c, const tt_engine *engine, const wishes *as
                                                            : rows,
                                       work.n_rows);
     int threads = machine->cores < tt_process_cores() ? machine->cores : tt_process_cores();
-    tt_bench_settings settings = {
-        .n_threads = threads, .seconds = (double)asked->seconds, .world = c->world};
+    tt_bench_settings settings = {.n_threads = threads,
+                                  .seconds = (double)asked->seconds,
+                                  .world = c->world,
+                                  .bf16 = engine->job->compute.products == TT_PRODUCTS_BF16 &&
+                                          tt_gemm_has_bf16()};
     TT_TRY(tt_bench_costs(&work, &settings, machine, err));
     double speedup = (double)machine->cores / threads;
     tt_plan_curve *curves[] = {&machine->forward, &machine->backward, &machine->head};
@@ -150,6 +154,14 @@ static tt_status find_network(const cli *c, const wishes *asked, cli_plan_facts 
     return TT_OK;
 }
 
+/* The job's limit, or what this machine and the batch system allow, but a little; 0: no limit. */
+static double default_memory(const tt_job *job, bool elsewhere) {
+    if (job->memory.limit > 0) return (double)job->memory.limit;
+    int64_t machine = tt_process_machine_bytes(), group = tt_process_cgroup_bytes(NULL, NULL);
+    if (elsewhere) return 0;
+    return 0.95 * (double)(group > 0 && group < machine ? group : machine);
+}
+
 static tt_status find_machine(const cli *c, const wishes *asked, cli_plan_facts *facts,
                               tt_error *err) {
     const tt_job *job = facts->job;
@@ -159,8 +171,7 @@ static tt_status find_machine(const cli *c, const wishes *asked, cli_plan_facts 
     machine->cores = job->parallel.threads ? job->parallel.threads : per_rank > 0 ? per_rank : 1;
     facts->n_nodes = (int)asked->n_nodes;
     facts->node_bytes = asked->memory * 0x1p30;
-    if (!(asked->memory > 0) && !asked->elsewhere)
-        facts->node_bytes = (double)tt_process_machine_bytes();
+    if (!(asked->memory > 0)) facts->node_bytes = default_memory(job, asked->elsewhere);
     TT_TRY(find_network(c, asked, facts, err));
     if (asked->rate > 0) {
         tt_plan_machine_set_rate(machine, asked->rate * 1e9);
@@ -211,6 +222,8 @@ static tt_status write_trace(const cli_plan_facts *facts, const tt_plan_layout *
     tt_plan_search_job(facts->job, layout, facts->machine.cores, &job);
     input.job = &job;
     input.n_ranks = layout->n_stages * layout->n_replicas;
+    input.ranks_per_node = facts->machine.ranks_per_node;
+    input.node_limit = (size_t)facts->node_bytes;
     TT_TRY(tt_plan_build(&input, &plan, err));
     tt_status status = tt_plan_time_predict(&input, plan, &facts->machine, &time, &events, err);
     tt_plan_destroy(plan);
@@ -287,6 +300,7 @@ tt_status cli_plan(const cli *c, tt_error *err) {
     TT_TRY(cli_parse(c, options, &given, err));
     TT_TRY(read_asked(c, &given, &asked, err));
     TT_TRY(cli_read_job(c, &given, NULL, &job, err));
+    if (!asked.elsewhere) TT_TRY(tt_products_resolve(c->world, &job, err)); /* as training does */
     tt_engine engine = {0};
     bool json = cli_value(&given, "json") != NULL;
     tt_status status = prepare(c, &asked, &job, &alone, &engine, err);

@@ -59,10 +59,10 @@ static void print_assumptions(const cli_plan_facts *facts, FILE *stream) {
 
 static void print_layout(const tt_plan_layout *l, FILE *stream) {
     const tt_plan_time *t = &l->time;
-    fprintf(stream, "%6d x %-8d %6d x %-7.0f %9.4g %9.4g %8.0f %6.0f %8.0f %9.2f %9.2f\n",
-            l->n_stages, l->n_replicas, t->n_micro, t->tokens_micro, t->step_s, tokens_a_second(l),
+    fprintf(stream, "%6d x %-8d %6d x %-7.0f %9.4g %9.4g %8.0f %6.0f %8.0f %9.2f %9.2f %s\n",
+            l->n_stages, l->n_replicas, t->n_micro, t->rows_micro, t->step_s, tokens_a_second(l),
             100 * t->bubble, 100 * t->busy, 100 * t->efficiency, (double)l->rank_bytes / gib,
-            (double)l->node_bytes / gib);
+            (double)l->node_bytes / gib, tt_memory_policy_name(l->activations));
 }
 
 static void print_keys(const cli_plan_facts *facts, const tt_plan_layout *l, FILE *stream) {
@@ -80,9 +80,9 @@ void cli_plan_print(const cli_plan_facts *facts, const tt_plan_found *found, FIL
     fprintf(stream, "simulated %lld layouts", (long long)found->n_simulated);
     if (found->n_too_large)
         fprintf(stream, "; %lld more do not fit into memory", (long long)found->n_too_large);
-    fprintf(stream, "\n\n%-17s %-16s %9s %9s %8s %6s %8s %9s %9s\n", "stages x replicas",
+    fprintf(stream, "\n\n%-17s %-16s %9s %9s %8s %6s %8s %9s %9s %s\n", "stages x replicas",
             "micro x tokens", "s/step", "tokens/s", "bubble %", "busy %", "effic. %", "GiB/rank",
-            "GiB/node");
+            "GiB/node", "activations");
     for (int i = 0; i < found->n; i++) print_layout(&found->layouts[i], stream);
     const tt_plan_layout *best = &found->layouts[0];
     fprintf(stream, "\nbest, on %d of %d ranks:\n", n_ranks(best),
@@ -103,10 +103,12 @@ static void print_layout_json(const tt_plan_layout *l, FILE *stream) {
             "{\"stages\": %d, \"replicas\": %d, \"ranks\": %d, \"micro_batch_tokens\": %d, "
             "\"micro_batches\": %d, \"tokens_micro\": %.1f, \"step_s\": %.6g, \"tokens_per_s\": "
             "%.6g, \"bubble\": %.4f, \"busy\": %.4f, \"efficiency\": %.4f, \"message_s\": %.4g, "
-            "\"sums_s\": %.4g, \"update_s\": %.4g, \"rank_bytes\": %zu, \"node_bytes\": %zu}",
+            "\"sums_s\": %.4g, \"update_s\": %.4g, \"rank_bytes\": %zu, \"node_bytes\": %zu, "
+            "\"activations\": \"%s\"}",
             l->n_stages, l->n_replicas, n_ranks(l), l->micro_batch_tokens, t->n_micro,
-            t->tokens_micro, t->step_s, tokens_a_second(l), t->bubble, t->busy, t->efficiency,
-            t->message_s, t->sums_s, t->update_s, l->rank_bytes, l->node_bytes);
+            t->rows_micro, t->step_s, tokens_a_second(l), t->bubble, t->busy, t->efficiency,
+            t->message_s, t->sums_s, t->update_s, l->rank_bytes, l->node_bytes,
+            tt_memory_policy_name(l->activations));
 }
 
 static void print_curve_json(const char *name, const tt_plan_curve *curve, int cores,
@@ -171,7 +173,7 @@ static void print_points(const cli_plan_point *points, int n, FILE *stream) {
             continue;
         }
         fprintf(stream, "%8d x %-6d %6d x %-7.0f %9.4g %9.4g", l->n_stages, l->n_replicas,
-                l->time.n_micro, l->time.tokens_micro, l->time.step_s, tokens_a_second(l));
+                l->time.n_micro, l->time.rows_micro, l->time.step_s, tokens_a_second(l));
         const tt_plan_layout *first = l;
         for (int k = i; k >= 0; k--)
             if (points[k].best.n_stages) first = &points[k].best;

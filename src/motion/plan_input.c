@@ -48,6 +48,21 @@ double tt_plan_top_flops(const tt_plan_input *in, double flops, double keys) {
     return keys + (flops - keys) * (double)in->train_top_rows / (double)in->train_tokens;
 }
 
+/* Of the examples' first tokens, how many all have in common. */
+static void find_prefix(tt_plan_input *input, const tt_dataset *dataset) {
+    input->shortest_prompt = input->n_prefix = dataset->n > 0 ? dataset->n_prompt[0] : 0;
+    for (int64_t i = 1; i < dataset->n; i++) {
+        const int32_t *ids = dataset->ids + dataset->offset[i];
+        if (dataset->n_prompt[i] < input->shortest_prompt)
+            input->shortest_prompt = dataset->n_prompt[i];
+        if (input->n_prefix > input->shortest_prompt) input->n_prefix = input->shortest_prompt;
+        int same = 0;
+        while (same < input->n_prefix && ids[same] == dataset->ids[dataset->offset[0] + same])
+            same++;
+        input->n_prefix = same;
+    }
+}
+
 tt_status tt_plan_input_add(tt_plan_input *input, const tt_dataset *dataset, bool train,
                             tt_error *err) {
     if (!dataset) return TT_OK;
@@ -62,6 +77,7 @@ tt_status tt_plan_input_add(tt_plan_input *input, const tt_dataset *dataset, boo
     input->n_tokens += dataset->n > 0 ? dataset->offset[dataset->n] : 0;
     input->dataset_bytes += dataset->block_bytes;
     if (!train && dataset->n > input->n_prompts) input->n_prompts = dataset->n;
+    if (train) find_prefix(input, dataset);
     if (train && dataset->n > 0) {
         input->train_examples += dataset->n;
         input->train_top_rows += top_rows(dataset);

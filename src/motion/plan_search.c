@@ -59,8 +59,7 @@ static void note_too_large(searching *s, const tt_plan_layout *layout) {
     if (smallest->n_stages == 0 || layout->node_bytes < smallest->node_bytes) *smallest = *layout;
 }
 
-/* One layout, weighed and timed; *fits: it does, and time is known. *same_as: micro-batches of the
- * layout before it; as many again take as long. */
+/* One layout, weighed and timed; *fits: it does, and time is known. */
 static tt_status try_layout(searching *s, tt_plan_layout *layout, bool *fits, tt_error *err) {
     tt_plan *plan;
     *fits = false;
@@ -70,6 +69,7 @@ static tt_status try_layout(searching *s, tt_plan_layout *layout, bool *fits, tt
     s->in.node_limit = s->search->node_bytes;
     tt_status status = tt_plan_build(&s->in, &plan, err);
     if (status != TT_OK) return status;
+    layout->activations = plan->activations;
     layout->rank_bytes = plan->stages[tt_plan_largest_stage(plan)].bytes.total;
     layout->node_bytes = tt_plan_node_bytes(plan, s->in.ranks_per_node);
     *fits = s->search->node_bytes == 0 || layout->node_bytes <= s->search->node_bytes;

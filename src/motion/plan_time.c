@@ -4,6 +4,7 @@
 #include <stdlib.h>
 
 #include "trimtab/adapter.h"
+#include "trimtab/batch.h"
 
 /* Tokens that the average token of a sequence sees in the layer, itself included. */
 static double visible_tokens(const tt_spec *spec, int layer, double length) {
@@ -62,6 +63,20 @@ static int count_micro(const tt_plan_input *in, const tt_plan *plan, int n_seque
 static double share_of(const tt_plan_input *in, int n_sequences, int n_micro, int i) {
     if (in->shortest != in->longest) return (double)n_sequences / n_micro;
     return n_sequences / n_micro + (i < n_sequences % n_micro);
+}
+
+/* Tokens that the examples of a micro-batch begin with, computed once (batch.h). */
+static int prefix_of(const tt_plan_input *in, const tt_plan *plan) {
+    if (!in->job->parallel.share_prefix || in->n_prefix == 0) return 0;
+    int tail = tt_adapter_prefix_tail(&plan->method, in->spec, in->longest);
+    int n = least(in->n_prefix, in->shortest_prompt - tail);
+    return tail > 0 && n >= TT_BATCH_LEAST_PREFIX ? n : 0;
+}
+
+/* Rows of a micro-batch of so many sequences. */
+static double rows_of(const tt_plan_input *in, double n_sequences, int n_prefix) {
+    double again = n_sequences > 1 ? n_sequences - 1 : 0;
+    return n_sequences * mean_length(in) - again * n_prefix;
 }
 
 /* What part of a layer's backward is run. */
@@ -228,25 +243,26 @@ static double message_bytes(const tt_plan_input *in, double tokens) {
     return tokens * in->spec->hidden * (halved ? sizeof(uint16_t) : sizeof(float));
 }
 
-/* Fills in the work of stage s; returns the FLOPs of all its micro-batches in *out. */
+/* Fills in the work of stage s, and counts what all replicas do of it. */
 static void fill_stage(const tt_plan_input *in, const tt_plan *plan, const tt_plan_machine *machine,
                        int s, int n_sequences, step_rig *rig, tt_plan_time *out) {
     stage_cost cost = count_stage(in, plan, s);
     double targets = (double)in->train_targets / (double)in->train_examples, work = 0;
-    int m = rig->sim.n_micro;
+    int m = rig->sim.n_micro, n_prefix = prefix_of(in, plan);
     double *forward = rig->numbers + (size_t)s * (size_t)m;
     double *backward = forward + (size_t)plan->n_stages * (size_t)m;
     for (int i = 0; i < m; i++) {
-        double share = share_of(in, n_sequences, m, i), tokens = share * mean_length(in);
-        forward[i] = cost.forward * tt_plan_curve_s(&machine->forward, tokens);
+        double share = share_of(in, n_sequences, m, i), rows = rows_of(in, share, n_prefix);
+        forward[i] = cost.forward * tt_plan_curve_s(&machine->forward, rows);
         if (cost.head > 0)
             forward[i] += cost.head * tt_plan_curve_s(&machine->head, share * targets);
-        backward[i] = cost.backward * tt_plan_curve_s(&machine->backward, tokens);
-        if (s == 0) rig->numbers[2 * plan->n_stages * m + i] = message_bytes(in, tokens);
+        backward[i] = cost.backward * tt_plan_curve_s(&machine->backward, rows);
+        if (s == 0) rig->numbers[2 * plan->n_stages * m + i] = message_bytes(in, rows);
         work += forward[i] + backward[i];
     }
-    double head = cost.head * in->job->train.batch_size * targets;
-    double down = cost.forward * out->tokens_step, up = cost.backward * out->tokens_step;
+    double n_bins = (double)m * plan->n_replicas, head = cost.head * out->targets_micro * n_bins;
+    double down = cost.forward * out->rows_micro * n_bins;
+    double up = cost.backward * out->rows_micro * n_bins;
     out->forward_flops += down + head / 2;
     out->backward_flops += up + head / 2;
     out->least_s += down * best_s(&machine->forward) + up * best_s(&machine->backward) +
@@ -273,12 +289,11 @@ tt_status tt_plan_time_predict(const tt_plan_input *in, const tt_plan *plan,
                                const tt_plan_machine *machine, tt_plan_time *out,
                                tt_simulated *events, tt_error *err) {
     int n_sequences = (int)divide_up(in->job->train.batch_size, plan->n_replicas);
-    int n_micro = count_micro(in, plan, n_sequences);
-    double tokens = mean_length(in) * in->job->train.batch_size,
-           n_bins = n_micro * plan->n_replicas;
-    *out =
-        (tt_plan_time){.n_micro = n_micro, .tokens_step = tokens, .tokens_micro = tokens / n_bins};
-    out->targets_micro = out->tokens_micro * (double)in->train_targets / (double)in->train_tokens;
+    int n_micro = count_micro(in, plan, n_sequences), batch = in->job->train.batch_size;
+    double n_bins = (double)n_micro * plan->n_replicas;
+    *out = (tt_plan_time){.n_micro = n_micro, .tokens_step = mean_length(in) * batch};
+    out->rows_micro = rows_of(in, batch / n_bins, prefix_of(in, plan));
+    out->targets_micro = (double)in->train_targets / (double)in->train_examples * batch / n_bins;
     if (events) *events = (tt_simulated){0};
     step_rig rig = {0};
     tt_simulated sim = {0};

@@ -10,7 +10,7 @@ static void print_bytes(double bytes, FILE *stream) {
 
 /* FLOP/s of a core in micro-batches of this size. */
 static double rate_of(const tt_plan_time *t, const tt_plan_machine *machine) {
-    double n = t->tokens_micro, forward = t->forward_flops, backward = t->backward_flops;
+    double n = t->rows_micro, forward = t->forward_flops, backward = t->backward_flops;
     double seconds = forward * tt_plan_curve_s(&machine->forward, n) +
                      backward * tt_plan_curve_s(&machine->backward, n);
     return (forward + backward) * n / seconds / machine->cores;
@@ -41,7 +41,7 @@ void tt_plan_time_print(const tt_plan_time *t, const tt_plan *plan, const tt_pla
     fprintf(stream,
             "\n  work      %.0f tokens, %d micro-batch%s of %.0f a replica; %.4g FLOPs, forward "
             "%.0f %%\n",
-            t->tokens_step, t->n_micro, t->n_micro == 1 ? "" : "es", t->tokens_micro, flops,
+            t->tokens_step, t->n_micro, t->n_micro == 1 ? "" : "es", t->rows_micro, flops,
             100 * t->forward_flops / flops);
     fprintf(stream, "  stages    %.4g s a micro-batch on the slowest, stage %d; bubble %.0f %%\n",
             t->slowest_s / t->n_micro, t->slowest_stage, 100 * t->bubble);

@@ -173,7 +173,12 @@ static tt_method choose_method(const tt_method *wanted, const tt_spec *spec) {
     return tt_bench_method;
 }
 
-static tt_status create(cost_rig *rig, int n_threads, tt_error *err) {
+static tt_status create_gemm(const tt_bench_settings *settings, tt_gemm **out, tt_error *err) {
+    TT_TRY(tt_gemm_create(settings->n_threads, out, err));
+    return settings->bf16 ? tt_gemm_use_bf16(*out, err) : TT_OK;
+}
+
+static tt_status create(cost_rig *rig, const tt_bench_settings *settings, tt_error *err) {
     TT_TRY(create_rows(rig, err));
     TT_TRY(tt_weights_create(&rig->spec, LAYER, 1, false, false, &rig->weights, err));
     TT_TRY(fill_weights(rig, err));
@@ -186,8 +191,8 @@ static tt_status create(cost_rig *rig, int n_threads, tt_error *err) {
                                   .max_seqs = rig->n_seqs,
                                   .max_seq_length = rig->n_tokens,
                                   .n_slots = 1,
-                                  .n_threads = n_threads};
-    TT_TRY(tt_gemm_create(n_threads, &rig->gemm, err));
+                                  .n_threads = settings->n_threads};
+    TT_TRY(create_gemm(settings, &rig->gemm, err));
     TT_TRY(tt_adapter_create(&rig->method, &rig->spec, LAYER, 1, 1, &rig->adapter, err));
     return tt_stage_create(&shape, rig->weights, rig->gemm, &rig->stage, err);
 }
@@ -246,7 +251,7 @@ static tt_status bench_layer(const tt_bench_work *work, const tt_bench_settings 
     rig.method = choose_method(work->method, &rig.spec);
     rig.n_tokens = work->n_tokens[work->n_points - 1];
     rig.n_seqs = work->length < rig.n_tokens ? rig.n_tokens / work->length : 1;
-    tt_status status = create(&rig, settings->n_threads, err);
+    tt_status status = create(&rig, settings, err);
     if (settings->world) status = tt_world_agree(settings->world, status, err);
     if (status == TT_OK) measure_layer(&rig, work, settings->seconds, out);
     destroy(&rig);
@@ -267,9 +272,10 @@ typedef struct head_rig {
     void *scratch;
 } head_rig;
 
-static tt_status create_head(head_rig *rig, int n_rows, int n_threads, tt_error *err) {
+static tt_status create_head(head_rig *rig, int n_rows, const tt_bench_settings *settings,
+                             tt_error *err) {
     size_t n = (size_t)n_rows, n_weights = (size_t)rig->vocab * (size_t)rig->hidden;
-    TT_TRY(tt_gemm_create(n_threads, &rig->gemm, err));
+    TT_TRY(create_gemm(settings, &rig->gemm, err));
     rig->stored = malloc(n_weights * sizeof *rig->stored);
     rig->x = tt_bench_floats(n * (size_t)rig->hidden);
     rig->d = tt_bench_floats(n * (size_t)rig->hidden);
@@ -321,8 +327,7 @@ static tt_status bench_head(const tt_bench_work *work, const tt_bench_settings *
     int64_t most = work->most_params / work->spec->hidden;
     head_rig rig = {.vocab = work->spec->vocab, .hidden = work->spec->hidden};
     if (rig.vocab > most) rig.vocab = most > 0 ? (int)most : 1;
-    tt_status status =
-        create_head(&rig, work->n_rows[work->n_row_points - 1], settings->n_threads, err);
+    tt_status status = create_head(&rig, work->n_rows[work->n_row_points - 1], settings, err);
     if (settings->world) status = tt_world_agree(settings->world, status, err);
     if (status == TT_OK) measure_head(&rig, work, settings->seconds / 4, out);
     destroy_head(&rig);

@@ -9,6 +9,7 @@
 #include <cmocka.h>
 
 #include "trimtab/adapter.h"
+#include "trimtab/batch.h"
 #include "trimtab/plan_time.h"
 #include "trimtab/weights.h"
 
@@ -132,7 +133,7 @@ static void flops_are_those_of_the_formula(void **state) {
     tt_plan *plan = build(&input);
     tt_plan_time t = predict(&input, plan, &machine);
     assert_int_equal(t.n_micro, 16); /* 32768 tokens in micro-batches of 2048 */
-    assert_true(near(t.tokens_micro, 2048) && near(t.targets_micro, 512));
+    assert_true(near(t.rows_micro, 2048) && near(t.targets_micro, 512));
     double attention = 8192 * 513 / 2.0, adapter = 2 * 8 * 8192;
     double forward = 2 * layer_params + 4 * attention + 2 * adapter;
     double head = 32768 / 4 * 2.0 * 8192 * 128256;
@@ -197,7 +198,7 @@ static void messages_and_sums_take_their_time(void **state) {
     tt_plan *plan = build(&input);
     tt_plan_time t = predict(&input, plan, &machine);
     assert_int_equal(t.n_micro, 8);
-    assert_true(near(t.tokens_micro, 1024));
+    assert_true(near(t.rows_micro, 1024));
     assert_true(near(t.message_bytes, 1024 * 8192 * 4.0));
     assert_true(near(t.message_s, 1e-5 + 1024 * 8192 * 4 / 2e9));
     /* Never faster than the work at its rate, nor than a slower network allows. */
@@ -315,6 +316,31 @@ static void the_fewest_ranks_fit_and_one_less_does_not(void **state) {
     assert_int_equal(n, 0);
 }
 
+/* 4 sequences a micro-batch, 100 tokens in common of which prompts allow 90: 3 times 90 rows less. */
+static void what_examples_begin_with_is_computed_once(void **state) {
+    (void)state;
+    tt_job job = job_of(1, 1, "all");
+    tt_plan_input input = input_of(&job, &llama_70b, 1);
+    input.n_prefix = 100;
+    input.shortest_prompt = 91;
+    tt_plan *plan = build(&input);
+    assert_int_equal(tt_adapter_prefix_tail(&plan->method, &llama_70b, 512), 1);
+    tt_plan_time t = predict(&input, plan, &machine);
+    assert_true(near(t.rows_micro, 2048 - 270) && near(t.tokens_step, 32768));
+    assert_true(near(t.targets_micro, 512));
+    double shared_s = t.step_s - t.update_s;
+    job.parallel.share_prefix = false;
+    t = predict(&input, plan, &machine);
+    assert_true(near(t.rows_micro, 2048));
+    double head = 4.0 * 8192 * 128256 * 64 * 128 / 800e9, rows = 1778.0 / 2048;
+    assert_true(near(shared_s - head, rows * (t.step_s - t.update_s - head)));
+    job.parallel.share_prefix = true;
+    input.n_prefix = TT_BATCH_LEAST_PREFIX - 1; /* not worth it */
+    t = predict(&input, plan, &machine);
+    assert_true(near(t.rows_micro, 2048));
+    tt_plan_destroy(plan);
+}
+
 static void text_says_what_was_assumed(void **state) {
     (void)state;
     tt_job job = job_of(8, 4, "all");
@@ -349,6 +375,7 @@ int main(void) {
         cmocka_unit_test(curves_are_straight_between_points),
         cmocka_unit_test(the_fullest_replica_is_waited_for),
         cmocka_unit_test(the_fewest_ranks_fit_and_one_less_does_not),
+        cmocka_unit_test(what_examples_begin_with_is_computed_once),
         cmocka_unit_test(text_says_what_was_assumed),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
