@@ -26,7 +26,7 @@ typedef struct tt_attention_view {
 /* Keys go in blocks: as many as keep a block's packed keys and values in the second-level cache,
  * and a multiple of every kernel's panel. */
 enum {
-    TT_ATTENTION_BLOCK_FLOATS = 12288,
+    TT_ATTENTION_BLOCK_FLOATS = 24576,
     TT_ATTENTION_KEY_UNIT = 48,
     TT_ATTENTION_ROW_BLOCK = 64, /* rows of a step of the backward pass */
     TT_ATTENTION_TILE_ROWS = 8,  /* at most, of any kernel */
@@ -39,12 +39,12 @@ static inline int tt_attention_padded(int head_dim) {
 
 static inline int tt_attention_block_keys(int head_dim) {
     int n = TT_ATTENTION_BLOCK_FLOATS / tt_attention_padded(head_dim) / TT_ATTENTION_KEY_UNIT;
-    return (n < 1 ? 1 : n > 4 ? 4 : n) * TT_ATTENTION_KEY_UNIT;
+    return (n < 1 ? 1 : n > 8 ? 8 : n) * TT_ATTENTION_KEY_UNIT;
 }
 
 /* Rows of one step of the forward pass: as many as keep their outputs in the cache too. */
 static inline int tt_attention_forward_rows(int head_dim) {
-    int n = 4 * TT_ATTENTION_BLOCK_FLOATS / tt_attention_padded(head_dim);
+    int n = 2 * TT_ATTENTION_BLOCK_FLOATS / tt_attention_padded(head_dim);
     return n < 64 ? 64 : n > 512 ? 512 : n / 64 * 64;
 }
 
