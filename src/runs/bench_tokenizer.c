@@ -84,6 +84,9 @@ static tt_status measure(const tt_bench_settings *s, bench_text *b, tt_bench_row
         TT_TRY(encode(b, err));
         tt_bench_stop(&whole);
     } while (tt_process_seconds() < end);
+    if (b->ids.n == 0)
+        return tt_fail(err, TT_ERR_FORMAT, "%s: no token in it",
+                       s->text ? s->text : "made-up text");
     double limit = 1e3 * tt_bench_rate(&words, (double)b->n);
     tt_bench_add(out, "cut into words", limit, "MB/s", 0);
     tt_bench_add(out, "encode", 1e3 * tt_bench_rate(&whole, (double)b->n), "MB/s", limit);
