@@ -17,12 +17,9 @@
  * "FlashAttention". */
 #include <math.h>
 #include <string.h>
-#ifdef __x86_64__
-#include <immintrin.h>
-#endif
 
 #include "attention_private.h"
-#include "vec.h"
+#include "vec_math.h"
 #include "vmath.h"
 
 enum {
@@ -35,91 +32,8 @@ enum {
 /* Scores that nobody sees, and the maximum of none: far below any score, and finite. */
 static const float lowest = -1e30f;
 
-/* --- Vectors ------------------------------------------------------------------------------------
+/* --- Lanes --------------------------------------------------------------------------------------
  */
-
-INLINE vec load(const float *x) {
-    return (vec) * (const vec_any *)x;
-}
-
-INLINE void store(vec value, float *x) {
-    *(vec_any *)x = (vec_any)value;
-}
-
-INLINE vec splat(float x) {
-    return (vec){0} + x;
-}
-
-INLINE vec choose(ivec mask, vec a, vec b) {
-    return (vec)(((ivec)a & mask) | ((ivec)b & ~mask));
-}
-
-/* a > b ? a : b; b where one of them is no number. */
-INLINE vec greater(vec a, vec b) {
-#if defined(__x86_64__) && VEC == 16
-    return (vec)_mm512_max_ps((__m512)a, (__m512)b);
-#elif defined(__x86_64__) && VEC == 8
-    return (vec)_mm256_max_ps((__m256)a, (__m256)b);
-#elif defined(__x86_64__)
-    return (vec)_mm_max_ps((__m128)a, (__m128)b);
-#else
-    return choose(a > b, a, b);
-#endif
-}
-
-INLINE float sum_of(vec x) {
-#if defined(__x86_64__) && VEC == 16
-    return _mm512_reduce_add_ps((__m512)x);
-#else
-    float sum = x[0];
-    UNROLL
-    for (int i = 1; i < VEC; i++) sum += x[i];
-    return sum;
-#endif
-}
-
-INLINE float greatest_of(vec x) {
-#if defined(__x86_64__) && VEC == 16
-    return _mm512_reduce_max_ps((__m512)x);
-#else
-    float max = x[0];
-    UNROLL
-    for (int i = 1; i < VEC; i++) max = x[i] > max ? x[i] : max;
-    return max;
-#endif
-}
-
-/* vmath_exp of numbers below 88; e^-87 for all that are less than -87. */
-INLINE vec exponential(vec x) {
-    const float magic = 12582912.0f;
-    x = greater(splat(-87.0f), x);
-    vec shifted = x * 1.44269504088896341f + magic, n = shifted - magic;
-    vec r = x - n * 0.693359375f;
-    r = r + n * 2.12194440e-4f;
-    vec p = splat(1.9875691500e-4f);
-    p = p * r + 1.3981999507e-3f;
-    p = p * r + 8.3334519073e-3f;
-    p = p * r + 4.1665795894e-2f;
-    p = p * r + 1.6666665459e-1f;
-    p = p * r + 5.0000001201e-1f;
-    p = p * (r * r) + r + 1.0f;
-    return p * (vec)(((uvec)shifted - 0x4b400000u + 127u) << 23);
-}
-
-/* vmath_cap. */
-INLINE vec capped(float cap, vec score) {
-    vec x = score / cap, size = (vec)((uvec)x & 0x7fffffffu), z = x * x;
-    vec p = splat(-5.70498872745e-3f);
-    p = p * z + 2.06390887954e-2f;
-    p = p * z - 5.37397155531e-2f;
-    p = p * z + 1.33314422036e-1f;
-    p = p * z - 3.33332819422e-1f;
-    vec near = p * z * x + x, twice = 2.0f * size;
-    twice = choose(twice > splat(80.0f), splat(80.0f), twice);
-    vec far = 1.0f - 2.0f / (exponential(twice) + 1.0f);
-    far = (vec)((uvec)far | ((uvec)x & 0x80000000u));
-    return cap * choose(size < splat(0.625f), near, far);
-}
 
 /* Lanes of the keys [at, at + VEC) that are in the span. */
 INLINE ivec lanes_in(tt_attention_span span, int at) {
@@ -518,6 +432,16 @@ INLINE void clear(int from, int to, float *row) {
     for (int j = from; j < to; j += VEC) store((vec){0}, row + j);
 }
 
+/* d_q of n rows of a tile goes to the call's array: first, or behind what earlier blocks gave. */
+static void give_queries(const backward_work *w, int tile, int n) {
+    for (int r = tile; r < tile + n; r++) {
+        float *to = w->view->arrays->d_q + head_row(w->view, w->first + r) * (size_t)w->dim;
+        const float *d = w->d_q + (size_t)r * w->ld, scale = w->view->att->scale;
+        bool is_first = tt_attention_sees(w->view, w->first + r).begin >= w->first_key;
+        for (int i = 0; i < w->dim; i++) to[i] = (is_first ? 0.0f : to[i]) + scale * d[i];
+    }
+}
+
 /* One tile of a step, which as a whole sees the keys of `step`. */
 static void backward_tile(const backward_work *w, tt_attention_span step, int tile, bool queries) {
     int n = at_most(w->n_rows - tile, TILE_ROWS), first = w->first + tile;
@@ -561,12 +485,7 @@ static void backward_tile(const backward_work *w, tt_attention_span step, int ti
                          .y = w->d_q + (size_t)tile * w->ld,
                          .y_ld = w->ld};
     sums_of(TILE_ROWS, &d_q);
-    for (int r = tile; r < tile + n; r++) {
-        float *to_q = w->view->arrays->d_q + head_row(w->view, w->first + r) * (size_t)w->dim;
-        const float *d = w->d_q + (size_t)r * w->ld, scale = w->view->att->scale;
-        bool is_first = tt_attention_sees(w->view, w->first + r).begin >= w->first_key;
-        for (int i = 0; i < w->dim; i++) to_q[i] = (is_first ? 0.0f : to_q[i]) + scale * d[i];
-    }
+    give_queries(w, tile, n);
 }
 
 /* d_v += P^T d_o, d_k += dS^T q, for TILE_ROWS keys at a time the rows that see any of them. */
