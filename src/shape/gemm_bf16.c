@@ -17,7 +17,7 @@ bool tt_gemm_has_bf16(void) {
 }
 
 size_t tt_gemm_bf16_bytes(void) {
-    return TT_GEMM_ROUNDED_STEPS * sizeof(float);
+    return TT_GEMM_ROUNDED_FLOATS * sizeof(float);
 }
 
 tt_status tt_gemm_use_bf16(tt_gemm *gemm, tt_error *err) {
@@ -80,7 +80,8 @@ static void multiply_rows(const tt_gemm *gemm, const tt_gemm_share *whole, const
             n = smaller(whole->n_inner - first, most);
             piece.first_inner = first;
             piece.n_inner = (n + 1) / 2;
-            piece.x_row = (size_t)piece.n_inner;
+            /* a line more: rows of a tile would all meet in the same few lines of the cache */
+            piece.x_row = ((size_t)piece.n_inner + 15) / 16 * 16 + 16;
             piece.accumulate = whole->accumulate || first > 0;
             round_rows(whole, &piece, n, gemm->rounded); /* ends with a barrier */
             share = tt_gemm_cut(&piece, width, team, me);

@@ -36,10 +36,12 @@ typedef struct tt_gemm_share {
 enum {
     TT_GEMM_BLOCK_INNER = 512,
     TT_GEMM_BLOCK_OUTPUTS = 192,
+    TT_GEMM_STRETCH = 2048, /* elements of an inner product that all outputs are taken through */
     TT_GEMM_PACKED_FLOATS = TT_GEMM_BLOCK_INNER * TT_GEMM_BLOCK_OUTPUTS,
     /* bf16 arithmetic: steps of x rounded at a time, for all threads, and rows at most */
     TT_GEMM_ROUNDED_STEPS = 1 << 20,
-    TT_GEMM_ROUNDED_ROWS = TT_GEMM_ROUNDED_STEPS / TT_GEMM_BLOCK_INNER
+    TT_GEMM_ROUNDED_ROWS = TT_GEMM_ROUNDED_STEPS / TT_GEMM_BLOCK_INNER,
+    TT_GEMM_ROUNDED_FLOATS = TT_GEMM_ROUNDED_STEPS + 32 * TT_GEMM_ROUNDED_ROWS
 };
 
 /* gemm_kernel.h compiled for one instruction set. */
@@ -66,7 +68,7 @@ struct tt_gemm {
     const tt_gemm_kernel *kernel;
     const tt_gemm_kernel *bf16; /* that multiplies with matrices of BF16; NULL: kernel does */
     float *packed;              /* [n_threads x TT_GEMM_PACKED_FLOATS] */
-    float *rounded;             /* [TT_GEMM_ROUNDED_STEPS] pairs; NULL before they are needed */
+    float *rounded;             /* [TT_GEMM_ROUNDED_FLOATS] pairs; NULL before they are needed */
 };
 
 /* A thread's share: a run of outputs that starts at a multiple of the vector width or, of outputs

@@ -12,8 +12,8 @@
 #ifndef TRIMTAB_SHAPE_GEMM_TILE_H
 #define TRIMTAB_SHAPE_GEMM_TILE_H
 
-/* Weights of the next block that tiles ask memory for while they compute. Where a block is a few
- * lines of many rows, packing would wait for each row anew: no hardware foresees the next one. */
+/* Weights of the next block that tiles ask memory for while they compute. A block is some lines of
+ * many rows: packing would wait for each row anew, since no hardware foresees the next one. */
 typedef struct ahead {
     const char *at;      /* first byte of the next row */
     size_t row_bytes;    /* from row to row */
@@ -143,11 +143,17 @@ static block block_at(const tt_gemm_share *s, int first, int inner) {
                    smaller(s->n_inner - inner, TT_GEMM_BLOCK_INNER)};
 }
 
-/* The block behind b; n == 0: there is none. */
+/* The block behind b; n == 0: there is none. Where a block is a few lines of many rows, all outputs
+ * are taken through a stretch of rows before the next stretch: their pages are met again while the
+ * CPU still knows where they are. */
 static block block_behind(const tt_gemm_share *s, const block *b) {
-    if (b->inner + b->n_inner < s->n_inner) return block_at(s, b->first, b->inner + b->n_inner);
-    int first = b->first + b->n;
-    return first < s->first + s->n ? block_at(s, first, 0) : (block){0};
+    const int stretch = TT_GEMM_STRETCH / STEP_ELEMENTS;
+    int inner = b->inner + b->n_inner, first = b->first + b->n;
+    bool ends = !s->outputs_are_rows && inner % stretch == 0;
+    if (inner < s->n_inner && !ends) return block_at(s, b->first, inner);
+    if (first < s->first + s->n)
+        return block_at(s, first, s->outputs_are_rows ? 0 : b->inner / stretch * stretch);
+    return inner < s->n_inner ? block_at(s, s->first, inner) : (block){0};
 }
 
 /* Nothing to fetch: tiles touch the first line of their panel. */
@@ -155,21 +161,26 @@ static ahead fetch_nothing(const tt_gemm_share *s) {
     return (ahead){.at = (const char *)s->packed, .run = TT_GEMM_BLOCK_INNER};
 }
 
-/* What tiles of block b fetch: the next block, where its rows are short. (Transposed blocks have
- * longer rows, several read at once; fetching them costs tiles what it saves packing.) */
+/* What tiles of block b fetch: the next block. fp32 kernels leave out transposed blocks, whose rows
+ * are longer and read several at once: fetching them costs tiles what it saves packing. */
 static ahead look_ahead(const tt_gemm_share *s, const block *b) {
     enum { MOST_ROWS_OF_TILE = 16 };
     block next = block_behind(s, b);
-    if (s->outputs_are_rows || next.n == 0 || s->w_dtype == TT_DTYPE_Q8_0) return fetch_nothing(s);
+    if ((s->outputs_are_rows && STEP_ELEMENTS == 1) || next.n == 0 || s->w_dtype == TT_DTYPE_Q8_0)
+        return fetch_nothing(s);
     size_t element = tt_dtype_bytes(s->w_dtype);
-    size_t row = (size_t)s->first_inner + (size_t)next.inner * STEP_ELEMENTS;
+    int inner = s->first_inner + next.inner * STEP_ELEMENTS, n_inner = next.n_inner * STEP_ELEMENTS;
+    int row = s->outputs_are_rows ? next.first : inner,
+        n_rows = s->outputs_are_rows ? next.n : n_inner;
+    int col = s->outputs_are_rows ? inner : next.first,
+        n_cols = s->outputs_are_rows ? n_inner : next.n;
     int n_tiles = (s->n_rows + TILE_ROWS - 1) / TILE_ROWS * ((b->n + PANEL - 1) / PANEL);
-    ahead a = {.at = (const char *)s->w + (row * s->w_ld + (size_t)next.first) * element,
+    ahead a = {.at = (const char *)s->w + ((size_t)row * s->w_ld + (size_t)col) * element,
                .row_bytes = s->w_ld * element,
-               .n_rows = next.n_inner * STEP_ELEMENTS};
-    a.rows_of_tile = smaller((a.n_rows + n_tiles - 1) / n_tiles, MOST_ROWS_OF_TILE);
+               .n_rows = n_rows};
+    a.rows_of_tile = smaller((n_rows + n_tiles - 1) / n_tiles, MOST_ROWS_OF_TILE);
     a.run = (size_t)((b->n_inner + a.rows_of_tile - 1) / a.rows_of_tile);
-    a.advance = ((size_t)next.n * element + a.run - 1) / a.run;
+    a.advance = ((size_t)n_cols * element + a.run - 1) / a.run;
     return a;
 }
 
