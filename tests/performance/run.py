@@ -43,6 +43,9 @@ GOALS = [
     ("cohort", "", r"together|cohort", 2.00),
 ]
 
+# Rows of a table where not all are shown: of products those of whole layers. All are kept.
+SHOWN = {"gemm": r"^((?!\dx\d).)*$", "step": r"step$|tokens$", "kernels": r"peak|read|gate, up"}
+
 
 def machine():
     info = Path("/proc/cpuinfo").read_text()
@@ -87,6 +90,8 @@ def table(entries):
         lines += [f"`{entry['command']}`, {m['cpu']}, {m['date']}, load {m['load']} at the end", "",
                   "| row | value | limit | ratio | goal |", "|---|---|---|---|---|"]
         for row in entry["rows"]:
+            if not re.search(SHOWN.get(entry["bench"], ""), row["name"]):
+                continue
             limit = number(row["limit"]) if row["limit"] else ""
             ratio = f"{row['ratio']:.2f}" if row["limit"] else ""
             lines.append(f"| {row['name']} | {number(row['value'])} {row['unit']} | {limit} | "
