@@ -6,6 +6,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "trimtab/process.h"
 #include "trimtab/round.h"
 #include "wire_private.h"
 
@@ -30,6 +31,7 @@ struct tt_wire {
     tt_wire_link above, below;
     tt_trace *trace;
     int micro_batch;
+    double driven_s; /* when messages were driven last */
     char why_not[TT_WIRE_WHY_BYTES];
 };
 
@@ -126,6 +128,7 @@ static tt_wire *make_wire(const tt_world *world, const tt_wire_shape *shape) {
     int peers[TT_WIRE_N_WAYS];
     wire->world = world;
     wire->shape = *shape;
+    wire->driven_s = tt_process_seconds();
     find_peers(shape, peers);
     for (int i = 0; i < TT_WIRE_N_WAYS; i++) {
         way *y = &wire->ways[i];
@@ -205,25 +208,37 @@ static void end_send(tt_wire *wire, way *y, int b) {
     y->sending[b].start = 0;
 }
 
-/* One by one, so that a trace knows when each has arrived. */
-static void drive_sends(tt_wire *wire) {
-    for (int i = 0; i < TT_WIRE_N_WAYS; i++)
+/* Is nothing under way over MPI, that this rank has sent or may get? Asked one by one, so that a
+ * trace knows when each message has arrived. */
+static bool is_quiet(tt_wire *wire) {
+    int quiet = 1;
+    for (int i = 0; i < TT_WIRE_N_WAYS; i++) {
+        way *y = &wire->ways[i];
         for (int b = 0; b < TT_WIRE_BUFFERS; b++) {
-            way *y = &wire->ways[i];
-            int done = 0;
-            if (y->sending[b].start == 0) continue;
+            int done = 1;
             MPI_Test(&y->request[b], &done, MPI_STATUS_IGNORE);
-            if (done) end_send(wire, y, b);
+            if (done && y->sending[b].start != 0) end_send(wire, y, b);
+            quiet = quiet && done;
         }
+    }
+    return quiet != 0;
 }
 
-void tt_wire_drive(tt_wire *wire) {
+/* Looking for a message that nobody sends moves all that MPI has under way, whoever began it. */
+static void move(const tt_wire *wire) {
     int any;
-    if (wire->trace) drive_sends(wire);
-    /* Looking for a message that nobody sends moves all that MPI has under way, whoever began it.
-     */
     if (wire->world->n_ranks > 1)
         MPI_Iprobe(MPI_ANY_SOURCE, TAG_NOTHING, wire->world->pipe, &any, MPI_STATUS_IGNORE);
+}
+
+/* Without a network card that does it alone, a message is cut into many parts, of which one look
+ * moves a few: so looks go on for a small share of the time that the layer took. */
+void tt_wire_drive(tt_wire *wire) {
+    enum { SHARE = 256 };
+    double now = tt_process_seconds(), until = now + (now - wire->driven_s) / SHARE;
+    do move(wire);
+    while (!is_quiet(wire) && (now = tt_process_seconds()) < until);
+    wire->driven_s = now;
 }
 
 /* The longer nothing has come, the more is left to other processes: on a node with fewer cores than
@@ -232,7 +247,8 @@ static void back_off(tt_wire *wire, int n_looks) {
     enum { AT_ONCE = 16, BUSY = 256 };
     const struct timespec nap = {.tv_nsec = 50000};
     if (n_looks < AT_ONCE) return;
-    tt_wire_drive(wire);
+    move(wire);
+    is_quiet(wire);
     if (n_looks < BUSY)
         sched_yield();
     else
