@@ -44,6 +44,8 @@ static const bench benches[] = {
      tt_bench_head, "rows "},
     {"pipeline", "a step of ranks in a pipeline, against ranks that never wait", true,
      tt_bench_pipeline, "tokens "},
+    {"cohort", "members over one model together, against one after another", true, tt_bench_cohort,
+     ""},
     {"wire", "hand-over from one rank to another of its node, against a copy", true, tt_bench_wire,
      "tokens "},
     {"checkpoint", "saving and loading a run's state, against plain files", true,
