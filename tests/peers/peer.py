@@ -107,15 +107,16 @@ def build_model(job, dtype):
         state = {name: file.get_tensor(name).to(dtype) for name in model.state_dict()
                  if name in file.keys()}
     model.load_state_dict(state, strict=False, assign=True)
+    del state
     model.tie_weights()
     model.model.rotary_emb = LlamaRotaryEmbedding(config)
     model.requires_grad_(False)
     model.train()
     if job["products"] == "onednn":
-        for parent in list(model.modules()):
-            for name, child in list(parent.named_children()):
-                if name in PROJECTIONS:
-                    setattr(parent, name, OneDnnLinear(child.weight.detach()))
+        places = [(parent, name) for parent in model.modules() for name in PROJECTIONS
+                  if hasattr(parent, name)]
+        for parent, name in places:  # what was there is freed at once
+            setattr(parent, name, OneDnnLinear(getattr(parent, name).weight.detach()))
     if job["products"] == "medium":
         torch.set_float32_matmul_precision("medium")
     return model
