@@ -68,8 +68,8 @@ typedef struct tt_plan_input {
     int64_t n_tokens;   /* of all data sets */
     int64_t train_examples, train_tokens, train_targets;
     int64_t train_top_rows; /* tokens whose rows go on in the top layer (stage.h); 0: all */
-    double train_squares; /* of the tokens of each; 0: all are alike */
-    int n_prefix;         /* tokens that all examples begin with, at most a prompt */
+    double train_squares;   /* of the tokens of each; 0: all are alike */
+    int n_prefix;           /* tokens that all examples begin with, at most a prompt */
     int shortest_prompt;
     int64_t n_prompts;    /* answers to generate in one go at most, over all replicas; 0: unknown */
     size_t dataset_bytes; /* of the tokenised data sets, on every rank */

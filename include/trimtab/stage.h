@@ -42,6 +42,9 @@ typedef struct tt_stage_shape {
     int n_threads;
     tt_memory_policy activations; /* not AUTO */
     tt_saved saved;
+    /* To ask tt_stage_bytes how much of what is kept will be touched: rows of a micro-batch, and
+     * those that go on in the top layer. 0, as for tt_stage_create: max_tokens. */
+    int kept_tokens, kept_top_rows;
 } tt_stage_shape;
 
 /* What a layer's backward begins by computing again, from what is kept of the layer: gate and up of

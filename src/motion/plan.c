@@ -429,12 +429,40 @@ static tt_status count_stage(const tt_plan_input *in, tt_plan *plan, int s, tt_e
     return TT_OK;
 }
 
+/* Tokens that all training examples begin with, computed once a micro-batch; 0: none. */
+static int shared_prefix(const tt_plan_input *in, const tt_plan *plan) {
+    int n = in->shortest_prompt;
+    if (!in->job->parallel.share_prefix) return 0;
+    for (int m = 0; m < plan->n_methods; m++) {
+        int tail = tt_adapter_prefix_tail(&plan->methods[m], in->spec, in->longest);
+        if (tail == 0) return 0;
+        if (n > in->shortest_prompt - tail) n = in->shortest_prompt - tail;
+    }
+    if (n > in->n_prefix) n = in->n_prefix;
+    return n >= TT_BATCH_LEAST_PREFIX ? n : 0;
+}
+
+/* Rows of what is kept that the largest micro-batch will touch: there is room for max_tokens of
+ * them, but sequences share their prefix, and few go on in the top layer. Pages that nobody touches
+ * take no memory. */
+static void expect_rows(const tt_plan_input *in, const tt_plan *plan, tt_stage_shape *shape) {
+    if (!in->train || in->train_examples == 0) return;
+    double mean = (double)in->train_tokens / (double)in->train_examples;
+    double n_sharing = plan->max_tokens / mean - larger(plan->n_resident, 1);
+    double rows = plan->max_tokens;
+    if (n_sharing > 0) rows -= n_sharing * shared_prefix(in, plan);
+    shape->kept_tokens = larger((int)rows, 1);
+    double top = (double)in->train_top_rows / (double)in->train_tokens * plan->max_tokens;
+    if (in->train_top_rows > 0 && top < rows) shape->kept_top_rows = larger((int)top, 1);
+}
+
 /* With what the policy keeps, which decides the stage's part. */
 static void add_stage(const tt_plan_input *in, tt_plan *plan, int s) {
     tt_plan_stage *stage = &plan->stages[s];
     tt_stage_shape shape;
     tt_stage_memory memory;
     tt_plan_stage_shape(plan, s, in->spec, in->train, &shape);
+    expect_rows(in, plan, &shape);
     tt_stage_bytes(&shape, &memory);
     stage->bytes.activations = memory.activations;
     stage->bytes.workspace = memory.workspace;

@@ -124,11 +124,17 @@ static size_t width_of(const tt_stage_shape *shape, int layer, const facts *f, t
  */
 
 static size_t n_values(const tt_stage_shape *shape, size_t width) {
-    return tt_stage_product((size_t)shape->max_tokens, width);
+    int n = shape->kept_tokens ? shape->kept_tokens : shape->max_tokens;
+    return tt_stage_product((size_t)n, width);
 }
 
 static void *take(tt_layout *at, const tt_stage_shape *shape, size_t width, size_t size) {
     return tt_stage_take(at, tt_stage_product(n_values(shape, width), size));
+}
+
+/* Do all rows of the model's top layer have the array, or those alone that go on? */
+static bool has_all_rows(tt_kept_array a) {
+    return a == TT_KEPT_X || a == TT_KEPT_K_INPUT || a == TT_KEPT_K || a == TT_KEPT_V;
 }
 
 static float *take_floats(tt_layout *at, const tt_stage_shape *shape, int width) {
@@ -180,14 +186,18 @@ tt_kept_layer tt_stage_lay_kept(tt_layout *at, const tt_stage_shape *shape, int 
     if (!tt_stage_keeps(shape, layer)) return kept;
     const facts f = facts_of(shape, layer);
     kept.again = f.again;
+    tt_stage_shape few = *shape; /* what rows that go on have */
+    if (layer == shape->spec->n_layers - 1 && shape->kept_top_rows)
+        few.kept_tokens = shape->kept_top_rows;
     for (int a = 0; a < TT_N_KEPT; a++) {
+        const tt_stage_shape *rows = has_all_rows((tt_kept_array)a) ? shape : &few;
         size_t width = width_of(shape, layer, &f, (tt_kept_array)a);
         kept.width[a] = width;
         if (width == 0 || is_again(&f, (tt_kept_array)a)) continue;
         if (shape->saved == TT_SAVED_BF16)
-            kept.packed[a] = take(at, shape, width, sizeof *kept.packed[a]);
+            kept.packed[a] = take(at, rows, width, sizeof *kept.packed[a]);
         else
-            *array_of(&kept.acts, (tt_kept_array)a) = take(at, shape, width, sizeof(float));
+            *array_of(&kept.acts, (tt_kept_array)a) = take(at, rows, width, sizeof(float));
     }
     if (f.again != TT_AGAIN_BLOCK) lay_small(at, shape, layer, &f, &kept.acts.acts);
     if (f.reads.mlp && f.experts) kept.acts.acts.mixture = tt_stage_lay_mixture(at, shape);
@@ -309,8 +319,7 @@ void tt_stage_store_input(const tt_stage *stage, const tt_kept_layer *kept, int 
 }
 
 static size_t n_stored(const tt_kept_layer *kept, tt_kept_array a, int n_tokens, int n_top) {
-    bool all = a == TT_KEPT_X || a == TT_KEPT_K_INPUT || a == TT_KEPT_K || a == TT_KEPT_V;
-    return (size_t)(all ? n_tokens : n_top) * kept->width[a];
+    return (size_t)(has_all_rows(a) ? n_tokens : n_top) * kept->width[a];
 }
 
 void tt_stage_store(const tt_stage *stage, const tt_kept_layer *kept, int n_tokens, int n_top) {
