@@ -2,8 +2,9 @@
  *
  * One layout and method a run (the peak is the process's): 1 x 1, 2 x 1, 2 x 2; steering, or with
  * the argument "lora" LoRA on all matrices, "dora" with magnitudes and dropout, "full" all weights,
- * "drawn" with stochastic rounding. Everything the plan counts is
- * used: training steps with full micro-batches, scoring, generation with a full cache. */
+ * "drawn" with stochastic rounding; or with what is kept of steering: "mlp", "block", "bf16".
+ * Everything the plan counts is used: training steps with full micro-batches, scoring, generation
+ * with a full cache. */
 #include "mpi_test.h"
 
 #include <fcntl.h>
@@ -145,6 +146,11 @@ typedef struct share {
     float *m, *v;
 } share;
 
+static bool kept_otherwise(void) {
+    return strcmp(chosen, "mlp") == 0 || strcmp(chosen, "block") == 0 ||
+           strcmp(chosen, "bf16") == 0;
+}
+
 static tt_method choose_method(void) {
     tt_method method = {.form = TT_STEER_LINEAR,
                         .sites = 1u << TT_SITE_POST_BLOCK,
@@ -153,7 +159,7 @@ static tt_method choose_method(void) {
                         .scale = 1,
                         .init_scale = 1e-3,
                         .layers = "all"};
-    if (!chosen[0]) return method;
+    if (!chosen[0] || kept_otherwise()) return method;
     tt_method_defaults(&method);
     method.form = TT_STEER_NONE;
     if (strcmp(chosen, "lora") == 0 || strcmp(chosen, "dora") == 0) {
@@ -174,6 +180,9 @@ static tt_status make_plan(share *s, const tt_dataset *data, size_t baseline, tt
                       .train = {.batch_size = 32},
                       .parallel = {.stages = world->n_ranks > 1 ? 2 : 1, .threads = 1},
                       .eval = {.batch = 8}};
+    if (strcmp(chosen, "mlp") == 0) s->job.memory.activations = TT_MEMORY_RECOMPUTE_MLP;
+    if (strcmp(chosen, "block") == 0) s->job.memory.activations = TT_MEMORY_RECOMPUTE_BLOCK;
+    if (strcmp(chosen, "bf16") == 0) s->job.memory.saved = TT_SAVED_BF16;
     tt_plan_input input = {.spec = &spec,
                            .job = &s->job,
                            .layer_bytes = storage.layer_bytes,
