@@ -81,6 +81,9 @@ const tt_step_batch *tt_member_begin_step(tt_member *member);
 tt_adapter *tt_member_adapter(tt_member *member);
 tt_reduce *tt_member_reduce(tt_member *member);
 
+/* The step's backward is over, but it is not yet ended: sums over ranks may travel meanwhile. */
+void tt_member_settle_step(tt_member *member, double local_loss);
+
 /* Ends the step, whose backward is over: gradients are summed, their health is checked, parameters
  * move; then what is due: log, evaluation (which drains the pipeline), checkpoint. local_loss: what
  * the pipeline said on this rank. *stop: some rank was signalled to stop, or somebody knew already;

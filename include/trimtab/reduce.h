@@ -76,6 +76,12 @@ size_t tt_reduce_bytes(const tt_method *method, const tt_spec *spec, size_t n_pa
  * last stage trains. */
 void tt_reduce_begin_layer(tt_reduce *reduce, int layer);
 
+/* The gradients are complete on all stages, and something else is computed before finish: what then
+ * need not wait for other ranks is begun (norm, health, stop flag), with what finish would be given;
+ * finish's is then not read. Nothing where there are replicas, whose members may end in another
+ * order. The same on all ranks. */
+void tt_reduce_begin_finish(tt_reduce *reduce, double local_loss, bool local_stop);
+
 /* Begins the layers not begun yet (a replica without micro-batches), waits for all, fills health;
  * afterwards the adapter holds the summed gradient (of views with an owner: that replica's), and
  * reduce is ready for the next step. Collective over all. local_loss: this rank's share (0 except

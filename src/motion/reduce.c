@@ -19,7 +19,8 @@ static tt_status allocate(const tt_world *world, tt_adapter *adapter, int n_mode
     tt_reduce *r = *out = calloc(1, sizeof *r);
     if (!r) return tt_fail(err, TT_ERR_MEMORY, "out of memory for gradient reduction");
     r->world = world;
-    r->data = MPI_COMM_NULL;
+    r->data = r->all = MPI_COMM_NULL;
+    r->summing = MPI_REQUEST_NULL;
     r->adapter = adapter;
     r->n_model_layers = n_model_layers;
     r->n_norms_a_layer = adapter->full ? TT_N_ROLES : 1;
@@ -42,6 +43,7 @@ tt_status tt_reduce_create(const tt_world *world, tt_adapter *adapter, int n_mod
     status = tt_world_agree(world, status, err);
     if (status == TT_OK) {
         MPI_Comm_dup(world->data, &(*out)->data);
+        MPI_Comm_dup(world->all, &(*out)->all);
         return TT_OK;
     }
     tt_reduce_destroy(*out);
@@ -51,7 +53,9 @@ tt_status tt_reduce_create(const tt_world *world, tt_adapter *adapter, int n_mod
 
 void tt_reduce_destroy(tt_reduce *reduce) {
     if (!reduce) return;
+    MPI_Wait(&reduce->summing, MPI_STATUS_IGNORE);
     if (reduce->data != MPI_COMM_NULL) MPI_Comm_free(&reduce->data);
+    if (reduce->all != MPI_COMM_NULL) MPI_Comm_free(&reduce->all);
     free(reduce->pieces);
     free(reduce->layer_ends);
     free(reduce->window);
@@ -157,19 +161,42 @@ static void find_offender(const tt_reduce *r, const double *codes, tt_step_healt
     health->bad_layer = (int)codes[at] - summed;
 }
 
+/* Replicas whose members end in another order would wait for each other here. */
+void tt_reduce_begin_finish(tt_reduce *reduce, double local_loss, bool local_stop) {
+    const tt_world *w = reduce->world;
+    bool waits = w->n_replicas > 1 || reduce->n_shared > 0 || reduce->adapter->full;
+    if (waits || w->n_ranks == 1 || reduce->is_summing) return;
+    tt_reduce_begin_layer(reduce, reduce->adapter->first_layer);
+    contribute(reduce, local_loss, local_stop);
+    MPI_Iallreduce(MPI_IN_PLACE, reduce->table, reduce->n_table, MPI_DOUBLE, MPI_SUM, reduce->all,
+                   &reduce->summing);
+    reduce->is_summing = true;
+}
+
+/* The table's sum of what all ranks contribute. */
+static void sum_table(tt_reduce *reduce, double local_loss, bool local_stop) {
+    tt_trace_event wait = {.kind = TT_TRACE_WAIT_REDUCE, .start = tt_trace_now(reduce->trace)};
+    if (!reduce->is_summing) {
+        tt_reduce_begin_layer(reduce, reduce->adapter->first_layer);
+        tt_reduce_drive(reduce, true);
+        tt_reduce_sum_layers(reduce);
+        tt_trace_add(reduce->trace, &wait);
+        contribute(reduce, local_loss, local_stop);
+    }
+    wait = (tt_trace_event){.kind = TT_TRACE_WAIT_ALL, .start = tt_trace_now(reduce->trace)};
+    if (reduce->is_summing)
+        MPI_Wait(&reduce->summing, MPI_STATUS_IGNORE);
+    else if (reduce->world->n_ranks > 1)
+        MPI_Allreduce(MPI_IN_PLACE, reduce->table, reduce->n_table, MPI_DOUBLE, MPI_SUM,
+                      reduce->all);
+    reduce->is_summing = false;
+    tt_trace_add(reduce->trace, &wait);
+}
+
 void tt_reduce_finish(tt_reduce *reduce, double local_loss, bool local_stop,
                       tt_step_health *health) {
     const tt_world *w = reduce->world;
-    tt_reduce_begin_layer(reduce, reduce->adapter->first_layer);
-    tt_trace_event wait = {.kind = TT_TRACE_WAIT_REDUCE, .start = tt_trace_now(reduce->trace)};
-    tt_reduce_drive(reduce, true);
-    tt_reduce_sum_layers(reduce);
-    tt_trace_add(reduce->trace, &wait);
-    contribute(reduce, local_loss, local_stop);
-    wait = (tt_trace_event){.kind = TT_TRACE_WAIT_ALL, .start = tt_trace_now(reduce->trace)};
-    if (w->n_ranks > 1)
-        MPI_Allreduce(MPI_IN_PLACE, reduce->table, reduce->n_table, MPI_DOUBLE, MPI_SUM, w->all);
-    tt_trace_add(reduce->trace, &wait);
+    sum_table(reduce, local_loss, local_stop);
     const double *norms = reduce->table, *losses = norms + reduce->n_norms;
     const double *codes = losses + w->n_replicas, *stop = codes + w->n_ranks;
     *health = (tt_step_health){.bad_rank = -1, .bad_layer = -1, .stop = *stop > 0};

@@ -16,7 +16,7 @@ typedef struct tt_reduce_piece {
  * each rank; [1] stop. */
 struct tt_reduce {
     const tt_world *world;
-    MPI_Comm data; /* a duplicate of the world's */
+    MPI_Comm data, all; /* duplicates of the world's */
     tt_adapter *adapter;
     int n_model_layers;
     int n_left;    /* of the rank's layers, the lowest n_left are not begun */
@@ -32,6 +32,8 @@ struct tt_reduce {
     double *table;
     size_t n_norms_a_layer, n_norms;
     int n_table;
+    MPI_Request summing; /* of the table, begun early; else MPI_REQUEST_NULL */
+    bool is_summing;
     tt_trace *trace;
     tt_trace_event under_way; /* start 0: no sum is, or nothing is recorded */
 };

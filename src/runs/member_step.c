@@ -211,10 +211,17 @@ static tt_status choose_heads(tt_member *t, tt_error *err) {
     return TT_OK;
 }
 
+static bool wants_stop(const tt_member *t) {
+    return tt_world_stop_signalled() || t->told.status != TT_OK;
+}
+
+void tt_member_settle_step(tt_member *t, double local_loss) {
+    tt_reduce_begin_finish(t->reduce, local_loss, wants_stop(t));
+}
+
 tt_status tt_member_end_step(tt_member *t, double local_loss, bool *stop, tt_error *err) {
     tt_step_health health;
-    bool wants_stop = tt_world_stop_signalled() || t->told.status != TT_OK;
-    tt_reduce_finish(t->reduce, local_loss, wants_stop, &health);
+    tt_reduce_finish(t->reduce, local_loss, wants_stop(t), &health);
     *stop = *stop || health.stop;
     TT_TRY(check_health(t, &health, err));
     update(t, &health);

@@ -227,12 +227,23 @@ static int fill_push(tt_trainer *t, const int *group, int n, tt_share *shares, i
     return n_shares;
 }
 
+/* Steps whose micro-batches have come back through all stages by now. */
+static void settle_steps(tt_trainer *t, int64_t n_pushed) {
+    for (int k = 0; k < t->n_active; k++) {
+        tt_slot *slot = &t->slots[t->active[k]];
+        if (slot->under_way && slot->n_pushed == slot->batch->n_micro &&
+            slot->last_push + t->engine->plan->n_stages <= n_pushed)
+            tt_member_settle_step(slot->member, slot->loss);
+    }
+}
+
 static void push_all(tt_trainer *t, const int *group, int n) {
     tt_share shares[TT_MAX_SHARES];
     int who[TT_MAX_SHARES], n_shares;
     while ((n_shares = fill_push(t, group, n, shares, who)) > 0) {
         int64_t number = tt_pipeline_push(t->engine->pipeline, shares, n_shares);
         for (int k = 0; k < n_shares; k++) t->slots[who[k]].last_push = number;
+        settle_steps(t, number + 1);
     }
 }
 
