@@ -189,6 +189,40 @@ static void threads_share_the_cores_of_a_node(void **state) {
     }
 }
 
+/* Members keep their own parameters and cut their steps as they would alone; the rest is there
+ * once. */
+static void members_share_all_but_what_is_theirs(void **state) {
+    (void)state;
+    tt_job job = job_of(2, 1), large = job;
+    large.train.batch_size = 32;
+    large.method.rank.value = 2 * job.method.rank.value;
+    tt_plan_input input = input_of(&job, 2), of_large = input_of(&large, 2);
+    const tt_plan_kind kinds[] = {{&job.method, job.train.batch_size, 10},
+                                  {&large.method, large.train.batch_size, 2}};
+    tt_plan *one = build(&input), *other = build(&of_large);
+    input.kinds = kinds;
+    input.n_kinds = 2;
+    input.n_resident = 5;
+    tt_plan *plan = build(&input);
+    tt_plan_cut cut = tt_plan_cut_steps(&input, plan, large.train.batch_size);
+    assert_int_equal(cut.min_micro_batches, other->min_micro_batches);
+    assert_int_equal(cut.max_tokens, other->max_tokens);
+    assert_int_equal(tt_plan_cut_steps(&input, plan, job.train.batch_size).max_tokens,
+                     one->max_tokens);
+    assert_true(plan->max_tokens >= other->max_tokens && plan->max_tokens <= 640);
+    assert_int_equal(tt_plan_max_shares(plan, input.spec), 5);
+    for (int s = 0; s < 2; s++) { /* the two large ones, and three of the others */
+        size_t order = (size_t)input.train_examples * sizeof(int64_t);
+        assert_int_equal(plan->stages[s].bytes.weights, one->stages[s].bytes.weights);
+        assert_int_equal(plan->stages[s].bytes.adapter, 2 * other->stages[s].bytes.adapter +
+                                                            3 * one->stages[s].bytes.adapter +
+                                                            5 * order);
+    }
+    tt_plan_destroy(plan);
+    tt_plan_destroy(other);
+    tt_plan_destroy(one);
+}
+
 static void micro_batches_are_bounded(void **state) {
     (void)state;
     tt_job job = job_of(2, 2);
@@ -534,6 +568,7 @@ int main(void) {
         cmocka_unit_test(activations_are_kept_as_far_as_they_fit),
         cmocka_unit_test(what_is_computed_again_is_work),
         cmocka_unit_test(tied_head_is_counted_once),
+        cmocka_unit_test(members_share_all_but_what_is_theirs),
         cmocka_unit_test(facts_come_from_the_data),
         cmocka_unit_test(table_has_a_row_a_stage),
     };
