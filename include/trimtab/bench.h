@@ -139,11 +139,12 @@ tt_status tt_bench_pipeline(const tt_bench_settings *settings, tt_bench_rows *ou
                             tt_error *err) TT_MUST_CHECK;
 
 /* Eight members (steering of rank 8, and LoRA) over a pipeline of one layer of the shape of
- * Llama-3.2-1B's a rank; 16 examples of 100 tokens, and of 12, a step each. Optimiser steps count.
+ * Llama-3.2-1B's a rank; 16 examples of n_tokens a step each, then of an eighth of that (unless
+ * that is none). Optimiser steps count.
  *
- * Rows, in tokens/s: "8 members in turn, 16 x 100 tokens", each with the pipe to itself, and "8
- * members together, ..." (limit: that), in two groups whose steps overlap; micro-batches are cut and
- * shared as a plan does. Collective; makes the world's grid. Errors as tt_bench_pipeline. */
+ * Rows, in tokens/s: "8 members in turn, 16 x N tokens", each with the pipe to itself, and "8
+ * members together, ..." (limit: that), in two groups whose steps overlap; micro-batches are cut
+ * and shared as a plan does. Collective; makes the world's grid. Errors as tt_bench_pipeline. */
 tt_status tt_bench_cohort(const tt_bench_settings *settings, tt_bench_rows *out,
                           tt_error *err) TT_MUST_CHECK;
 

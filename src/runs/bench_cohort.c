@@ -116,7 +116,7 @@ static void run_together(bench_cohort *c, int n_rounds) {
 }
 
 /* Together several rounds at a time, since the pipe is filled and emptied once. */
-static void measure(const tt_bench_settings *s, bench_cohort *c, const char *what,
+static void measure(const tt_bench_settings *s, bench_cohort *c, int tokens_of_example,
                     tt_bench_rows *out) {
     enum { ROUNDS = 4 };
     tt_stopwatch in_turn = {0}, together = {0};
@@ -135,14 +135,14 @@ static void measure(const tt_bench_settings *s, bench_cohort *c, const char *wha
     } while (tt_world_any(world, tt_process_seconds() < end));
     double tokens = (double)MEMBERS * c->pipe.n_micro * c->pipe.n_tokens;
     double turns = tokens / in_turn.best, all = ROUNDS * tokens / together.best;
-    snprintf(name, sizeof name, "8 members in turn, %s", what);
+    snprintf(name, sizeof name, "8 members in turn, 16 x %d tokens", tokens_of_example);
     tt_bench_add(out, name, turns, "tokens/s", 0);
-    snprintf(name, sizeof name, "8 members together, %s", what);
+    snprintf(name, sizeof name, "8 members together, 16 x %d tokens", tokens_of_example);
     tt_bench_add(out, name, all, "tokens/s", turns);
 }
 
-static tt_status run_case(const tt_bench_settings *s, int tokens_of_example, const char *what,
-                          tt_bench_rows *out, tt_error *err) {
+static tt_status run_case(const tt_bench_settings *s, int tokens_of_example, tt_bench_rows *out,
+                          tt_error *err) {
     int n_stages = s->world->n_ranks, tokens = EXAMPLES * tokens_of_example;
     int n_micro = tokens / LEAST_TOKENS;
     if (n_micro < n_stages) n_micro = n_stages;
@@ -162,7 +162,7 @@ static tt_status run_case(const tt_bench_settings *s, int tokens_of_example, con
     if (c->pipe.n_shares < 1) c->pipe.n_shares = 1;
     if (c->pipe.n_shares > MEMBERS / GROUPS) c->pipe.n_shares = MEMBERS / GROUPS;
     status = create(c, err);
-    if (status == TT_OK) measure(s, c, what, out);
+    if (status == TT_OK) measure(s, c, tokens_of_example, out);
     destroy(c);
     free(c);
     return status;
@@ -170,6 +170,7 @@ static tt_status run_case(const tt_bench_settings *s, int tokens_of_example, con
 
 tt_status tt_bench_cohort(const tt_bench_settings *settings, tt_bench_rows *out, tt_error *err) {
     out->n = 0;
-    TT_TRY(run_case(settings, 100, "16 x 100 tokens", out, err));
-    return run_case(settings, 12, "16 x 12 tokens", out, err);
+    int length = settings->n_tokens;
+    TT_TRY(run_case(settings, length, out, err));
+    return length < 8 ? TT_OK : run_case(settings, length / 8, out, err);
 }
