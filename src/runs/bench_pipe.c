@@ -77,7 +77,7 @@ static tt_status create_batch(tt_bench_pipe *b, tt_error *err) {
         int end = (int)((int64_t)b->n_tokens * (s + 1) / b->n_seqs);
         b->seq_start[s + 1] = end;
         b->prompt_len[s] = end - first;
-        b->target_row[s] = end - 1;
+        b->target_row[s] = first; /* the top layer computes from there on: as much as the others */
         b->target_id[s] = s;
         for (int t = first; t < end; t++) {
             b->ids[t] = t % VOCAB;
