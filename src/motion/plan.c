@@ -14,8 +14,9 @@
 #include "trimtab/singular.h"
 
 enum {
-    LEAST_TOKENS = 256,  /* that a micro-batch is not cut below only to fill a pipeline */
-    SHARED_TOKENS = 640, /* of a micro-batch that members share: products gain little by more */
+    LEAST_TOKENS = 256, /* that a micro-batch is not cut below only to fill a pipeline */
+    SHARED_TOKENS =
+        384, /* of a micro-batch that members share: products gain little by more, slots grow */
     USUAL_TOKENS = 2048, /* of a micro-batch when nobody chose: products are large enough by then */
     FAULT_BYTES = 65536, /* the kernel maps this much around a touched page of a cached file */
     /* What a process grows by once it works, measured with Open MPI 4.1 on one node: code of

@@ -9,7 +9,7 @@ enum {
     MEMBERS = 8,
     EXAMPLES = 16,      /* of a member's step */
     LEAST_TOKENS = 256, /* of a micro-batch, and how many members share at most: as plan has it */
-    SHARED_TOKENS = 640,
+    SHARED_TOKENS = 384,
     GROUPS = 2 /* one group's micro-batches follow while another's come back */
 };
 

@@ -209,7 +209,7 @@ static void members_share_all_but_what_is_theirs(void **state) {
     assert_int_equal(cut.max_tokens, other->max_tokens);
     assert_int_equal(tt_plan_cut_steps(&input, plan, job.train.batch_size).max_tokens,
                      one->max_tokens);
-    assert_true(plan->max_tokens >= other->max_tokens && plan->max_tokens <= 640);
+    assert_true(plan->max_tokens >= other->max_tokens && plan->max_tokens <= 384);
     assert_int_equal(tt_plan_max_shares(plan, input.spec), 5);
     for (int s = 0; s < 2; s++) { /* the two large ones, and three of the others */
         size_t order = (size_t)input.train_examples * sizeof(int64_t);
