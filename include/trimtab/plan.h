@@ -143,6 +143,17 @@ double tt_plan_top_flops(const tt_plan_input *input, double flops, double keys);
  * computing again. */
 double tt_plan_again_flops(const tt_plan *plan, const tt_spec *spec, int stage, double length);
 
+enum {
+    TT_PLAN_LEAST_TOKENS = 256, /* that a micro-batch is not cut below only to fill a pipeline */
+    TT_PLAN_SHARED_TOKENS = 384 /* of a micro-batch that members share: products gain little by
+                                   more, slots grow */
+};
+
+/* Micro-batches of a replica's n_tokens when nobody chose. With as many as stages a pipeline is
+ * empty for nearly half of a step, with four times as many for a fifth; products lose little as
+ * long as each has some hundred rows. Pure. */
+int tt_plan_usual_micro_batches(int n_stages, double n_tokens);
+
 /* How the steps of a run are cut. For the job's own batch size these are the plan's numbers; what
  * a member of a cohort computes depends on its own, as if it ran alone. Pure. */
 typedef struct tt_plan_cut {

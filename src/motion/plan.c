@@ -14,7 +14,6 @@
 #include "trimtab/singular.h"
 
 enum {
-    LEAST_TOKENS = 256, /* that a micro-batch is not cut below only to fill a pipeline */
     SHARED_TOKENS =
         384, /* of a micro-batch that members share: products gain little by more, slots grow */
     USUAL_TOKENS = 2048, /* of a micro-batch when nobody chose: products are large enough by then */
@@ -104,13 +103,16 @@ static double replica_tokens(const tt_plan_input *in, const tt_plan *plan, int b
     return mean * batch / plan->n_replicas;
 }
 
-/* With as many micro-batches as stages a pipeline is empty for nearly half of a step; with four
- * times as many, for a fifth. Products lose little as long as each has some hundred rows. */
+int tt_plan_usual_micro_batches(int n_stages, double n_tokens) {
+    double wanted = n_tokens / TT_PLAN_LEAST_TOKENS;
+    if (n_stages == 1) return 1;
+    if (wanted > 4.0 * n_stages) return 4 * n_stages;
+    return larger((int)wanted, n_stages);
+}
+
 static int default_micro_batches(const tt_plan_input *in, const tt_plan *plan, int batch) {
-    if (plan->n_stages == 1 || in->train_examples == 0) return plan->n_stages;
-    double wanted = replica_tokens(in, plan, batch) / LEAST_TOKENS;
-    if (wanted > 4.0 * plan->n_stages) return 4 * plan->n_stages;
-    return larger((int)wanted, plan->n_stages);
+    if (in->train_examples == 0) return plan->n_stages;
+    return tt_plan_usual_micro_batches(plan->n_stages, replica_tokens(in, plan, batch));
 }
 
 /* In training an even share of a step, and a tenth more for uneven bins; the batcher makes one more
@@ -138,7 +140,7 @@ tt_plan_cut tt_plan_cut_steps(const tt_plan_input *in, const tt_plan *plan, int 
 static int shared_tokens(const tt_plan_input *in, const tt_plan *plan) {
     int64_t all = (int64_t)plan->max_tokens * plan->n_resident;
     if (in->job->parallel.micro_batch_tokens || in->spec->n_experts) return plan->max_tokens;
-    return larger(plan->max_tokens, all < SHARED_TOKENS ? (int)all : SHARED_TOKENS);
+    return larger(plan->max_tokens, all < TT_PLAN_SHARED_TOKENS ? (int)all : TT_PLAN_SHARED_TOKENS);
 }
 
 static tt_status bound_micro_batches(const tt_plan_input *in, tt_plan *plan, tt_error *err) {

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 
 #include "trimtab/schedule.h"
+#include "trimtab/trace.h"
 
 enum { N_BUFFERS = 2 }; /* a direction, as in pipeline.c */
 enum { DOWN, UP, N_WAYS };
@@ -310,16 +311,11 @@ void tt_simulated_free(tt_simulated *out) {
 /* --- As a trace --------------------------------------------------------------------------------
  */
 
-static const struct {
-    const char *name, *category;
-} kinds[TT_N_SPANS] = {[TT_SPAN_FORWARD] = {"forward", "compute"},
-                       [TT_SPAN_BACKWARD] = {"backward", "compute"},
-                       [TT_SPAN_WAIT_X] = {"wait for x", "wait"},
-                       [TT_SPAN_WAIT_D] = {"wait for d", "wait"},
-                       [TT_SPAN_WAIT_SENT] = {"wait for room to send", "wait"},
-                       [TT_SPAN_WAIT_SUMS] = {"wait for sums", "wait"},
-                       [TT_SPAN_WAIT_ALL] = {"wait for all ranks", "wait"},
-                       [TT_SPAN_UPDATE] = {"update", "compute"}};
+static const tt_trace_kind kinds[TT_N_SPANS] = {
+    [TT_SPAN_FORWARD] = TT_TRACE_FORWARD,     [TT_SPAN_BACKWARD] = TT_TRACE_BACKWARD,
+    [TT_SPAN_WAIT_X] = TT_TRACE_WAIT_X,       [TT_SPAN_WAIT_D] = TT_TRACE_WAIT_D,
+    [TT_SPAN_WAIT_SENT] = TT_TRACE_WAIT_SENT, [TT_SPAN_WAIT_SUMS] = TT_TRACE_WAIT_REDUCE,
+    [TT_SPAN_WAIT_ALL] = TT_TRACE_WAIT_ALL,   [TT_SPAN_UPDATE] = TT_TRACE_UPDATE};
 
 /* Nanoseconds as microseconds, whatever the locale. */
 static void print_time(const char *key, double seconds, FILE *stream) {
@@ -333,7 +329,8 @@ void tt_simulated_trace(const tt_simulated *out, FILE *stream) {
     for (int i = 0; i < out->n_spans; i++) {
         const tt_span *span = &out->spans[i];
         fprintf(stream, "%s\n{\"ph\":\"X\",\"pid\":0,\"tid\":%d,\"name\":\"%s\",\"cat\":\"%s\"",
-                i ? "," : "", span->stage, kinds[span->kind].name, kinds[span->kind].category);
+                i ? "," : "", span->stage, tt_trace_name(kinds[span->kind]),
+                tt_trace_category(kinds[span->kind]));
         print_time("ts", span->begin, stream);
         print_time("dur", span->end - span->begin, stream);
         fprintf(stream, ",\"args\":{");

@@ -4,13 +4,12 @@
 
 #include "bench_pipe.h"
 #include "trimtab/optim.h"
+#include "trimtab/plan.h"
 
 enum {
     MEMBERS = 8,
-    EXAMPLES = 16,      /* of a member's step */
-    LEAST_TOKENS = 256, /* of a micro-batch, and how many members share at most: as plan has it */
-    SHARED_TOKENS = 384,
-    GROUPS = 2 /* one group's micro-batches follow while another's come back */
+    EXAMPLES = 16, /* of a member's step */
+    GROUPS = 2     /* one group's micro-batches follow while another's come back */
 };
 
 typedef struct trainee {
@@ -144,10 +143,7 @@ static void measure(const tt_bench_settings *s, bench_cohort *c, int tokens_of_e
 static tt_status run_case(const tt_bench_settings *s, int tokens_of_example, tt_bench_rows *out,
                           tt_error *err) {
     int n_stages = s->world->n_ranks, tokens = EXAMPLES * tokens_of_example;
-    int n_micro = tokens / LEAST_TOKENS;
-    if (n_micro < n_stages) n_micro = n_stages;
-    if (n_micro > 4 * n_stages) n_micro = 4 * n_stages;
-    if (n_stages == 1) n_micro = 1;
+    int n_micro = tt_plan_usual_micro_batches(n_stages, tokens);
     if (n_micro > EXAMPLES) n_micro = EXAMPLES;
     bench_cohort *c = calloc(1, sizeof *c);
     tt_status status = c ? TT_OK : tt_fail(err, TT_ERR_MEMORY, "no memory for a cohort");
@@ -158,7 +154,7 @@ static tt_status run_case(const tt_bench_settings *s, int tokens_of_example, tt_
                               .n_micro = n_micro,
                               .n_stream = MEMBERS * n_micro,
                               .n_threads = s->n_threads};
-    c->pipe.n_shares = SHARED_TOKENS / c->pipe.n_tokens;
+    c->pipe.n_shares = TT_PLAN_SHARED_TOKENS / c->pipe.n_tokens;
     if (c->pipe.n_shares < 1) c->pipe.n_shares = 1;
     if (c->pipe.n_shares > MEMBERS / GROUPS) c->pipe.n_shares = MEMBERS / GROUPS;
     status = create(c, err);

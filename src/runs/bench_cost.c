@@ -138,13 +138,7 @@ static tt_status create_rows(cost_rig *rig, tt_error *err) {
 /* n tokens in sequences of about that length, back to back. */
 static tt_micro_batch pack(cost_rig *rig, int n_tokens, int length) {
     int n_seqs = length < n_tokens ? n_tokens / length : 1;
-    for (int s = 0; s < n_seqs; s++) {
-        int first = (int)((int64_t)n_tokens * s / n_seqs);
-        int end = (int)((int64_t)n_tokens * (s + 1) / n_seqs);
-        rig->seq_start[s + 1] = end;
-        rig->prompt_len[s] = end - first;
-        for (int t = first; t < end; t++) rig->positions[t] = t - first;
-    }
+    tt_bench_cut(n_tokens, n_seqs, rig->seq_start, rig->prompt_len, rig->positions);
     return (tt_micro_batch){.n_tokens = n_tokens,
                             .n_seqs = n_seqs,
                             .positions = rig->positions,

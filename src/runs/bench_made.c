@@ -29,6 +29,15 @@ float *tt_bench_floats(size_t n) {
     return x;
 }
 
+void tt_bench_cut(int n_tokens, int n_seqs, int32_t *seq_start, int32_t *prompt_len,
+                  int32_t *positions) {
+    for (int s = 0; s <= n_seqs; s++) seq_start[s] = (int32_t)((int64_t)n_tokens * s / n_seqs);
+    for (int s = 0; s < n_seqs; s++) {
+        prompt_len[s] = seq_start[s + 1] - seq_start[s];
+        for (int32_t t = 0; t < prompt_len[s]; t++) positions[seq_start[s] + t] = t;
+    }
+}
+
 tt_status tt_bench_make_dir(const char *parent, char out[TT_PATH_BYTES], tt_error *err) {
     TT_TRY(tt_file_join(out, TT_PATH_BYTES, parent, "trimtab-bench.XXXXXX", err));
     if (!mkdtemp(out))

@@ -72,17 +72,11 @@ static tt_status create_batch(tt_bench_pipe *b, tt_error *err) {
     b->d_in = tt_bench_floats(wide);
     if (!b->ids || !b->positions || !b->micro || !b->x || !b->y || !b->d || !b->d_in)
         return tt_fail(err, TT_ERR_MEMORY, "no memory to measure %d tokens", b->n_tokens);
+    tt_bench_cut(b->n_tokens, b->n_seqs, b->seq_start, b->prompt_len, b->positions);
+    for (int t = 0; t < b->n_tokens; t++) b->ids[t] = t % VOCAB;
     for (int s = 0; s < b->n_seqs; s++) {
-        int first = (int)((int64_t)b->n_tokens * s / b->n_seqs);
-        int end = (int)((int64_t)b->n_tokens * (s + 1) / b->n_seqs);
-        b->seq_start[s + 1] = end;
-        b->prompt_len[s] = end - first;
-        b->target_row[s] = first; /* the top layer computes from there on: as much as the others */
+        b->target_row[s] = b->seq_start[s]; /* from there on the top layer computes: all of it */
         b->target_id[s] = s;
-        for (int t = first; t < end; t++) {
-            b->ids[t] = t % VOCAB;
-            b->positions[t] = t - first;
-        }
     }
     for (int i = 0; i < b->n_micro; i++)
         b->micro[i] = (tt_micro_batch){.n_tokens = b->n_tokens,

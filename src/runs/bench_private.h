@@ -64,6 +64,11 @@ void tt_bench_fill_bf16(size_t n, uint16_t *out);
 /* fp32 numbers in (-1, 1), malloc'ed; NULL when there is no memory. */
 float *tt_bench_floats(size_t n);
 
+/* n_tokens in n_seqs sequences of about the same length, back to back: seq_start [n_seqs + 1],
+ * prompt_len [n_seqs] (all of each), positions [n_tokens]. */
+void tt_bench_cut(int n_tokens, int n_seqs, int32_t *seq_start, int32_t *prompt_len,
+                  int32_t *positions);
+
 /* A directory of this process's own in `parent`, for tt_file_remove_tree. Errors: ERR_IO,
  * ERR_CONFIG (name too long). */
 tt_status tt_bench_make_dir(const char *parent, char out[TT_PATH_BYTES],

@@ -94,22 +94,12 @@ static tt_status create_arrays(bench_step *b, bool with_plain, tt_error *err) {
     return TT_OK;
 }
 
-static void pack(bench_step *b) {
-    for (int s = 0; s <= b->n_seqs; s++)
-        b->seq_start[s] = (int32_t)((int64_t)b->n_tokens * s / b->n_seqs);
-    for (int s = 0; s < b->n_seqs; s++) {
-        b->prompt_len[s] = b->seq_start[s + 1] - b->seq_start[s];
-        for (int32_t t = b->seq_start[s]; t < b->seq_start[s + 1]; t++)
-            b->positions[t] = t - b->seq_start[s];
-    }
-}
-
 static tt_status create_step(const tt_bench_settings *s, bench_step *b, bool with_plain,
                              tt_error *err) {
     b->n_tokens = s->n_tokens;
     b->n_seqs = s->n_tokens < MAX_SEQS ? s->n_tokens : MAX_SEQS;
     TT_TRY(create_arrays(b, with_plain, err));
-    pack(b);
+    tt_bench_cut(b->n_tokens, b->n_seqs, b->seq_start, b->prompt_len, b->positions);
     TT_TRY(create_weights(b, err));
     const tt_stage_shape shape = {.spec = &b->spec,
                                   .methods = &tt_bench_method,

@@ -1,10 +1,9 @@
 #include "trimtab/trainer.h"
 
-#include <math.h>
 #include <stdlib.h>
-#include <string.h>
 
 #include "trainer_private.h"
+#include "trimtab/plan_time.h"
 #include "trimtab/process.h"
 #include "trimtab/trace_file.h"
 
@@ -19,13 +18,6 @@ static tt_status create(tt_trainer *t, tt_error *err) {
         return tt_fail(err, TT_ERR_MEMORY, "no memory for %d members", t->n_slots);
     for (int s = 0; s < t->n_slots; s++) t->slots[s].i = -1;
     return TT_OK;
-}
-
-static size_t largest_stage_bytes(const tt_plan *plan) {
-    size_t largest = 0;
-    for (int s = 0; s < plan->n_stages; s++)
-        if (plan->stages[s].bytes.total > largest) largest = plan->stages[s].bytes.total;
-    return largest;
 }
 
 static tt_status open_first(tt_trainer *t, tt_error *err) {
@@ -50,7 +42,8 @@ tt_status tt_trainer_open(tt_engine *engine, tt_report *report, tt_trainer **out
         t->report = report;
         t->is_cohort = tt_cohort_n(engine->cohort) > 0;
         t->n_slots = tt_cohort_resident(engine->cohort);
-        t->result.predicted_bytes = largest_stage_bytes(engine->plan);
+        t->result.predicted_bytes =
+            engine->plan->stages[tt_plan_largest_stage(engine->plan)].bytes.total;
         status = create(t, err);
     }
     status = tt_world_agree(engine->world, status, err);
