@@ -242,6 +242,7 @@ typedef struct tt_job {
         bool quiet;
         bool trace;          /* write RUN_DIR/trace.json */
         int64_t trace_steps; /* of a life, the first so many */
+        bool tensorboard;    /* write RUN_DIR/events.out.tfevents.* */
     } log;
 } tt_job;
 

@@ -60,6 +60,14 @@ void tt_report_begin(tt_report *report, int64_t step);
 /* The run's life that rows from now on belong to. */
 void tt_report_set_life(tt_report *report, int64_t life);
 
+/* From now on rows go to TensorBoard as well (tensorboard.h), in a file of this life in run_dir,
+ * whose first step comes after `step`: train/loss, train/lr (and train/lr_lora ...),
+ * train/grad_norm, train/tokens_per_s, train/peak_rss_bytes; held_out/loss, held_out/token_accuracy,
+ * held_out/exact_match, at step 0 those of the frozen model. Call after tt_report_set_life. Errors:
+ * ERR_IO, ERR_CONFIG, ERR_MEMORY. */
+tt_status tt_report_open_tensorboard(tt_report *report, const char *run_dir, int64_t step,
+                                     tt_error *err) TT_MUST_CHECK;
+
 /* A line for a person. */
 void tt_report_note(tt_report *report, const char *format, ...) TT_PRINTF(2, 3);
 

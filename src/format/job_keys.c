@@ -296,6 +296,9 @@ const tt_key tt_job_keys[] = {
          "summary, Perfetto or Chrome."},
     {"log", "trace_steps", TT_KEY_LONG, AT(log.trace_steps), .fallback = "50", .min = 1,
      .max = 1 << 20, .help = "Steps that are traced, from the first on that this start makes."},
+    {"log", "tensorboard", TT_KEY_BOOL, AT(log.tensorboard), .fallback = "false",
+     .help = "Write losses, accuracies, rates and throughput for TensorBoard too, as event files in "
+             "the run directory (tensorboard --logdir RUN_DIR)."},
 };
 
 const int tt_job_n_keys = sizeof tt_job_keys / sizeof tt_job_keys[0];

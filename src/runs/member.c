@@ -167,7 +167,9 @@ tt_status tt_member_own(tt_member *t, const tt_rundir *rundir, tt_error *err) {
     tt_report_set_life(t->report, rundir->generation);
     TT_TRY(tt_member_resume(t, err));
     t->result.first_step = t->state.step;
-    return TT_OK;
+    if (!t->job->log.tensorboard) return TT_OK;
+    tt_status status = tt_report_open_tensorboard(t->report, rundir->path, t->state.step, err);
+    return tt_world_agree(t->engine->world, status, err);
 }
 
 /* Evaluations since the best one are counted by the steps they are due at. */

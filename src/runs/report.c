@@ -8,12 +8,14 @@
 #include <string.h>
 
 #include "trimtab/process.h"
+#include "trimtab/tensorboard.h"
 
 struct tt_report {
     tt_report *voice; /* whose line on the terminal it is: its own, or its parent's */
     char name[TT_NAME_BYTES];
     FILE *talk; /* NULL: silent */
     bool is_terminal, line_open;
+    tt_tensorboard *tensorboard; /* NULL: none */
     FILE *metrics;
     char metrics_path[TT_PATH_BYTES];
     double began_s, last_s;
@@ -72,6 +74,7 @@ void tt_report_destroy(tt_report *report) {
     if (!report) return;
     if (report->voice == report) end_line(report);
     if (report->metrics) fclose(report->metrics);
+    tt_tensorboard_close(report->tensorboard);
     free(report);
 }
 
@@ -82,6 +85,12 @@ void tt_report_begin(tt_report *report, int64_t step) {
 
 void tt_report_set_life(tt_report *report, int64_t life) {
     report->life = life;
+}
+
+tt_status tt_report_open_tensorboard(tt_report *report, const char *run_dir, int64_t step,
+                                     tt_error *err) {
+    if (!report->metrics) return TT_OK; /* somebody else speaks */
+    return tt_tensorboard_create(run_dir, report->life, step + 1, &report->tensorboard, err);
 }
 
 void tt_report_note(tt_report *report, const char *format, ...) {
@@ -165,6 +174,21 @@ static void format_rates(const tt_report_step *row, char *out, size_t n) {
                                  row->rates[i].lr);
 }
 
+static tt_status board_train(tt_report *report, const tt_report_step *row, double tokens_per_s,
+                             int64_t peak, tt_error *err) {
+    char names[TT_REPORT_RATES][48];
+    tt_scalar scalars[5 + TT_REPORT_RATES] = {{"train/loss", row->loss},
+                                              {"train/lr", row->lr},
+                                              {"train/grad_norm", row->grad_norm},
+                                              {"train/tokens_per_s", tokens_per_s},
+                                              {"train/peak_rss_bytes", (double)peak}};
+    for (int i = 0; i < row->n_rates; i++) {
+        snprintf(names[i], sizeof names[i], "train/lr_%s", row->rates[i].part);
+        scalars[5 + i] = (tt_scalar){names[i], row->rates[i].lr};
+    }
+    return tt_tensorboard_add(report->tensorboard, row->step, scalars, 5 + row->n_rates, err);
+}
+
 tt_status tt_report_train(tt_report *report, const tt_report_step *row, tt_error *err) {
     double now = tt_process_seconds();
     double tokens_per_s = (double)row->n_tokens / fmax(now - report->last_s, 1e-9);
@@ -198,7 +222,16 @@ tt_status tt_report_train(tt_report *report, const tt_report_step *row, tt_error
     set_real(json, "tokens_per_s", tokens_per_s);
     set_real(json, "elapsed_s", now - report->began_s);
     set_int(json, "peak_rss_bytes", peak);
-    return write_row(report, json, err);
+    TT_TRY(write_row(report, json, err));
+    return board_train(report, row, tokens_per_s, peak, err);
+}
+
+static tt_status board_eval(tt_report *report, int64_t step, const tt_eval_result *result,
+                            tt_error *err) {
+    const tt_scalar scalars[] = {{"held_out/loss", result->loss},
+                                 {"held_out/token_accuracy", result->token_accuracy},
+                                 {"held_out/exact_match", result->exact_match}};
+    return tt_tensorboard_add(report->tensorboard, step, scalars, result->generated ? 3 : 2, err);
 }
 
 tt_status tt_report_eval(tt_report *report, int64_t step, const char *what,
@@ -229,7 +262,8 @@ tt_status tt_report_eval(tt_report *report, int64_t step, const char *what,
         set_real(json, "exact_match", result->exact_match);
     }
     set_real(json, "seconds", result->seconds);
-    return write_row(report, json, err);
+    TT_TRY(write_row(report, json, err));
+    return board_eval(report, step, result, err);
 }
 
 void tt_report_progress(tt_report *report, const char *what, int64_t done, int64_t total) {
