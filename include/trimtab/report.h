@@ -6,7 +6,7 @@
  * metrics are always written.
  *
  * metrics.jsonl: one object a line, always with "kind", "step" and "life":
- *     {"kind":"train","step":20,"loss":..,"lr":..,"grad_norm":..,"tokens":..,"tokens_per_s":..,
+ *     {"kind":"train","step":20,"n_steps":500,"loss":..,"lr":..,"grad_norm":..,"tokens":..,"tokens_per_s":..,
  *      "elapsed_s":..,"peak_rss_bytes":..,"life":1}
  *     {"kind":"method","step":0,"method":"post-block r=8 silu + lora r=8 down","parameters":..,
  *      "activations":..,"weights":..,"model_parameters":..,"percent":..,"life":1}

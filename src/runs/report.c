@@ -210,6 +210,7 @@ tt_status tt_report_train(tt_report *report, const tt_report_step *row, tt_error
     json_t *json = json_object();
     json_object_set_new(json, "kind", json_string("train"));
     set_int(json, "step", row->step);
+    set_int(json, "n_steps", row->n_steps);
     set_real(json, "loss", row->loss);
     set_real(json, "lr", row->lr);
     for (int i = 0; i < row->n_rates; i++) {

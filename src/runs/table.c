@@ -1,13 +1,13 @@
 #include "trimtab/table.h"
 
-#include <jansson.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "trimtab/file.h"
+#include "trimtab/history.h"
 
-enum { MAX_JOB_BYTES = 1 << 20, MAX_METRICS_BYTES = 1 << 30 };
+enum { MAX_JOB_BYTES = 1 << 20 };
 
 /* --- One run -----------------------------------------------------------------------------------
  */
@@ -40,50 +40,35 @@ static tt_status read_job(tt_table_run *run, tt_error *err) {
     return TT_OK;
 }
 
-static bool is_text(const json_t *row, const char *key, const char *text) {
-    const char *found = json_string_value(json_object_get(row, key));
-    return found && strcmp(found, text) == 0;
+static tt_status take_history(tt_table_run *run, const tt_history *history, tt_error *err) {
+    const tt_history_eval *frozen = tt_history_find(history, TT_HISTORY_FROZEN);
+    const tt_history_eval *adapted = tt_history_find(history, TT_HISTORY_ADAPTED);
+    if (!adapted || isnan(adapted->exact_match))
+        return tt_fail(
+            err, TT_ERR_MISSING,
+            "%s/metrics.jsonl: found no result of a finished run, expected an evaluation "
+            "of the \"adapted model\" with exact_match",
+            run->path);
+    if (!history->has_method || history->n_model_params <= 0)
+        return tt_fail(err, TT_ERR_FORMAT,
+                       "%s/metrics.jsonl: found no row \"method\" with model_parameters",
+                       run->path);
+    run->n_params = history->n_params;
+    run->n_active = history->n_active;
+    run->n_model_params = history->n_model_params;
+    run->accuracy = 100 * adapted->exact_match;
+    run->n_examples = adapted->n_examples;
+    run->has_frozen = frozen && !isnan(frozen->exact_match);
+    if (run->has_frozen) run->frozen = 100 * frozen->exact_match;
+    return TT_OK;
 }
 
-/* Rows are appended: of several of a kind the last one counts. */
-static void take_row(const json_t *row, tt_table_run *run, bool *has_result) {
-    const json_t *score = json_object_get(row, "exact_match");
-    if (is_text(row, "kind", "method")) {
-        run->n_params = json_integer_value(json_object_get(row, "parameters"));
-        run->n_active = json_integer_value(json_object_get(row, "active"));
-        run->n_model_params = json_integer_value(json_object_get(row, "model_parameters"));
-    } else if (!is_text(row, "kind", "eval") || !json_is_number(score)) {
-        return;
-    } else if (is_text(row, "what", "frozen model")) {
-        run->has_frozen = true;
-        run->frozen = 100 * json_number_value(score);
-    } else if (is_text(row, "what", "adapted model")) {
-        *has_result = true;
-        run->accuracy = 100 * json_number_value(score);
-        run->n_examples = json_integer_value(json_object_get(row, "n_examples"));
-    }
-}
-
-/* A crash may have cut one row short: lines that are not JSON are passed over. */
 static tt_status read_metrics(tt_table_run *run, tt_error *err) {
-    char path[TT_PATH_BYTES], *text, *rest;
-    size_t n;
-    bool has_result = false;
-    TT_TRY(tt_file_join(path, sizeof path, run->path, "metrics.jsonl", err));
-    TT_TRY(tt_file_read_all(path, MAX_METRICS_BYTES, &text, &n, err));
-    for (char *line = strtok_r(text, "\n", &rest); line; line = strtok_r(NULL, "\n", &rest)) {
-        json_t *row = json_loads(line, 0, NULL);
-        take_row(row, run, &has_result);
-        json_decref(row);
-    }
-    free(text);
-    if (!has_result)
-        return tt_fail(err, TT_ERR_MISSING,
-                       "%s: found no result of a finished run, expected an evaluation of the "
-                       "\"adapted model\" with exact_match",
-                       path);
-    if (run->n_model_params > 0) return TT_OK;
-    return tt_fail(err, TT_ERR_FORMAT, "%s: found no row \"method\" with model_parameters", path);
+    tt_history history;
+    TT_TRY(tt_history_read(run->path, &history, err));
+    tt_status status = take_history(run, &history, err);
+    tt_history_free(&history);
+    return status;
 }
 
 static tt_status read_run(const char *path, tt_table_run *run, tt_error *err) {
