@@ -2,7 +2,6 @@
 
 #include <errno.h>
 #include <stdint.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -135,20 +134,6 @@ tt_status cli_real(const cli_given *given, const char *name, double low, double 
         return tt_fail(err, TT_ERR_USAGE, "--%s: got \"%s\", expected a number in %g..%g", name,
                        text, low, high);
     return TT_OK;
-}
-
-void cli_print_options(const cli_option *options) {
-    for (; options->name; options++) {
-        char left[64];
-        bool optional = options->argument && options->argument[0] == '[';
-        const char *argument = options->argument ? options->argument : "";
-        snprintf(left, sizeof left, "--%s%s%s", options->name,
-                 optional            ? "[="
-                 : options->argument ? " "
-                                     : "",
-                 argument + optional);
-        printf("  %-36s %s\n", left, options->help);
-    }
 }
 
 /* Turns the job options into --set texts. Owns nothing; texts point into given or constants. */

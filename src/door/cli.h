@@ -3,6 +3,7 @@
 #define TRIMTAB_CLI_H
 
 #include <stdbool.h>
+#include <stdio.h>
 
 #include "trimtab/adapter.h"
 #include "trimtab/cohort.h"
@@ -22,11 +23,15 @@ typedef struct cli {
     tt_world *world;
 } cli;
 
-/* An option of a sub-command. With an argument: `--name VALUE` or `--name=VALUE`. */
+/* An option of a sub-command. With an argument: `--name VALUE` or `--name=VALUE`.
+ * What the shell completes the argument to: "a|b|c" to one of these, "FILE" or "FILE.jsonl" to a
+ * file, "DIR" to a directory, "PATH" to either, "JOB.cfg" to a job file, "GROUP.KEY=VALUE" to a key
+ * of a job; to nothing where it reads otherwise ("N"). words says this in its place. */
 typedef struct cli_option {
     const char *name;
     const char *argument; /* NULL: a flag; "[X]": optional, only as --name=X */
     const char *help;
+    const char *words; /* NULL: as argument */
 } cli_option;
 
 /* What a sub-command was given: seen options in order, and words that are not options. */
@@ -46,7 +51,6 @@ tt_status cli_int(const cli_given *given, const char *name, long long low, long 
                   long long missing, long long *out, tt_error *err);
 tt_status cli_real(const cli_given *given, const char *name, double low, double high,
                    double missing, double *out, tt_error *err);
-void cli_print_options(const cli_option *options);
 
 /* Finds out about the terminals. Before MPI is initialised: a process that is started alone then
  * looks like one under a launcher. */
@@ -91,32 +95,49 @@ tt_status cli_read_parts(const cli_given *given, const char *path, const tt_meth
                          cli_parts *out, tt_error *err);
 void cli_use_parts(const cli_parts *parts, tt_adapter *adapter);
 
-tt_status cli_train(const cli *c, tt_error *err);
-tt_status cli_eval(const cli *c, tt_error *err);
-tt_status cli_generate(const cli *c, tt_error *err);
-tt_status cli_check(const cli *c, tt_error *err);
-tt_status cli_plan(const cli *c, tt_error *err);
-tt_status cli_doctor(const cli *c, tt_error *err);
-tt_status cli_bench(const cli *c, tt_error *err);
-tt_status cli_export(const cli *c, tt_error *err);
-tt_status cli_import(const cli *c, tt_error *err);
-tt_status cli_data(const cli *c, tt_error *err);
-tt_status cli_table(const cli *c, tt_error *err);
-tt_status cli_inspect(const cli *c, tt_error *err);
-tt_status cli_trace(const cli *c, tt_error *err);
+/* --- The table of commands ---------------------------------------------------------------------
+ * Help, man pages and shell completions are made from it. A new command is a source cli_NAME.c that
+ * ends with
+ *
+ *     const cli_command cli_NAME = {.name = "NAME", .summary = ..., .run = run};
+ *
+ * a line here, one in cli_commands.c, and its source in CMakeLists.txt. Sub-commands (trace
+ * summary) are a list of such structs, ended by a NULL name, in subs; a command that has them has
+ * neither run nor options of its own. */
+typedef struct cli_command {
+    const char *name, *summary; /* summary: one line without a full stop */
+    const char *arguments;      /* in the usage line between the name and [OPTIONS]; NULL: none */
+    const char *words; /* what completes words that are not options, as of options; NULL: none */
+    const char
+        *description; /* lines of at most 98 bytes; those that begin with blanks are a list */
+    const cli_option *options;      /* end with a NULL name; NULL: none */
+    const struct cli_command *subs; /* likewise; NULL: none */
+    void (*more)(FILE *stream);     /* what help prints last; NULL: nothing */
+    const char *more_is_in;         /* the man page that has this in place of the command's own */
+    bool needs_mpi;                 /* run under mpirun, c->world is there */
+    tt_status (*run)(const cli *c, tt_error *err);
+} cli_command;
 
-void cli_train_help(void);
-void cli_eval_help(void);
-void cli_generate_help(void);
-void cli_check_help(void);
-void cli_plan_help(void);
-void cli_doctor_help(void);
-void cli_bench_help(void);
-void cli_export_help(void);
-void cli_import_help(void);
-void cli_data_help(void);
-void cli_table_help(void);
-void cli_inspect_help(void);
-void cli_trace_help(void);
+extern const cli_command *const cli_commands[]; /* in the order of help; ends with NULL */
+
+/* The command called name among subs, or the program's own where subs is NULL; NULL: none. */
+const cli_command *cli_find_command(const cli_command *subs, const char *name);
+/* The program's help, and a command's: parent is what it is a sub-command of, or NULL. */
+void cli_print_help(FILE *stream);
+void cli_print_command_help(const cli_command *parent, const cli_command *command, FILE *stream);
+
+extern const cli_command cli_train;
+extern const cli_command cli_eval;
+extern const cli_command cli_generate;
+extern const cli_command cli_check;
+extern const cli_command cli_plan;
+extern const cli_command cli_doctor;
+extern const cli_command cli_bench;
+extern const cli_command cli_export;
+extern const cli_command cli_import;
+extern const cli_command cli_inspect;
+extern const cli_command cli_data;
+extern const cli_command cli_trace;
+extern const cli_command cli_table;
 
 #endif

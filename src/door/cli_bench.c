@@ -13,7 +13,8 @@ static const cli_option options[] = {
     {"json", NULL, "JSON lines with name, value, unit, limit, ratio"},
     {"tokens", "N",
      "tokens of a micro-batch (default 512), the longest sequence (4096), an example (100)"},
-    {"shapes", "MODEL", "of Llama-3.2-1B, Llama-3.1-8B, Qwen3-4B or Gemma-3-1B (default: each)"},
+    {"shapes", "MODEL", "of Llama-3.2-1B, Llama-3.1-8B, Qwen3-4B or Gemma-3-1B (default: each)",
+     "Llama-3.2-1B|Llama-3.1-8B|Qwen3-4B|Gemma-3-1B"},
     {"bf16", NULL, "products in bf16 arithmetic, as with compute.products = \"bf16\""},
     {"rows", "N", "supervised rows (default: 4, 64 and 512 in turn)"},
     {"model", "DIR", "a Hugging Face model directory (default: one is made up)"},
@@ -68,21 +69,19 @@ static bool takes(const bench *b, const char *option) {
     return false;
 }
 
-void cli_bench_help(void) {
-    printf("usage: [mpirun -n RANKS] trimtab bench NAME [OPTIONS]\n\n");
+static void print_benches(FILE *stream) {
+    fprintf(stream, "Benches:\n\n");
     for (int i = 0; i < N_BENCHES; i++) {
         const bench *b = &benches[i];
-        printf("%-10s %s\n", b->name, b->help);
+        fprintf(stream, "%-10s %s\n", b->name, b->help);
         if (!b->takes[0] && !b->takes_ranks) continue;
-        printf("%10s%s", "", b->takes_ranks ? " [mpirun -n RANKS]" : "");
+        fprintf(stream, "%10s%s", "", b->takes_ranks ? " [mpirun -n RANKS]" : "");
         for (int k = N_COMMON; options[k].name; k++)
             if (takes(b, options[k].name))
-                printf(" [--%s%s%s]", options[k].name, options[k].argument ? " " : "",
-                       options[k].argument ? options[k].argument : "");
-        printf("\n");
+                fprintf(stream, " [--%s%s%s]", options[k].name, options[k].argument ? " " : "",
+                        options[k].argument ? options[k].argument : "");
+        fprintf(stream, "\n");
     }
-    printf("\nEvery row is compared with a limit measured in the same run.\n\n");
-    cli_print_options(options);
 }
 
 static tt_status find_bench(const cli_given *given, const bench **out, tt_error *err) {
@@ -152,7 +151,7 @@ static void print_rows(const tt_bench_rows *rows, bool as_json) {
     }
 }
 
-tt_status cli_bench(const cli *c, tt_error *err) {
+static tt_status run(const cli *c, tt_error *err) {
     cli_given given;
     const bench *chosen;
     tt_bench_settings settings;
@@ -167,3 +166,15 @@ tt_status cli_bench(const cli *c, tt_error *err) {
     if (c->world->rank == 0) print_rows(&rows, cli_value(&given, "json") != NULL);
     return TT_OK;
 }
+
+const cli_command cli_bench = {
+    .name = "bench",
+    .summary = "kernels, steps, files and more against limits measured in the same run",
+    .arguments = "NAME",
+    .words = "kernels|gemm|step|attention|passes|head|pipeline|cohort|wire|checkpoint|load|"
+             "tokenizer",
+    .description = "Every row is compared with a limit measured in the same run.\n",
+    .options = options,
+    .more = print_benches,
+    .needs_mpi = true,
+    .run = run};

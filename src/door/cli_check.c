@@ -26,17 +26,6 @@ static const cli_option options[] = {
     {"quiet", NULL, "only the exit code, and errors"},
     {NULL, NULL, NULL}};
 
-void cli_check_help(void) {
-    printf("usage: trimtab check JOB.cfg [--ranks N] [OPTIONS]\n\n"
-           "Validates a job, its model's headers, tokenizer, task and data, and prints what would\n"
-           "be trained on and the plan: which rank holds which layers, the bytes of each, and a\n"
-           "prediction of a step's time (docs/plan.md). Trains nothing, loads no weights. With "
-           "--ranks\n"
-           "neither weights nor tokenizer nor data need be here: what is not is assumed, and "
-           "told.\n\n");
-    cli_print_options(options);
-}
-
 /* What is asked besides the job. */
 typedef struct wishes {
     long long n_ranks, cores;  /* 0: not said */
@@ -224,7 +213,7 @@ static tt_status check(const cli *c, const wishes *asked, const tt_job *job,
     return status;
 }
 
-tt_status cli_check(const cli *c, tt_error *err) {
+static tt_status run(const cli *c, tt_error *err) {
     cli_given given;
     tt_job job;
     tt_cohort *cohort = NULL;
@@ -243,3 +232,18 @@ tt_status cli_check(const cli *c, tt_error *err) {
     tt_cohort_destroy(cohort);
     return status;
 }
+
+const cli_command cli_check = {
+    .name = "check",
+    .summary = "validate a job and print its plan, without training",
+    .arguments = "JOB.cfg [--ranks N]",
+    .words = "JOB.cfg",
+    .description =
+        "Validates a job, its model's headers, tokenizer, task and data, and prints what would\n"
+        "be trained on and the plan: which rank holds which layers, the bytes of each, and a\n"
+        "prediction of a step's time (docs/plan.md). Trains nothing, loads no weights. With "
+        "--ranks\n"
+        "neither weights nor tokenizer nor data need be here: what is not is assumed, and told.\n",
+    .options = options,
+    .needs_mpi = true,
+    .run = run};

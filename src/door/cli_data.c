@@ -21,16 +21,6 @@ static const cli_option options[] = {
     {"p-operator", "P", "listops: probability that an argument is nested (default 0.25)"},
     {NULL, NULL, NULL}};
 
-void cli_data_help(void) {
-    printf(
-        "usage: trimtab data listops|sort --train FILE.jsonl [--eval FILE.jsonl] [OPTIONS]\n\n"
-        "Makes records of a task, the same ones for the same options:\n"
-        "  listops  {\"Source\": \"[MAX 2 9 [MIN 4 7 ] 0 ]\", \"Target\": \"9\"}, after Nangia & "
-        "Bowman 2018\n"
-        "  sort     {\"List\": \"[7 2 9 2 ]\", \"Sorted\": \"2 2 7 9\"}\n\n");
-    cli_print_options(options);
-}
-
 static tt_status read_probability(const cli_given *given, double *out, tt_error *err) {
     const char *text = cli_value(given, "p-operator");
     char *end;
@@ -101,7 +91,7 @@ static tt_status write_sort(const cli_given *given, const output *out, tt_error 
     return tt_digitsort_write(&settings, out->train, out->n_train, out->eval, out->n_eval, err);
 }
 
-tt_status cli_data(const cli *c, tt_error *err) {
+static tt_status run(const cli *c, tt_error *err) {
     cli_given given;
     output out;
     TT_TRY(cli_parse(c, options, &given, err));
@@ -116,3 +106,16 @@ tt_status cli_data(const cli *c, tt_error *err) {
     if (out.eval) printf("%s: %lld records\n", out.eval, out.n_eval);
     return TT_OK;
 }
+
+const cli_command cli_data = {
+    .name = "data",
+    .summary = "make data sets",
+    .arguments = "listops|sort --train FILE.jsonl [--eval FILE.jsonl]",
+    .words = "listops|sort",
+    .description =
+        "Makes records of a task, the same ones for the same options:\n"
+        "  listops  {\"Source\": \"[MAX 2 9 [MIN 4 7 ] 0 ]\", \"Target\": \"9\"}, after Nangia & "
+        "Bowman 2018\n"
+        "  sort     {\"List\": \"[7 2 9 2 ]\", \"Sorted\": \"2 2 7 9\"}\n",
+    .options = options,
+    .run = run};

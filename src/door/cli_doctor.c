@@ -9,14 +9,7 @@ static const cli_option options[] = {
     {"scratch", "DIR", "where to try MPI-IO (default: the current directory)"},
     {NULL, NULL, NULL}};
 
-void cli_doctor_help(void) {
-    printf("usage: [mpirun -n RANKS] trimtab doctor [OPTIONS]\n\n"
-           "Says what MPI, threads, BLIS, MPI-IO and the page cache do on these ranks. All ranks\n"
-           "measure at the same time, as in a run.\n\n");
-    cli_print_options(options);
-}
-
-tt_status cli_doctor(const cli *c, tt_error *err) {
+static tt_status run(const cli *c, tt_error *err) {
     static const char *const marks[] = {"  ", "ok", "!!"};
     cli_given given;
     long long n_threads;
@@ -36,3 +29,13 @@ tt_status cli_doctor(const cli *c, tt_error *err) {
     free(doctor);
     return status;
 }
+
+const cli_command cli_doctor = {
+    .name = "doctor",
+    .summary = "what this machine, its MPI and its BLIS can do",
+    .description =
+        "Says what MPI, threads, BLIS, MPI-IO and the page cache do on these ranks. All ranks\n"
+        "measure at the same time, as in a run.\n",
+    .options = options,
+    .needs_mpi = true,
+    .run = run};

@@ -25,13 +25,6 @@ static const cli_option options[] = {
     {"quiet", NULL, "print the result only"},
     {NULL, NULL, NULL}};
 
-void cli_eval_help(void) {
-    printf("usage: [mpirun -n RANKS] trimtab eval JOB.cfg [OPTIONS]\n\n"
-           "Held-out loss over the completions and, unless eval.generate is false, exact match of\n"
-           "greedily generated answers by the task's rule, on the job's task.eval data.\n\n");
-    cli_print_options(options);
-}
-
 /* Perplexity can be beyond a double; JSON has no infinity. */
 static void print_json(const tt_eval_result *r, const cli_parts *parts) {
     char perplexity[32];
@@ -172,7 +165,7 @@ void cli_use_parts(const cli_parts *parts, tt_adapter *adapter) {
     adapter->use_weights = parts->weights;
 }
 
-tt_status cli_eval(const cli *c, tt_error *err) {
+static tt_status run(const cli *c, tt_error *err) {
     cli_given given;
     tt_job job;
     TT_TRY(cli_parse(c, options, &given, err));
@@ -194,3 +187,15 @@ tt_status cli_eval(const cli *c, tt_error *err) {
     tt_engine_close(&engine);
     return status;
 }
+
+const cli_command cli_eval = {
+    .name = "eval",
+    .summary = "held-out loss and exact match, with or without an adapter",
+    .arguments = "JOB.cfg",
+    .words = "JOB.cfg",
+    .description =
+        "Held-out loss over the completions and, unless eval.generate is false, exact match of\n"
+        "greedily generated answers by the task's rule, on the job's task.eval data.\n",
+    .options = options,
+    .needs_mpi = true,
+    .run = run};

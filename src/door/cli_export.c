@@ -8,24 +8,14 @@ static const cli_option options[] = {
     {"adapter", "PATH",
      "a run directory (its newest checkpoint), a checkpoint, or an adapter.safetensors"},
     {"model", "DIR", "the model that the adapter was trained on"},
-    {"format", "FORMAT", "peft, steerling, pyreft or merged"},
+    {"format", "FORMAT", "peft, steerling, pyreft or merged", "peft|steerling|pyreft|merged"},
     {"merge", NULL, "the same as --format merged"},
-    {"dtype", "TYPE", "merged: f32, bf16 or f16 for all weights (default: each keeps its own)"},
+    {"dtype", "TYPE", "merged: f32, bf16 or f16 for all weights (default: each keeps its own)",
+     "f32|bf16|f16"},
     {"out", "DIR", "directory to write: new, or empty"},
     {"threads", "N", "threads for merging (default 1: it mostly moves memory)"},
     {"quiet", NULL, "print nothing"},
     {NULL, NULL, NULL}};
-
-void cli_export_help(void) {
-    printf("usage: trimtab export --adapter PATH --model DIR --format FORMAT --out DIR\n\n"
-           "Writes an adapter as other programs read it (docs/export.md):\n"
-           "  peft       Hugging Face PEFT: LoRA, rsLoRA, DoRA, PiSSA, spectral rescaling\n"
-           "  steerling  the paper's code: vectors and low-rank adapters, alone or with LoRA\n"
-           "  pyreft     LoReFT\n"
-           "  merged     a model directory with the adapter folded into its weights\n"
-           "What a format cannot hold is refused, with the reason.\n\n");
-    cli_print_options(options);
-}
 
 static tt_status require(const cli_given *given, const char *name, const char **out,
                          tt_error *err) {
@@ -76,7 +66,7 @@ static tt_status read_options(const cli_given *given, tt_export_options *out, tt
     return TT_OK;
 }
 
-tt_status cli_export(const cli *c, tt_error *err) {
+static tt_status run(const cli *c, tt_error *err) {
     cli_given given;
     tt_export_options wanted;
     tt_notes notes;
@@ -87,3 +77,17 @@ tt_status cli_export(const cli *c, tt_error *err) {
     if (!cli_value(&given, "quiet")) printf("%s%s: written\n", notes.text, wanted.out);
     return TT_OK;
 }
+
+const cli_command cli_export = {
+    .name = "export",
+    .summary = "write an adapter as PEFT, pyreft, the paper's code or a merged model",
+    .arguments = "--adapter PATH --model DIR --format FORMAT --out DIR",
+    .description =
+        "Writes an adapter as other programs read it (docs/export.md):\n"
+        "  peft       Hugging Face PEFT: LoRA, rsLoRA, DoRA, PiSSA, spectral rescaling\n"
+        "  steerling  the paper's code: vectors and low-rank adapters, alone or with LoRA\n"
+        "  pyreft     LoReFT\n"
+        "  merged     a model directory with the adapter folded into its weights\n"
+        "What a format cannot hold is refused, with the reason.\n",
+    .options = options,
+    .run = run};

@@ -19,13 +19,6 @@ static const cli_option options[] = {
     {"set", "GROUP.KEY=VALUE", "override a key of the job file (repeatable)"},
     {NULL, NULL, NULL}};
 
-void cli_generate_help(void) {
-    printf("usage: [mpirun -n RANKS] trimtab generate [JOB.cfg | --model DIR] -p PROMPT "
-           "[OPTIONS]\n\nContinues prompts greedily and prints what was generated, in the order of "
-           "the prompts.\n\n");
-    cli_print_options(options);
-}
-
 typedef struct request {
     tt_ids *prompts; /* [n] */
     int n, max_new;
@@ -201,7 +194,7 @@ static tt_status generate(const cli *c, tt_job *job, const cli_given *given, req
     return status;
 }
 
-tt_status cli_generate(const cli *c, tt_error *err) {
+static tt_status run(const cli *c, tt_error *err) {
     cli_given given;
     tt_job job;
     long long max_new;
@@ -227,3 +220,14 @@ tt_status cli_generate(const cli *c, tt_error *err) {
     free(r.n_out);
     return status;
 }
+
+const cli_command cli_generate = {
+    .name = "generate",
+    .summary = "continue a prompt greedily, with or without an adapter",
+    .arguments = "[JOB.cfg | --model DIR] -p PROMPT",
+    .words = "JOB.cfg",
+    .description =
+        "Continues prompts greedily and prints what was generated, in the order of the prompts.\n",
+    .options = options,
+    .needs_mpi = true,
+    .run = run};

@@ -8,23 +8,14 @@ static const cli_option options[] = {
     {"model", "DIR", "the model that the adapter is for"},
     {"out", "PATH", "FILE.safetensors, or a new directory for adapter.safetensors"},
     {"activation", "WORD",
-     "of the paper's adapters, which do not say it: silu (default), gelu, relu, tanh, none"},
+     "of the paper's adapters, which do not say it: silu (default), gelu, relu, tanh, none",
+     "silu|gelu|relu|tanh|none"},
     {"positions", "POSITIONS",
      "steered tokens, as method.positions; must be given for pyreft, whose files do not say it"},
     {"quiet", NULL, "print nothing"},
     {NULL, NULL, NULL}};
 
-void cli_import_help(void) {
-    printf(
-        "usage: trimtab import --from PATH --model DIR --out PATH\n\n"
-        "Reads an adapter that another program wrote (docs/export.md) and writes it as one that\n"
-        "trimtab eval and generate take: LoRA, rsLoRA and DoRA of PEFT, LoReFT of pyreft, vectors\n"
-        "and adapters of the paper's code, alone or with LoRA. What it is, the files tell. A\n"
-        "tensor that is missing, of another shape, or left over is an error.\n\n");
-    cli_print_options(options);
-}
-
-tt_status cli_import(const cli *c, tt_error *err) {
+static tt_status run(const cli *c, tt_error *err) {
     cli_given given;
     tt_notes notes;
     TT_TRY(cli_parse(c, options, &given, err));
@@ -44,3 +35,15 @@ tt_status cli_import(const cli *c, tt_error *err) {
     if (!cli_value(&given, "quiet")) printf("%s%s: written\n", notes.text, wanted.out);
     return TT_OK;
 }
+
+const cli_command cli_import = {
+    .name = "import",
+    .summary = "read an adapter that PEFT, pyreft or the paper's code wrote",
+    .arguments = "--from PATH --model DIR --out PATH",
+    .description =
+        "Reads an adapter that another program wrote (docs/export.md) and writes it as one that\n"
+        "trimtab eval and generate take: LoRA, rsLoRA and DoRA of PEFT, LoReFT of pyreft, vectors\n"
+        "and adapters of the paper's code, alone or with LoRA. What it is, the files tell. A\n"
+        "tensor that is missing, of another shape, or left over is an error.\n",
+    .options = options,
+    .run = run};

@@ -9,21 +9,7 @@ static const cli_option options[] = {
     {"json", NULL, "one JSON object"},
     {NULL, NULL, NULL}};
 
-void cli_inspect_help(void) {
-    printf("usage: trimtab inspect PATH [OPTIONS]\n\n"
-           "Says what PATH is and what is in it:\n"
-           "  a model directory, config.json    sizes, parameters, tensors missing or unexpected\n"
-           "  tokenizer.json                    model, steps, added and special tokens\n"
-           "  a .safetensors, GGUF, torch file  tensors, metadata\n"
-           "  an adapter, PEFT or pyreft        method, parameters, norms\n"
-           "  a checkpoint, a run directory     step, generation, fingerprints, whole or damaged,\n"
-           "                                    provenance\n"
-           "Tensors whose names differ in layer numbers only are put together. What is wrong is\n"
-           "told at the end, and by the exit code. One process.\n\n");
-    cli_print_options(options);
-}
-
-tt_status cli_inspect(const cli *c, tt_error *err) {
+static tt_status run(const cli *c, tt_error *err) {
     cli_given given;
     tt_inspection *found;
     TT_TRY(cli_parse(c, options, &given, err));
@@ -42,3 +28,21 @@ tt_status cli_inspect(const cli *c, tt_error *err) {
     tt_inspect_close(found);
     return status;
 }
+
+const cli_command cli_inspect = {
+    .name = "inspect",
+    .summary = "what is in a model, tokenizer, adapter, checkpoint or run",
+    .arguments = "PATH",
+    .words = "PATH",
+    .description =
+        "Says what PATH is and what is in it:\n"
+        "  a model directory, config.json    sizes, parameters, tensors missing or unexpected\n"
+        "  tokenizer.json                    model, steps, added and special tokens\n"
+        "  a .safetensors, GGUF, torch file  tensors, metadata\n"
+        "  an adapter, PEFT or pyreft        method, parameters, norms\n"
+        "  a checkpoint, a run directory     step, generation, fingerprints, whole or damaged,\n"
+        "                                    provenance\n"
+        "Tensors whose names differ in layer numbers only are put together. What is wrong is\n"
+        "told at the end, and by the exit code. One process.\n",
+    .options = options,
+    .run = run};

@@ -33,18 +33,6 @@ static const cli_option options[] = {
     {"set", "GROUP.KEY=VALUE", "override a key of the job file (repeatable)"},
     {NULL, NULL, NULL}};
 
-void cli_plan_help(void) {
-    printf(
-        "usage: [mpirun -n RANKS] trimtab plan JOB.cfg [--nodes N] [OPTIONS]\n\n"
-        "Simulates a training step in every layout of pipeline stages, replicas and "
-        "micro-batches,\nand prints those with the least time a step that fit into memory, and "
-        "the best one as\nkeys for the job file (docs/plan.md). Keys of the job's group parallel "
-        "that are not 0 stay\nas they are. Without --rate the work is measured on this machine, "
-        "under mpirun on all\nranks at once. Neither weights nor data need be here: what is not "
-        "is assumed, and told.\n\n");
-    cli_print_options(options);
-}
-
 /* What is asked besides the job; 0: not said. */
 typedef struct wishes {
     long long n_nodes, cores, ranks_per_node, seconds;
@@ -293,7 +281,7 @@ static tt_status prepare(const cli *c, const wishes *asked, const tt_job *job, t
     return tt_engine_prepare(engine, c->world, alone, &wanted, err);
 }
 
-tt_status cli_plan(const cli *c, tt_error *err) {
+static tt_status run(const cli *c, tt_error *err) {
     cli_given given;
     tt_job job, alone;
     wishes asked = {0};
@@ -313,3 +301,20 @@ tt_status cli_plan(const cli *c, tt_error *err) {
     tt_engine_close(&engine);
     return status;
 }
+
+const cli_command cli_plan = {
+    .name = "plan",
+    .summary = "find the layout with the least time a step, for these or other machines",
+    .arguments = "JOB.cfg [--nodes N]",
+    .words = "JOB.cfg",
+    .description =
+        "Simulates a training step in every layout of pipeline stages, replicas and "
+        "micro-batches,\n"
+        "and prints those with the least time a step that fit into memory, and the best one as\n"
+        "keys for the job file (docs/plan.md). Keys of the job's group parallel that are not 0 "
+        "stay\n"
+        "as they are. Without --rate the work is measured on this machine, under mpirun on all\n"
+        "ranks at once. Neither weights nor data need be here: what is not is assumed, and told.\n",
+    .options = options,
+    .needs_mpi = true,
+    .run = run};

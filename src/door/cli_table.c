@@ -11,14 +11,6 @@ static const cli_option options[] = {
     {"json", "FILE.jsonl", "write one JSON object for every method and task"},
     {NULL, NULL, NULL}};
 
-void cli_table_help(void) {
-    printf("usage: trimtab table RUN ... [OPTIONS]\n\n"
-           "Puts finished runs (run directories) side by side: runs of one run.name are a method,\n"
-           "told apart by task and seed. Prints accuracy as mean and deviation over seeds, the\n"
-           "parameters each method trains, and gaps to the ceiling, as a Markdown table.\n\n");
-    cli_print_options(options);
-}
-
 typedef void (*printer)(const tt_table *table, FILE *stream);
 
 static tt_status write_file(const tt_table *table, printer print, const char *path, tt_error *err) {
@@ -33,7 +25,7 @@ static tt_status write_file(const tt_table *table, printer print, const char *pa
     return status;
 }
 
-tt_status cli_table(const cli *c, tt_error *err) {
+static tt_status run(const cli *c, tt_error *err) {
     cli_given given;
     TT_TRY(cli_parse(c, options, &given, err));
     if (given.n_words == 0) return tt_fail(err, TT_ERR_USAGE, "expected run directories");
@@ -47,3 +39,15 @@ tt_status cli_table(const cli *c, tt_error *err) {
     tt_table_destroy(table);
     return status;
 }
+
+const cli_command cli_table = {
+    .name = "table",
+    .summary = "finished runs side by side: methods, tasks, seeds",
+    .arguments = "RUN ...",
+    .words = "DIR",
+    .description =
+        "Puts finished runs (run directories) side by side: runs of one run.name are a method,\n"
+        "told apart by task and seed. Prints accuracy as mean and deviation over seeds, the\n"
+        "parameters each method trains, and gaps to the ceiling, as a Markdown table.\n",
+    .options = options,
+    .run = run};

@@ -10,19 +10,6 @@
 #include "trimtab/rundir.h"
 #include "trimtab/trainer.h"
 
-void cli_train_help(void) {
-    printf(
-        "usage: [mpirun -n RANKS] trimtab train JOB.cfg [OPTIONS]\n\n"
-        "Trains the job's method on its frozen model. On SIGTERM or SIGUSR1 the step is finished,\n"
-        "a checkpoint written, and the exit code is %d; --resume goes on from there. mpirun hands\n"
-        "SIGUSR1 on; on SIGTERM and Ctrl-C it kills its ranks a second later\n"
-        "(docs/checkpoints.md).\n\n",
-        tt_status_exit_code(TT_INTERRUPTED));
-    cli_print_options(cli_job_options);
-    printf("\nKeys of a job file (docs/job-reference.md):\n\n");
-    tt_job_print_reference(false, stdout);
-}
-
 /* A cohort's members have metrics of their own. */
 static tt_status open_report(const cli *c, const tt_engine *engine, tt_report **report,
                              tt_error *err) {
@@ -101,7 +88,7 @@ static tt_status train(const cli *c, const tt_job *job, const tt_cohort *cohort,
     return status;
 }
 
-tt_status cli_train(const cli *c, tt_error *err) {
+static tt_status run(const cli *c, tt_error *err) {
     cli_given given;
     tt_job job;
     tt_cohort *cohort = NULL;
@@ -114,3 +101,24 @@ tt_status cli_train(const cli *c, tt_error *err) {
     tt_cohort_destroy(cohort);
     return status;
 }
+
+static void print_keys(FILE *stream) {
+    fprintf(stream, "Keys of a job file (docs/job-reference.md):\n\n");
+    tt_job_print_reference(false, stream);
+}
+
+const cli_command cli_train = {
+    .name = "train",
+    .summary = "train an adapter on a frozen model, as a job file says",
+    .arguments = "JOB.cfg",
+    .words = "JOB.cfg",
+    .description =
+        "Trains the job's method on its frozen model. On SIGTERM or SIGUSR1 the step is finished,\n"
+        "a checkpoint written, and the exit code is 75; --resume goes on from there. mpirun hands\n"
+        "SIGUSR1 on; on SIGTERM and Ctrl-C it kills its ranks a second later\n"
+        "(docs/checkpoints.md).\n",
+    .options = cli_job_options,
+    .more = print_keys,
+    .more_is_in = "trimtab-job(5)",
+    .needs_mpi = true,
+    .run = run};
