@@ -1,0 +1,15 @@
+/* lease: what its parts share. */
+#ifndef TRIMTAB_LEASE_PRIVATE_H
+#define TRIMTAB_LEASE_PRIVATE_H
+
+#include <limits.h>
+
+#include "trimtab/lease.h"
+
+/* The highest number, and whether it is held. */
+tt_status tt_lease_list(const char *dir, int64_t *number, bool *held, tt_error *err) TT_MUST_CHECK;
+
+/* dir/NNNNNN + suffix; false: too long. */
+bool tt_lease_path(const char *dir, int64_t number, const char *suffix, char out[PATH_MAX]);
+
+#endif
