@@ -61,4 +61,7 @@ tt_status tt_roster_save(const tt_roster *roster, const char *run_dir, int64_t l
                          tt_error *err) TT_MUST_CHECK;
 tt_status tt_roster_load(tt_roster *roster, const char *run_dir, tt_error *err) TT_MUST_CHECK;
 
+/* As tt_roster_load by somebody who only looks on: those that are active are told as active. */
+tt_status tt_roster_look(tt_roster *roster, const char *run_dir, tt_error *err) TT_MUST_CHECK;
+
 #endif

@@ -139,5 +139,6 @@ extern const cli_command cli_inspect;
 extern const cli_command cli_data;
 extern const cli_command cli_trace;
 extern const cli_command cli_table;
+extern const cli_command cli_watch;
 
 #endif

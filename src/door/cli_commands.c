@@ -1,6 +1,7 @@
 #include "cli.h"
 
 const cli_command *const cli_commands[] = {
-    &cli_train,  &cli_eval,   &cli_generate, &cli_check, &cli_plan,  &cli_doctor, &cli_bench,
-    &cli_export, &cli_import, &cli_inspect,  &cli_data,  &cli_trace, &cli_table,  NULL,
+    &cli_train,  &cli_eval,  &cli_generate, &cli_check,  &cli_plan,
+    &cli_doctor, &cli_bench, &cli_export,   &cli_import, &cli_inspect,
+    &cli_data,   &cli_trace, &cli_table,    &cli_watch,  NULL,
 };

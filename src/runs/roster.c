@@ -109,7 +109,7 @@ static bool take(tt_roster *roster, const json_t *json, int *expected) {
     if (i < 0) return true;
     *expected = i + 1;
     tt_roster_row *row = &roster->rows[i];
-    row->status = word == TT_MEMBER_ACTIVE ? TT_MEMBER_WAITING : (tt_member_status)word;
+    row->status = (tt_member_status)word;
     row->step = json_integer_value(json_object_get(json, "step"));
     row->n_steps = json_integer_value(json_object_get(json, "n_steps"));
     real_of(json, "loss", &row->loss);
@@ -120,7 +120,7 @@ static bool take(tt_roster *roster, const json_t *json, int *expected) {
     return true;
 }
 
-tt_status tt_roster_load(tt_roster *roster, const char *run_dir, tt_error *err) {
+tt_status tt_roster_look(tt_roster *roster, const char *run_dir, tt_error *err) {
     char path[TT_PATH_BYTES], *text;
     size_t n_bytes;
     TT_TRY(tt_file_join(path, sizeof path, run_dir, "cohort.json", err));
@@ -140,4 +140,11 @@ tt_status tt_roster_load(tt_roster *roster, const char *run_dir, tt_error *err) 
                    "%s: found no list of members as trimtab writes it; without the file members "
                    "that are through are evaluated again",
                    path);
+}
+
+tt_status tt_roster_load(tt_roster *roster, const char *run_dir, tt_error *err) {
+    TT_TRY(tt_roster_look(roster, run_dir, err));
+    for (int i = 0; i < roster->n; i++)
+        if (roster->rows[i].status == TT_MEMBER_ACTIVE) roster->rows[i].status = TT_MEMBER_WAITING;
+    return TT_OK;
 }
