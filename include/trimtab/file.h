@@ -31,9 +31,9 @@ void tt_file_let_go(const void *bytes, size_t n_bytes);
 tt_status tt_file_read_all(const char *path, size_t max_bytes, char **out, size_t *n_bytes,
                            tt_error *err) TT_MUST_CHECK;
 
-/* Writes path atomically: path.tmp.<pid>, fsync, rename, fsync of the directory. On failure the
- * old file is untouched and the temporary removed. What is not a regular file (a device) is not
- * replaced. Errors: ERR_IO. */
+/* Writes path atomically: a new file beside it, fsync, rename, fsync of the directory. On failure
+ * the old file is untouched and the new one removed. What is not a regular file (a device, a link)
+ * is not replaced. Errors: ERR_IO. See inside.h, also for files below a run's directory. */
 tt_status tt_file_write_atomic(const char *path, const void *data, size_t n_bytes,
                                tt_error *err) TT_MUST_CHECK;
 

@@ -49,9 +49,10 @@ tt_status tt_report_create(bool is_speaker, FILE *talk, bool is_terminal, bool q
 void tt_report_destroy(tt_report *report);
 
 /* A member's report: notes go where parent's go, with the name in front; its steps are told in its
- * metrics only. parent must outlive it. Errors: ERR_IO, ERR_MEMORY. */
+ * metrics only. n_root: bytes of metrics_path behind which no link is followed (inside.h). parent
+ * must outlive it. Errors: ERR_IO, ERR_MEMORY. */
 tt_status tt_report_create_member(tt_report *parent, bool is_speaker, const char *name,
-                                  const char *metrics_path, tt_report **out,
+                                  const char *metrics_path, size_t n_root, tt_report **out,
                                   tt_error *err) TT_MUST_CHECK;
 
 /* The clock of rates and ETA starts (again), at this step. */

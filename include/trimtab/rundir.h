@@ -25,6 +25,7 @@ enum { TT_CLAIM_BYTES = 192, TT_CHECKPOINT_NAME_BYTES = 64 };
 
 typedef struct tt_rundir {
     char path[TT_PATH_BYTES];
+    size_t n_root; /* bytes of path behind which no link is followed when writing: see inside.h */
     int64_t generation;
     char claim[TT_CLAIM_BYTES]; /* text of the claim (host, process, time): tells ours from that of
                                    a life that got the same number in a new directory */
@@ -36,6 +37,11 @@ typedef struct tt_rundir {
  * ERR_MEMORY. */
 tt_status tt_rundir_open(const tt_world *world, const char *path, tt_rundir *out,
                          tt_error *err) TT_MUST_CHECK;
+
+/* The same for a directory below another one, which path's first n_root bytes name: links behind
+ * those are refused (a cohort's members). */
+tt_status tt_rundir_open_below(const tt_world *world, const char *path, size_t n_root,
+                               tt_rundir *out, tt_error *err) TT_MUST_CHECK;
 
 /* Rank-local look at the claims: ERR_FENCED, naming the newer generation and its host, when this
  * life is no longer the newest or its claim is gone. Not collective. Errors: also ERR_IO. */

@@ -2,7 +2,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <ftw.h>
 #include <limits.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -11,6 +10,8 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
+
+#include "trimtab/inside.h"
 
 static tt_status open_regular(const char *path, size_t max_bytes, int *fd_out, size_t *n_bytes,
                               tt_error *err) {
@@ -93,40 +94,8 @@ tt_status tt_file_read_all(const char *path, size_t max_bytes, char **out, size_
     return TT_OK;
 }
 
-static bool write_whole(int fd, const char *data, size_t n_bytes) {
-    while (n_bytes > 0) {
-        ssize_t put = write(fd, data, n_bytes);
-        if (put < 0 && errno == EINTR) continue;
-        if (put <= 0) return false;
-        data += put;
-        n_bytes -= (size_t)put;
-    }
-    return fsync(fd) == 0;
-}
-
 tt_status tt_file_write_atomic(const char *path, const void *data, size_t n_bytes, tt_error *err) {
-    char aside[PATH_MAX];
-    struct stat info;
-    if (stat(path, &info) == 0 && !S_ISREG(info.st_mode)) /* a rename would replace the device */
-        return tt_fail(err, TT_ERR_IO, "%s: not a regular file", path);
-    if (snprintf(aside, sizeof aside, "%s.tmp.%ld", path, (long)getpid()) >= (int)sizeof aside)
-        return tt_fail(err, TT_ERR_IO, "%s: path too long", path);
-    int fd = open(aside, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
-    if (fd < 0) return tt_fail(err, TT_ERR_IO, "%s: cannot create: %s", aside, strerror(errno));
-    bool written = write_whole(fd, data, n_bytes);
-    int write_errno = errno;
-    if (close(fd) != 0) written = false;
-    if (!written || rename(aside, path) != 0) {
-        if (written) write_errno = errno;
-        unlink(aside);
-        return tt_fail(err, TT_ERR_IO, "%s: cannot write: %s", path, strerror(write_errno));
-    }
-    char dir[PATH_MAX];
-    snprintf(dir, sizeof dir, "%s", path);
-    char *slash = strrchr(dir, '/');
-    if (!slash) return tt_file_sync_dir(".", err);
-    slash[slash == dir] = 0;
-    return tt_file_sync_dir(dir, err);
+    return tt_inside_write(path, tt_inside_parent(path), data, n_bytes, err);
 }
 
 tt_status tt_file_make_dirs(const char *path, tt_error *err) {
@@ -159,15 +128,8 @@ tt_status tt_file_sync_dir(const char *path, tt_error *err) {
     return TT_OK;
 }
 
-static int remove_entry(const char *path, const struct stat *info, int kind, struct FTW *where) {
-    (void)info, (void)kind, (void)where;
-    return remove(path);
-}
-
 tt_status tt_file_remove_tree(const char *path, tt_error *err) {
-    if (nftw(path, remove_entry, 16, FTW_DEPTH | FTW_PHYS) != 0 && errno != ENOENT)
-        return tt_fail(err, TT_ERR_IO, "%s: cannot remove: %s", path, strerror(errno));
-    return TT_OK;
+    return tt_inside_remove_tree(path, tt_inside_parent(path), NULL, err);
 }
 
 bool tt_file_exists(const char *path) {

@@ -1,13 +1,12 @@
 #include "trimtab/checkpoint.h"
 
-#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 
 #include "checkpoint_private.h"
 #include "trimtab/file.h"
+#include "trimtab/inside.h"
 
 typedef struct saving {
     const tt_rundir *rundir;
@@ -55,13 +54,11 @@ static tt_status plan_files(const tt_world *world, saving *save, tt_error *err) 
 /* Rank 0. The fence is looked at early as well, to spare a life that lost it the writing. */
 static tt_status begin(saving *save, tt_error *err) {
     TT_TRY(tt_rundir_check_fence(save->rundir, err));
-    TT_TRY(tt_file_make_dirs(save->parent, err));
-    TT_TRY(ckpt_clear_leftovers(save->rundir->path, save->rundir->generation, err));
+    TT_TRY(tt_inside_make_dirs(save->parent, save->rundir->n_root, err));
+    TT_TRY(ckpt_clear_leftovers(save->rundir, err));
     save->repeated = tt_file_is_dir(save->final);
-    if (!save->repeated && mkdir(save->aside, 0777) != 0)
-        return tt_fail(err, TT_ERR_IO, "%s: cannot create directory: %s", save->aside,
-                       strerror(errno));
-    return TT_OK;
+    return save->repeated ? TT_OK
+                          : tt_inside_make_dir(save->aside, save->rundir->n_root, NULL, err);
 }
 
 /* Checksums, and that a reader will find its way about the files. */
@@ -84,7 +81,7 @@ static tt_status write_state(const saving *save, const char *dir, const char *te
     size_t n_read;
     ckpt_manifest manifest = {0};
     TT_TRY(tt_file_join(path, sizeof path, dir, CKPT_STATE_FILE, err));
-    TT_TRY(tt_file_write_atomic(path, text, n_bytes, err));
+    TT_TRY(tt_inside_write(path, save->rundir->n_root, text, n_bytes, err));
     tt_status status = ckpt_manifest_read(dir, &read_back, &n_read, err);
     if (status == TT_OK) status = ckpt_manifest_parse(path, read_back, n_read, &manifest, err);
     if (status == TT_OK && (n_read != n_bytes || memcmp(text, read_back, n_bytes) != 0))
@@ -103,12 +100,11 @@ static tt_status write_state(const saving *save, const char *dir, const char *te
 /* Rank 0: from complete tensor files to a committed checkpoint. */
 static tt_status commit(const saving *save, const char *text, size_t n_bytes, tt_error *err) {
     TT_TRY(write_state(save, save->aside, text, n_bytes, err));
-    TT_TRY(tt_file_sync_dir(save->aside, err));
+    size_t n_root = save->rundir->n_root;
+    TT_TRY(tt_inside_sync_dir(save->aside, n_root, err));
     TT_TRY(tt_rundir_check_fence(save->rundir, err));
-    if (rename(save->aside, save->final) != 0)
-        return tt_fail(err, TT_ERR_IO, "%s: cannot rename to %s: %s", save->aside, save->final,
-                       strerror(errno));
-    return tt_file_sync_dir(save->parent, err);
+    TT_TRY(tt_inside_rename(save->aside, save->final, n_root, err));
+    return tt_inside_sync_dir(save->parent, n_root, err);
 }
 
 /* Rank 0: the tensors are there already; only what state.json says of them may be new. */
@@ -152,12 +148,14 @@ static tt_status save_all(const tt_world *world, saving *save, tt_error *err) {
     TT_TRY(tt_world_follow(world, status, err));
     tt_world_bcast(world, &save->repeated, sizeof save->repeated);
     for (int which = 0; status == TT_OK && !save->repeated && which < CKPT_N_FILES; which++)
-        status = ckpt_write_tensors(world, save->aside, which, &save->source, err);
+        status =
+            ckpt_write_tensors(world, save->aside, save->rundir->n_root, which, &save->source, err);
     if (status == TT_OK)
         status = tt_world_follow(world, world->rank == 0 ? finish(world, save, err) : TT_OK, err);
     /* The first failure is the one to report; what cannot be removed now is a leftover for the
      * next save. */
-    if (status != TT_OK && world->rank == 0) (void)!tt_file_remove_tree(save->aside, NULL);
+    if (status != TT_OK && world->rank == 0)
+        (void)!tt_inside_remove_tree(save->aside, save->rundir->n_root, NULL, NULL);
     return status;
 }
 
@@ -166,8 +164,7 @@ static tt_status retire_old(const saving *save, int keep, tt_error *err) {
     const tt_checkpoint_state *state = &save->state;
     tt_status status = tt_rundir_check_fence(save->rundir, err);
     if (status == TT_OK)
-        status = ckpt_prune(save->rundir->path, save->rundir->generation, keep,
-                            state->has_best ? state->best_step : -1, err);
+        status = ckpt_prune(save->rundir, keep, state->has_best ? state->best_step : -1, err);
     if (status != TT_OK) tt_error_prefix(err, "%s is committed, but", save->final);
     return status;
 }

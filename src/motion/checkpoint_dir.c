@@ -7,6 +7,7 @@
 
 #include "checkpoint_private.h"
 #include "trimtab/file.h"
+#include "trimtab/inside.h"
 
 tt_status ckpt_path(const char *run_dir, int64_t step, int64_t generation, const char *suffix,
                     char out[TT_PATH_BYTES], tt_error *err) {
@@ -95,54 +96,54 @@ tt_status tt_checkpoint_find(const char *run_dir, int skip, bool *found, char pa
     return status;
 }
 
-static tt_status remove_suffix(const char *run_dir, int64_t generation, const char *suffix,
-                               tt_error *err) {
+static tt_status remove_suffix(const tt_rundir *rundir, const char *suffix, tt_error *err) {
     ckpt_dir *list;
     size_t n;
-    TT_TRY(list_suffix(run_dir, suffix, &list, &n, err));
+    TT_TRY(list_suffix(rundir->path, suffix, &list, &n, err));
     tt_status status = TT_OK;
     for (size_t i = 0; status == TT_OK && i < n; i++) {
         char path[TT_PATH_BYTES];
-        if (list[i].generation > generation) continue;
-        status = ckpt_path(run_dir, list[i].step, list[i].generation, suffix, path, err);
-        if (status == TT_OK) status = tt_file_remove_tree(path, err);
+        bool busy;
+        if (list[i].generation > rundir->generation) continue;
+        status = ckpt_path(rundir->path, list[i].step, list[i].generation, suffix, path, err);
+        if (status == TT_OK) status = tt_inside_remove_tree(path, rundir->n_root, &busy, err);
     }
     free(list);
     return status;
 }
 
-tt_status ckpt_clear_leftovers(const char *run_dir, int64_t generation, tt_error *err) {
-    TT_TRY(remove_suffix(run_dir, generation, CKPT_ASIDE, err));
-    return remove_suffix(run_dir, generation, CKPT_REMOVED, err);
+tt_status ckpt_clear_leftovers(const tt_rundir *rundir, tt_error *err) {
+    TT_TRY(remove_suffix(rundir, CKPT_ASIDE, err));
+    return remove_suffix(rundir, CKPT_REMOVED, err);
 }
 
-/* Renamed first, so that a half-removed directory is never taken for a checkpoint. */
-static tt_status remove_checkpoint(const char *run_dir, ckpt_dir old, tt_error *err) {
+/* Renamed first, so that a half-removed directory is never taken for a checkpoint. What somebody
+ * has open (an evaluation of it, on NFS) is left to the next save. */
+static tt_status remove_checkpoint(const tt_rundir *rundir, ckpt_dir old, tt_error *err) {
+    const char *run_dir = rundir->path;
+    bool busy;
     char path[TT_PATH_BYTES], aside[TT_PATH_BYTES], parent[TT_PATH_BYTES];
     TT_TRY(tt_file_join(parent, sizeof parent, run_dir, "checkpoints", err));
     TT_TRY(ckpt_path(run_dir, old.step, old.generation, "", path, err));
     TT_TRY(ckpt_path(run_dir, old.step, old.generation, CKPT_REMOVED, aside, err));
-    if (rename(path, aside) != 0)
-        return tt_fail(err, TT_ERR_IO, "%s: cannot rename it for removal: %s", path,
-                       strerror(errno));
-    TT_TRY(tt_file_sync_dir(parent, err));
-    return tt_file_remove_tree(aside, err);
+    TT_TRY(tt_inside_rename(path, aside, rundir->n_root, err));
+    TT_TRY(tt_inside_sync_dir(parent, rundir->n_root, err));
+    return tt_inside_remove_tree(aside, rundir->n_root, &busy, err);
 }
 
-tt_status ckpt_prune(const char *run_dir, int64_t generation, int keep, int64_t best_step,
-                     tt_error *err) {
+tt_status ckpt_prune(const tt_rundir *rundir, int keep, int64_t best_step, tt_error *err) {
     ckpt_dir *list;
     size_t n, n_kept = 0;
-    TT_TRY(ckpt_list(run_dir, &list, &n, err));
+    TT_TRY(ckpt_list(rundir->path, &list, &n, err));
     bool has_best = false;
     tt_status status = TT_OK;
     for (size_t i = 0; status == TT_OK && i < n; i++) {
         bool is_best = !has_best && list[i].step == best_step;
         has_best = has_best || is_best;
-        if (list[i].generation > generation || is_best || n_kept < (size_t)keep)
+        if (list[i].generation > rundir->generation || is_best || n_kept < (size_t)keep)
             n_kept++;
         else
-            status = remove_checkpoint(run_dir, list[i], err);
+            status = remove_checkpoint(rundir, list[i], err);
     }
     free(list);
     return status;

@@ -87,10 +87,10 @@ typedef struct ckpt_source {
 
 /* --- checkpoint_write.c ----------------------------------------------------------------------- */
 
-/* Creates dir/<file> and writes it. Collective over all (the stages of replica 0 write, and
- * owners of tensors); the same
- * status on all ranks. Errors: ERR_IO. */
-tt_status ckpt_write_tensors(const tt_world *world, const char *dir, int file,
+/* Creates dir/<file> and writes it. dir's first n_root bytes: see inside.h. Collective over all
+ * (the stages of replica 0 write, and owners of tensors); the same status on all ranks. Errors:
+ * ERR_IO. */
+tt_status ckpt_write_tensors(const tt_world *world, const char *dir, size_t n_root, int file,
                              const ckpt_source *source, tt_error *err) TT_MUST_CHECK;
 
 /* --- checkpoint_manifest.c: state.json -------------------------------------------------------- */
@@ -148,13 +148,13 @@ tt_status ckpt_list(const char *run_dir, ckpt_dir **out, size_t *n, tt_error *er
 tt_status ckpt_path(const char *run_dir, int64_t step, int64_t generation, const char *suffix,
                     char out[TT_PATH_BYTES], tt_error *err) TT_MUST_CHECK;
 
-/* Removes what saves and removals of this and older lives left behind. */
-tt_status ckpt_clear_leftovers(const char *run_dir, int64_t generation,
-                               tt_error *err) TT_MUST_CHECK;
+/* Removes what saves and removals of this and older lives left behind, less what cannot be removed
+ * because somebody has it open: the next save tries again. */
+tt_status ckpt_clear_leftovers(const tt_rundir *rundir, tt_error *err) TT_MUST_CHECK;
 
 /* Removes committed checkpoints of this and older lives beyond the newest keep, except the newest
  * of best_step (-1: none). */
-tt_status ckpt_prune(const char *run_dir, int64_t generation, int keep, int64_t best_step,
+tt_status ckpt_prune(const tt_rundir *rundir, int keep, int64_t best_step,
                      tt_error *err) TT_MUST_CHECK;
 
 /* --- checkpoint_method.c ---------------------------------------------------------------------- */

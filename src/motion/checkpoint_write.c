@@ -9,6 +9,7 @@
 
 #include "checkpoint_private.h"
 #include "trimtab/file.h"
+#include "trimtab/inside.h"
 
 enum { WRITE_CHUNK_BYTES = 1 << 26 };
 
@@ -89,13 +90,15 @@ static tt_status write_share(const tt_world *world, MPI_File file, const char *p
 /* *file is MPI_FILE_NULL unless every writer opened it; those that failed say why. When only
  * some could open it, those cannot close it either (closing is collective): the handle is left to
  * the end of the process. Looking for the directory first makes that unlikely. */
-static tt_status open_together(MPI_Comm writers, const char *dir, const char *path, MPI_File *file,
-                               tt_error *err) {
-    int sees = tt_file_is_dir(dir), all_see, all_opened;
+static tt_status open_together(MPI_Comm writers, const char *dir, size_t n_root, const char *path,
+                               MPI_File *file, tt_error *err) {
+    int sees = tt_inside_check_dir(dir, n_root, err) == TT_OK, all_see, all_opened;
     *file = MPI_FILE_NULL;
     MPI_Allreduce(&sees, &all_see, 1, MPI_INT, MPI_MIN, writers);
-    if (!sees)
-        return tt_fail(err, TT_ERR_IO, "%s: not there on this node, though rank 0 created it", dir);
+    if (!sees) {
+        tt_error_prefix(err, "not there on this node as rank 0 created it");
+        return TT_ERR_IO;
+    }
     if (!all_see) return TT_OK;
     MPI_File opened_file;
     int rc = MPI_File_open(writers, path, MPI_MODE_CREATE | MPI_MODE_EXCL | MPI_MODE_WRONLY,
@@ -107,11 +110,12 @@ static tt_status open_together(MPI_Comm writers, const char *dir, const char *pa
     return TT_OK;
 }
 
-static tt_status write_together(const tt_world *world, const char *dir, const char *path, int which,
-                                const ckpt_source *source, tt_error *err) {
+static tt_status write_together(const tt_world *world, const char *dir, size_t n_root,
+                                const char *path, int which, const ckpt_source *source,
+                                tt_error *err) {
     MPI_File file;
     MPI_Comm writers = source->adapter->full ? world->all : world->pipe;
-    TT_TRY(open_together(writers, dir, path, &file, err));
+    TT_TRY(open_together(writers, dir, n_root, path, &file, err));
     if (file == MPI_FILE_NULL) return TT_OK; /* another rank failed and reports it */
     tt_status status = write_share(world, file, path, which, source, err);
     /* Collective calls: made by every writer whatever its own fate. */
@@ -122,12 +126,12 @@ static tt_status write_together(const tt_world *world, const char *dir, const ch
     return status;
 }
 
-tt_status ckpt_write_tensors(const tt_world *world, const char *dir, int which,
+tt_status ckpt_write_tensors(const tt_world *world, const char *dir, size_t n_root, int which,
                              const ckpt_source *source, tt_error *err) {
     char path[TT_PATH_BYTES];
     tt_status status = tt_file_join(path, sizeof path, dir, ckpt_file_names[which], err);
     TT_TRY(tt_world_agree(world, status, err));
     if (world->replica == 0 || source->adapter->full)
-        status = write_together(world, dir, path, which, source, err);
+        status = write_together(world, dir, n_root, path, which, source, err);
     return tt_world_agree(world, status, err);
 }

@@ -2,7 +2,6 @@
 
 #include <dirent.h>
 #include <errno.h>
-#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -10,6 +9,7 @@
 #include <unistd.h>
 
 #include "trimtab/file.h"
+#include "trimtab/inside.h"
 
 enum { MAX_DIGITS = 18, MAX_CLAIM_TRIES = 10000 };
 static const int64_t HIGHEST_GENERATION = 100000000000000000; /* still of MAX_DIGITS digits */
@@ -87,22 +87,6 @@ static tt_status scan_highest(const char *run_dir, const char *sub,
     return TT_OK;
 }
 
-static tt_status write_claim(const char *path, const char *text, bool *taken, tt_error *err) {
-    int fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
-    *taken = fd < 0 && errno == EEXIST;
-    if (*taken) return TT_OK;
-    if (fd < 0) return tt_fail(err, TT_ERR_IO, "%s: cannot create: %s", path, strerror(errno));
-    size_t n = strlen(text);
-    ssize_t put = write(fd, text, n);
-    if (put >= 0 && put != (ssize_t)n) errno = ENOSPC;
-    bool good = put == (ssize_t)n && fsync(fd) == 0;
-    int write_errno = errno;
-    if (close(fd) != 0 && good) good = false, write_errno = errno;
-    /* A claim that could not be written stays: numbers are never used twice. */
-    if (!good) return tt_fail(err, TT_ERR_IO, "%s: cannot write: %s", path, strerror(write_errno));
-    return TT_OK;
-}
-
 /* Takes the first number above all claims and checkpoints. (Checkpoints count too: somebody may
  * have cleared DIR/generations.) */
 static tt_status claim_next(const tt_world *world, tt_rundir *rundir, tt_error *err) {
@@ -121,7 +105,9 @@ static tt_status claim_next(const tt_world *world, tt_rundir *rundir, tt_error *
         char path[TT_PATH_BYTES];
         TT_TRY(claim_path(rundir->path, rundir->generation, path, err));
         bool taken;
-        TT_TRY(write_claim(path, rundir->claim, &taken, err));
+        /* A claim that could not be written stays: numbers are never used twice. */
+        TT_TRY(tt_inside_claim(path, rundir->n_root, rundir->claim, strlen(rundir->claim), &taken,
+                               err));
         if (!taken) return TT_OK;
     }
     return tt_fail(err, TT_ERR_IO, "%s: other processes took %d generations in a row", rundir->path,
@@ -130,12 +116,13 @@ static tt_status claim_next(const tt_world *world, tt_rundir *rundir, tt_error *
 
 static tt_status open_on_rank_0(const tt_world *world, tt_rundir *rundir, tt_error *err) {
     char path[TT_PATH_BYTES];
+    if (rundir->path[rundir->n_root] == 0) TT_TRY(tt_file_make_dirs(rundir->path, err));
     TT_TRY(tt_file_join(path, sizeof path, rundir->path, "checkpoints", err));
-    TT_TRY(tt_file_make_dirs(path, err));
+    TT_TRY(tt_inside_make_dirs(path, rundir->n_root, err));
     TT_TRY(tt_file_join(path, sizeof path, rundir->path, "generations", err));
-    TT_TRY(tt_file_make_dirs(path, err));
+    TT_TRY(tt_inside_make_dirs(path, rundir->n_root, err));
     TT_TRY(claim_next(world, rundir, err));
-    TT_TRY(tt_file_sync_dir(path, err));
+    TT_TRY(tt_inside_sync_dir(path, rundir->n_root, err));
     return tt_file_sync_dir(rundir->path, err);
 }
 
@@ -164,11 +151,12 @@ static tt_status see_claim(const tt_rundir *rundir, tt_error *err) {
     return TT_OK;
 }
 
-tt_status tt_rundir_open(const tt_world *world, const char *path, tt_rundir *out, tt_error *err) {
+tt_status tt_rundir_open_below(const tt_world *world, const char *path, size_t n_root,
+                               tt_rundir *out, tt_error *err) {
     tt_error local = {0};
     if (!err) err = &local;
     *out = (tt_rundir){0};
-    tt_rundir rundir = {0};
+    tt_rundir rundir = {.n_root = n_root};
     tt_status status = TT_OK;
     if (strlen(path) >= sizeof rundir.path)
         status =
@@ -181,6 +169,10 @@ tt_status tt_rundir_open(const tt_world *world, const char *path, tt_rundir *out
     TT_TRY(tt_world_agree(world, see_claim(&rundir, err), err));
     *out = rundir;
     return TT_OK;
+}
+
+tt_status tt_rundir_open(const tt_world *world, const char *path, tt_rundir *out, tt_error *err) {
+    return tt_rundir_open_below(world, path, strlen(path), out, err);
 }
 
 static tt_status fail_superseded(const tt_rundir *rundir, int64_t newest, tt_error *err) {

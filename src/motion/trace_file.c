@@ -1,14 +1,11 @@
 #include "trimtab/trace_file.h"
 
-#include <errno.h>
 #include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
-#include <unistd.h>
 
-#include "trimtab/file.h"
+#include "trimtab/inside.h"
 #include "trimtab/job.h"
 
 enum {
@@ -66,16 +63,15 @@ void tt_trace_file_align(const tt_world *w, MPI_Comm sharing, tt_trace *trace) {
 /* Where a rank's text goes: rank 0's into the file, the others' to rank 0. */
 typedef struct sink {
     const tt_world *world;
-    FILE *file; /* rank 0; NULL when it could not be opened */
-    int write_errno;
-    bool is_empty; /* rank 0: no event was written yet */
+    tt_inside_file file; /* rank 0 */
+    tt_error wrong;      /* the first write that failed: told when all is sent */
+    bool is_empty;       /* rank 0: no event was written yet */
     size_t n;
     char text[SINK_BYTES];
 } sink;
 
 static void put_file(sink *s, const char *text, size_t n) {
-    if (s->write_errno == 0 && fwrite(text, 1, n, s->file) != n)
-        s->write_errno = errno ? errno : EIO;
+    if (s->wrong.status == TT_OK) (void)!tt_inside_put(&s->file, text, n, &s->wrong);
 }
 
 static void flush(sink *s) {
@@ -266,39 +262,29 @@ static void write_all_ranks(sink *s, const tt_trace *trace) {
     flush(s);
 }
 
-static tt_status close_file(sink *s, const char *aside, const char *path, tt_error *err) {
-    if (fflush(s->file) != 0 && s->write_errno == 0) s->write_errno = errno;
-    if (s->write_errno == 0 && fsync(fileno(s->file)) != 0) s->write_errno = errno;
-    if (fclose(s->file) != 0 && s->write_errno == 0) s->write_errno = errno;
-    if (s->write_errno == 0 && rename(aside, path) != 0) s->write_errno = errno;
-    if (s->write_errno == 0) return TT_OK;
-    unlink(aside);
-    return tt_fail(err, TT_ERR_IO, "%s: cannot write: %s", path, strerror(s->write_errno));
-}
-
-static tt_status open_file(sink *s, const char *path, char aside[TT_PATH_BYTES + 32],
-                           tt_error *err) {
-    snprintf(aside, TT_PATH_BYTES + 32, "%s.tmp.%ld", path, (long)getpid());
-    s->file = fopen(aside, "w");
-    if (!s->file) return tt_fail(err, TT_ERR_IO, "%s: cannot create: %s", aside, strerror(errno));
-    return TT_OK;
+static tt_status close_file(sink *s, tt_error *err) {
+    if (s->wrong.status == TT_OK) return tt_inside_commit(&s->file, err);
+    tt_inside_abandon(&s->file);
+    *err = s->wrong;
+    return err->status;
 }
 
 tt_status tt_trace_file_write(const tt_world *world, const tt_trace *trace, const char *path,
                               tt_error *err) {
     tt_error local = {0};
     if (!err) err = &local;
-    char aside[TT_PATH_BYTES + 32];
     sink *s = calloc(1, sizeof *s);
+    bool writes = world->rank == 0, begun = false;
     tt_status status = s ? TT_OK : tt_fail(err, TT_ERR_MEMORY, "no memory to write a trace");
     if (s) s->world = world;
-    if (s && world->rank == 0) status = open_file(s, path, aside, err);
+    if (s && writes) status = tt_inside_begin(path, tt_inside_parent(path), &s->file, err);
+    begun = s && writes && status == TT_OK;
     status = tt_world_agree(world, status, err);
     if (status == TT_OK) write_all_ranks(s, trace);
-    if (status == TT_OK && world->rank == 0)
-        status = close_file(s, aside, path, err);
-    else if (s && s->file)
-        fclose(s->file), unlink(aside);
+    if (status == TT_OK && writes)
+        status = close_file(s, err);
+    else if (begun)
+        tt_inside_abandon(&s->file);
     free(s);
     return tt_world_follow(world, status, err);
 }

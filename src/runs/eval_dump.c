@@ -1,14 +1,12 @@
 /* The logits at supervised positions, one tensor an example, as the micro-batches come. */
 #include <errno.h>
-#include <fcntl.h>
-#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include "eval_private.h"
+#include "trimtab/inside.h"
 #include "trimtab/safetensors.h"
 
 enum { ROUND_BYTES = 16 << 20, NAME_BYTES = 40, TENSORS_EACH = 3 };
@@ -16,11 +14,10 @@ enum { ROUND_BYTES = 16 << 20, NAME_BYTES = 40, TENSORS_EACH = 3 };
 struct tt_eval_dump {
     tt_engine *engine;
     const char *path;
-    char aside[PATH_MAX];
-    int fd;           /* rank 0's; -1: none */
-    size_t *offset;   /* [examples] of an example's logits in the file */
-    int rows_a_round; /* that a replica sends to rank 0 at once */
-    char *packet;     /* span, then logits [rows_a_round x vocab] */
+    tt_inside_file file; /* rank 0's */
+    size_t *offset;      /* [examples] of an example's logits in the file */
+    int rows_a_round;    /* that a replica sends to rank 0 at once */
+    char *packet;        /* span, then logits [rows_a_round x vocab] */
 };
 
 /* Consecutive bytes of the file. */
@@ -32,17 +29,14 @@ static size_t row_bytes(const tt_eval_dump *dump) {
     return (size_t)dump->engine->spec.vocab * sizeof(float);
 }
 
-static tt_status fail_file(const tt_eval_dump *dump, const char *what, tt_error *err) {
-    return tt_fail(err, TT_ERR_IO, "%s: cannot %s: %s", dump->path, what, strerror(errno));
-}
-
 static tt_status write_at(const tt_eval_dump *dump, const void *bytes, size_t n_bytes,
                           size_t offset, tt_error *err) {
     const char *at = bytes;
     while (n_bytes > 0) {
-        ssize_t put = pwrite(dump->fd, at, n_bytes, (off_t)offset);
+        ssize_t put = pwrite(dump->file.fd, at, n_bytes, (off_t)offset);
         if (put < 0 && errno == EINTR) continue;
-        if (put <= 0) return fail_file(dump, "write", err);
+        if (put <= 0)
+            return tt_fail(err, TT_ERR_IO, "%s: cannot write: %s", dump->path, strerror(errno));
         at += put;
         offset += (size_t)put;
         n_bytes -= (size_t)put;
@@ -122,14 +116,7 @@ static tt_status write_integers(const tt_eval_dump *dump, const layout *l, int64
 }
 
 static tt_status begin_file(tt_eval_dump *dump, const layout *l, tt_error *err) {
-    struct stat info;
-    if (stat(dump->path, &info) == 0 && !S_ISREG(info.st_mode))
-        return tt_fail(err, TT_ERR_IO, "%s: not a regular file", dump->path);
-    if (snprintf(dump->aside, sizeof dump->aside, "%s.tmp.%ld", dump->path, (long)getpid()) >=
-        (int)sizeof dump->aside)
-        return tt_fail(err, TT_ERR_IO, "%s: path too long", dump->path);
-    dump->fd = open(dump->aside, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
-    if (dump->fd < 0) return fail_file(dump, "create", err);
+    TT_TRY(tt_inside_begin(dump->path, tt_inside_parent(dump->path), &dump->file, err));
     TT_TRY(write_at(dump, l->header, l->header_bytes, 0, err));
     for (int64_t i = 0; i < dump->engine->eval->n; i++) TT_TRY(write_integers(dump, l, i, err));
     return TT_OK;
@@ -139,7 +126,7 @@ static tt_status prepare(tt_engine *engine, const char *path, tt_eval_dump **out
                          tt_error *err) {
     tt_eval_dump *dump = *out = calloc(1, sizeof *dump);
     if (!dump) return tt_fail(err, TT_ERR_MEMORY, "no memory for logits");
-    *dump = (tt_eval_dump){.engine = engine, .path = path, .fd = -1};
+    *dump = (tt_eval_dump){.engine = engine, .path = path, .file = {.dir = -1, .fd = -1}};
     size_t n = (size_t)engine->eval->n;
     size_t rows = ROUND_BYTES / (size_t)engine->world->n_replicas / row_bytes(dump);
     dump->rows_a_round = rows > 1 ? (int)rows : 1;
@@ -206,28 +193,15 @@ tt_status tt_eval_dump_add(tt_eval_dump *dump, const tt_micro_batch *mb, tt_erro
     return TT_OK;
 }
 
-static tt_status commit(tt_eval_dump *dump, tt_error *err) {
-    bool ok = fsync(dump->fd) == 0;
-    ok = close(dump->fd) == 0 && ok;
-    dump->fd = -1;
-    if (ok && rename(dump->aside, dump->path) == 0) return TT_OK;
-    tt_status status = fail_file(dump, "write", err);
-    unlink(dump->aside);
-    return status;
-}
-
 tt_status tt_eval_dump_commit(tt_eval_dump *dump, tt_error *err) {
     const tt_world *world = dump->engine->world;
-    tt_status status = world->rank == 0 ? commit(dump, err) : TT_OK;
+    tt_status status = world->rank == 0 ? tt_inside_commit(&dump->file, err) : TT_OK;
     return tt_world_follow(world, status, err);
 }
 
 void tt_eval_dump_close(tt_eval_dump *dump) {
     if (!dump) return;
-    if (dump->fd >= 0) {
-        close(dump->fd);
-        unlink(dump->aside);
-    }
+    tt_inside_abandon(&dump->file);
     free(dump->packet);
     free(dump->offset);
     free(dump);

@@ -7,6 +7,7 @@
 #include <time.h>
 
 #include "trimtab/file.h"
+#include "trimtab/inside.h"
 
 const char *tt_provenance_version(void) {
     return TT_VERSION;
@@ -16,16 +17,16 @@ const char *tt_provenance_git_revision(void) {
     return TT_GIT_REVISION;
 }
 
-static tt_status write_job(const tt_job *job, const tt_cohort *cohort, const char *dir,
+static tt_status write_job(const tt_job *job, const tt_cohort *cohort, const tt_rundir *rundir,
                            tt_error *err) {
     char path[TT_PATH_BYTES], *text = NULL;
     size_t n = 0;
-    TT_TRY(tt_file_join(path, sizeof path, dir, "job.cfg", err));
+    TT_TRY(tt_file_join(path, sizeof path, rundir->path, "job.cfg", err));
     FILE *stream = open_memstream(&text, &n);
     if (!stream) return tt_fail(err, TT_ERR_MEMORY, "no memory to print the job");
     tt_job_print(job, stream);
     tt_cohort_print(cohort, stream);
-    tt_status status = fclose(stream) == 0 ? tt_file_write_atomic(path, text, n, err)
+    tt_status status = fclose(stream) == 0 ? tt_inside_write(path, rundir->n_root, text, n, err)
                                            : tt_fail(err, TT_ERR_MEMORY, "no memory for a job");
     free(text);
     return status;
@@ -67,14 +68,14 @@ static tt_status write_life(const tt_engine *engine, const tt_rundir *rundir, co
                             tt_error *err) {
     char dir[TT_PATH_BYTES], name[32], path[TT_PATH_BYTES];
     TT_TRY(tt_file_join(dir, sizeof dir, rundir->path, "lives", err));
-    TT_TRY(tt_file_make_dirs(dir, err));
+    TT_TRY(tt_inside_make_dirs(dir, rundir->n_root, err));
     snprintf(name, sizeof name, "%06lld.json", (long long)rundir->generation);
     TT_TRY(tt_file_join(path, sizeof path, dir, name, err));
     json_t *life = describe(engine, rundir, hosts);
     char *text = life ? json_dumps(life, JSON_INDENT(2)) : NULL;
     json_decref(life);
     if (!text) return tt_fail(err, TT_ERR_FORMAT, "%s: the command line is not UTF-8", path);
-    tt_status status = tt_file_write_atomic(path, text, strlen(text), err);
+    tt_status status = tt_inside_write(path, rundir->n_root, text, strlen(text), err);
     free(text);
     return status;
 }
@@ -87,7 +88,7 @@ tt_status tt_provenance_write(const tt_engine *engine, const tt_job *job, const 
     TT_TRY(tt_world_gather(world, world->host, TT_HOST_BYTES, &hosts, &n, err));
     tt_status status = TT_OK;
     if (world->rank == 0) {
-        status = write_job(job, cohort, rundir->path, err);
+        status = write_job(job, cohort, rundir, err);
         if (status == TT_OK) status = write_life(engine, rundir, hosts, err);
     }
     free(hosts);

@@ -1,12 +1,15 @@
 #include "trimtab/report.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <jansson.h>
 #include <math.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
+#include "trimtab/inside.h"
 #include "trimtab/process.h"
 #include "trimtab/tensorboard.h"
 
@@ -32,32 +35,47 @@ static void end_torn_row(tt_report *report) {
     if (last != '\n' && last != EOF) fputc('\n', report->metrics);
 }
 
-tt_status tt_report_create(bool is_speaker, FILE *talk, bool is_terminal, bool quiet,
-                           const char *metrics_path, tt_report **out, tt_error *err) {
+static tt_status open_metrics(tt_report *report, const char *path, size_t n_root, tt_error *err) {
+    int fd;
+    TT_TRY(tt_inside_open(path, n_root, O_RDWR | O_APPEND | O_CREAT, &fd, err));
+    if (!(report->metrics = fdopen(fd, "a+"))) {
+        close(fd);
+        return tt_fail(err, TT_ERR_MEMORY, "%s: no memory to append", path);
+    }
+    snprintf(report->metrics_path, sizeof report->metrics_path, "%s", path);
+    end_torn_row(report);
+    return TT_OK;
+}
+
+static tt_status create(bool is_speaker, FILE *talk, bool is_terminal, const char *metrics_path,
+                        size_t n_root, tt_report **out, tt_error *err) {
     *out = NULL;
     tt_report *report = calloc(1, sizeof *report);
     if (!report) return tt_fail(err, TT_ERR_MEMORY, "no memory for the report");
     report->voice = report;
-    report->talk = is_speaker && !quiet ? talk : NULL;
+    report->talk = is_speaker ? talk : NULL;
     report->is_terminal = is_terminal;
-    if (is_speaker && metrics_path) {
-        report->metrics = fopen(metrics_path, "a+");
-        if (!report->metrics) {
-            tt_report_destroy(report);
-            return tt_fail(err, TT_ERR_IO, "%s: cannot append: %s", metrics_path, strerror(errno));
-        }
-        snprintf(report->metrics_path, sizeof report->metrics_path, "%s", metrics_path);
-        end_torn_row(report);
+    tt_status status = TT_OK;
+    if (is_speaker && metrics_path) status = open_metrics(report, metrics_path, n_root, err);
+    if (status != TT_OK) {
+        tt_report_destroy(report);
+        return status;
     }
     tt_report_begin(report, 0);
     *out = report;
     return TT_OK;
 }
 
+tt_status tt_report_create(bool is_speaker, FILE *talk, bool is_terminal, bool quiet,
+                           const char *metrics_path, tt_report **out, tt_error *err) {
+    return create(is_speaker, quiet ? NULL : talk, is_terminal, metrics_path,
+                  metrics_path ? tt_inside_parent(metrics_path) : 0, out, err);
+}
+
 tt_status tt_report_create_member(tt_report *parent, bool is_speaker, const char *name,
-                                  const char *metrics_path, tt_report **out, tt_error *err) {
-    TT_TRY(tt_report_create(is_speaker, parent->talk, parent->is_terminal, !parent->talk,
-                            metrics_path, out, err));
+                                  const char *metrics_path, size_t n_root, tt_report **out,
+                                  tt_error *err) {
+    TT_TRY(create(is_speaker, parent->talk, parent->is_terminal, metrics_path, n_root, out, err));
     (*out)->voice = parent->voice;
     snprintf((*out)->name, sizeof(*out)->name, "%s", name);
     return TT_OK;

@@ -5,6 +5,7 @@
 #include "trainer_private.h"
 #include "trimtab/adapter.h"
 #include "trimtab/file.h"
+#include "trimtab/inside.h"
 #include "trimtab/provenance.h"
 
 /* The job of member i. One that has not begun yet begins, also when the cohort is resumed. */
@@ -80,10 +81,11 @@ int tt_trainer_next_waiting(tt_trainer *t) {
 static tt_status open_report(const tt_trainer *t, tt_slot *slot, tt_error *err) {
     char metrics[TT_PATH_BYTES];
     bool speaks = t->engine->world->rank == 0;
-    if (speaks) TT_TRY(tt_file_make_dirs(slot->job.run.dir, err));
+    size_t n_root = strlen(t->engine->job->run.dir);
+    if (speaks) TT_TRY(tt_inside_make_dirs(slot->job.run.dir, n_root, err));
     TT_TRY(tt_file_join(metrics, sizeof metrics, slot->job.run.dir, "metrics.jsonl", err));
-    return tt_report_create_member(t->report, speaks, slot->job.run.name, metrics, &slot->report,
-                                   err);
+    return tt_report_create_member(t->report, speaks, slot->job.run.name, metrics, n_root,
+                                   &slot->report, err);
 }
 
 static tt_status prepare(const tt_trainer *t, tt_slot *slot, tt_error *err) {
@@ -105,7 +107,8 @@ tt_status tt_slot_open(tt_trainer *t, tt_slot *slot, int i, tt_error *err) {
 tt_status tt_slot_own(tt_trainer *t, tt_slot *slot, tt_error *err) {
     const tt_rundir *rundir = t->rundir;
     if (t->is_cohort) {
-        TT_TRY(tt_rundir_open(t->engine->world, slot->job.run.dir, &slot->rundir, err));
+        TT_TRY(tt_rundir_open_below(t->engine->world, slot->job.run.dir,
+                                    strlen(t->engine->job->run.dir), &slot->rundir, err));
         rundir = &slot->rundir;
         TT_TRY(tt_provenance_write(t->engine, &slot->job, NULL, rundir, err));
     }

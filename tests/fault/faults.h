@@ -98,6 +98,16 @@ int __wrap_open(const char *path, int flags, ...) {
     return fault_fails(FAULT_IN_CHANGES, "open") ? -1 : __real_open(path, flags, mode);
 }
 
+int __real_openat(int dir, const char *path, int flags, ...);
+int __wrap_openat(int dir, const char *path, int flags, ...);
+int __wrap_openat(int dir, const char *path, int flags, ...) {
+    va_list arguments;
+    va_start(arguments, flags);
+    mode_t mode = flags & O_CREAT ? va_arg(arguments, mode_t) : 0;
+    va_end(arguments);
+    return fault_fails(FAULT_IN_CHANGES, "openat") ? -1 : __real_openat(dir, path, flags, mode);
+}
+
 ssize_t __real_read(int fd, void *buffer, size_t n);
 ssize_t __wrap_read(int fd, void *buffer, size_t n);
 ssize_t __wrap_read(int fd, void *buffer, size_t n) {
@@ -127,22 +137,28 @@ int __wrap_fsync(int fd) {
     return fault_fails(FAULT_IN_CHANGES, "fsync") ? -1 : __real_fsync(fd);
 }
 
-int __real_rename(const char *from, const char *to);
-int __wrap_rename(const char *from, const char *to);
-int __wrap_rename(const char *from, const char *to) {
-    return fault_fails(FAULT_IN_CHANGES, "rename") ? -1 : __real_rename(from, to);
+int __real_renameat(int dir, const char *from, int to_dir, const char *to);
+int __wrap_renameat(int dir, const char *from, int to_dir, const char *to);
+int __wrap_renameat(int dir, const char *from, int to_dir, const char *to) {
+    return fault_fails(FAULT_IN_CHANGES, "renameat") ? -1 : __real_renameat(dir, from, to_dir, to);
 }
 
-int __real_mkdir(const char *path, mode_t mode);
-int __wrap_mkdir(const char *path, mode_t mode);
-int __wrap_mkdir(const char *path, mode_t mode) {
-    return fault_fails(FAULT_IN_CHANGES, "mkdir") ? -1 : __real_mkdir(path, mode);
+int __real_mkdirat(int dir, const char *path, mode_t mode);
+int __wrap_mkdirat(int dir, const char *path, mode_t mode);
+int __wrap_mkdirat(int dir, const char *path, mode_t mode) {
+    return fault_fails(FAULT_IN_CHANGES, "mkdirat") ? -1 : __real_mkdirat(dir, path, mode);
 }
 
-int __real_remove(const char *path);
-int __wrap_remove(const char *path);
-int __wrap_remove(const char *path) {
-    return fault_fails(FAULT_IN_CHANGES, "remove") ? -1 : __real_remove(path);
+int __real_unlinkat(int dir, const char *path, int flags);
+int __wrap_unlinkat(int dir, const char *path, int flags);
+int __wrap_unlinkat(int dir, const char *path, int flags) {
+    return fault_fails(FAULT_IN_CHANGES, "unlinkat") ? -1 : __real_unlinkat(dir, path, flags);
+}
+
+DIR *__real_fdopendir(int fd);
+DIR *__wrap_fdopendir(int fd);
+DIR *__wrap_fdopendir(int fd) {
+    return fault_fails(FAULT_IN_READS, "fdopendir") ? NULL : __real_fdopendir(fd);
 }
 
 DIR *__real_opendir(const char *path);
