@@ -56,7 +56,8 @@ tt_status tt_inside_begin(const char *path, size_t n_root, tt_inside_file *out,
                           tt_error *err) TT_MUST_CHECK;
 tt_status tt_inside_put(tt_inside_file *file, const void *data, size_t n_bytes,
                         tt_error *err) TT_MUST_CHECK;
-/* On failure it is abandoned, and what path was is untouched. */
+/* On failure it is abandoned, and what path was is untouched; but for a directory that cannot be
+ * synced: then path is the new file, and nobody knows whether a power cut leaves it. */
 tt_status tt_inside_commit(tt_inside_file *file, tt_error *err) TT_MUST_CHECK;
 void tt_inside_abandon(tt_inside_file *file); /* nothing when it was not begun, or is committed */
 

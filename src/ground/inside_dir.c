@@ -108,8 +108,8 @@ static int remove_at(int parent, const char *name, int depth) {
     int unlink_errno = errno, fd = depth < MAX_DEPTH ? ins_open_dir(parent, name) : -1;
     if (fd < 0) return depth < MAX_DEPTH ? unlink_errno : ELOOP;
     int failed = empty(fd, depth);
-    if (unlinkat(parent, name, AT_REMOVEDIR) == 0 || errno == ENOENT) return 0;
-    return failed ? failed : errno;
+    if (failed) return failed;
+    return unlinkat(parent, name, AT_REMOVEDIR) == 0 || errno == ENOENT ? 0 : errno;
 }
 
 tt_status tt_inside_remove_tree(const char *path, size_t n_root, bool *busy, tt_error *err) {
