@@ -25,7 +25,8 @@
     X(INTERRUPTED, 75, "stopped on request after a checkpoint")                                    \
     X(ERR_NUMERIC, 76, "numbers are no longer finite")                                             \
     X(ERR_FENCED, 77, "a newer life of this run has taken over")                                   \
-    X(ERR_CONFIG, 78, "bad job file")
+    X(ERR_CONFIG, 78, "bad job file")                                                              \
+    X(ERR_STALLED, 79, "a rank or node stopped responding")
 
 typedef enum tt_status {
 #define TT_STATUS_ENUM(name, exit_code, text) TT_##name,
