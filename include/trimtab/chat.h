@@ -72,6 +72,10 @@ typedef struct tt_chat_wanted {
     const char *date;       /* in place of the template's own; NULL or empty: that */
 } tt_chat_wanted;
 
+/* Where templates are looked for when there are none beside the task: configs/chat of the current
+ * directory, or (then in out) of those that come with trimtab. */
+const char *tt_chat_dir(char *out, size_t n);
+
 /* Closed by tt_chat_close. Errors: ERR_CONFIG (unknown name, with those there are; none or several
  * for "auto"; a token that the tokenizer has not; a date where the template has none; problems of
  * the file, a line each), ERR_MISSING, ERR_MEMORY. */

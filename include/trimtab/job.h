@@ -6,7 +6,8 @@
  * file are reported at once, one a line: "file:line: key: found, allowed".
  *
  * Paths (model.path, task.file, task.train, task.eval, run.dir) are taken relative to the current
- * directory; @include relative to the including file. */
+ * directory; @include relative to the including file. Those that begin with configs/ or jobs/ and are not
+ * there are looked for among the files that come with trimtab (share.h). */
 #ifndef TRIMTAB_JOB_H
 #define TRIMTAB_JOB_H
 
@@ -268,6 +269,14 @@ void tt_job_print(const tt_job *job, FILE *stream);
 
 /* Prints the key table: as Markdown for docs/job-reference.md, or as text for --help. */
 void tt_job_print_reference(bool markdown, FILE *stream);
+
+/* The i-th key of the table, in the order of its groups; false: there are no more. */
+typedef struct tt_job_key_about {
+    const char *group, *name, *fallback, *help; /* fallback: "(computed)", "(empty)" or a value */
+    char allowed[256];                          /* "integer 0 to 4", "one, or, other" */
+    bool is_choice;                             /* allowed are the words to choose from */
+} tt_job_key_about;
+bool tt_job_key_at(int i, tt_job_key_about *out);
 
 /* Expands method.layers against n_layers: steered[i] = true for chosen layers; negative numbers
  * count from the end. steered NULL: checked only. n_layers below 0: the form only. Errors:

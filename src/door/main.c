@@ -7,6 +7,7 @@
 
 #include "cli.h"
 #include "trimtab/provenance.h"
+#include "trimtab/share.h"
 
 static bool is_help(const char *word) {
     return strcmp(word, "--help") == 0 || strcmp(word, "-h") == 0;
@@ -110,7 +111,16 @@ static int obey(int argc, char **argv, int at, bool asks_help) {
     return run_command(&asked, argc, argv);
 }
 
+/* The files that come with an installed trimtab; run from a build directory it has none. */
+static void find_share(void) {
+    char beside[4096];
+    const char *told = getenv("TRIMTAB_SHARE");
+    tt_share_of_program(TT_SHARE_FROM_BIN, beside, sizeof beside);
+    tt_share_set(told ? told : beside);
+}
+
 int main(int argc, char **argv) {
+    find_share();
     if (argc < 2) {
         cli_print_help(stderr);
         return tt_status_exit_code(TT_ERR_USAGE);

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "trimtab/file.h"
+#include "trimtab/share.h"
 
 /* Where the walk stands: what is open, and since which line of which file. */
 typedef enum mode { MODE_CODE, MODE_STRING, MODE_COMMENT } mode;
@@ -188,13 +189,17 @@ static int include_name(const char *s, size_t n, char *name, size_t name_bytes) 
     return rest == s + n || comment ? 1 : -1;
 }
 
-/* Path of an included file: as it is when absolute, else beside the including file. */
+/* Path of an included file: as it is when absolute, else beside the including file, or among those
+ * that come with trimtab (share.h). */
 static bool resolve(const char *including, const char *name, char *out, size_t n) {
     const char *slash = strrchr(including, '/');
     int length = name[0] == '/' || !slash
                      ? snprintf(out, n, "%s", name)
                      : snprintf(out, n, "%.*s/%s", (int)(slash - including), including, name);
-    return length >= 0 && (size_t)length < n;
+    if (length < 0 || (size_t)length >= n) return false;
+    char shared[4096];
+    if (tt_share_find(name, out, shared, sizeof shared)) snprintf(out, n, "%s", shared);
+    return true;
 }
 
 static tt_status walk_file(walk *w, const char *path);

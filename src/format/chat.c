@@ -6,6 +6,7 @@
 
 #include "chat_private.h"
 #include "trimtab/file.h"
+#include "trimtab/share.h"
 
 enum { PATH_BYTES = 2048, MAX_FILES = 256 };
 
@@ -240,6 +241,11 @@ static tt_status find(const tt_chat_wanted *wanted, const tt_tokenizer *tokenize
     free_listing(l);
     free(l);
     return status;
+}
+
+const char *tt_chat_dir(char *out, size_t n) {
+    static const char here[] = "configs/chat";
+    return tt_share_find(here, here, out, n) ? out : here;
 }
 
 tt_status tt_chat_choose(const tt_chat_wanted *wanted, const tt_tokenizer *tokenizer, tt_chat **out,

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "trimtab/cohort.h"
+#include "trimtab/share.h"
 
 void tt_job_note_place(tt_job_places *places, const tt_key *key, const char *place) {
     snprintf(places->place[key - tt_job_keys], TT_JOB_PLACE_BYTES, "%s", place);
@@ -93,6 +94,12 @@ void tt_job_apply_set(tt_job *job, const char *set, tt_problems *problems) {
     if (key) tt_job_set_text(job, key, value, "--set", problems);
 }
 
+static void take_shared(char *path, size_t n) {
+    char shared[TT_PATH_BYTES];
+    if (n <= sizeof shared && tt_share_find(path, path, shared, n))
+        memcpy(path, shared, strlen(shared) + 1);
+}
+
 void tt_job_complete(tt_job *job, const tt_job_places *places, const char *path) {
     if (!places->place[tt_job_find_key("method", "form") - tt_job_keys][0])
         job->method.form =
@@ -105,6 +112,9 @@ void tt_job_complete(tt_job *job, const tt_job_places *places, const char *path)
         if (n > 4 && !strcmp(job->run.name + n - 4, ".cfg")) memset(job->run.name + n - 4, 0, 4);
     }
     if (!job->run.dir[0]) snprintf(job->run.dir, sizeof job->run.dir, "runs/%s", job->run.name);
+    take_shared(job->model.path, sizeof job->model.path);
+    take_shared(job->task.file, sizeof job->task.file);
+    take_shared(job->task.chat, sizeof job->task.chat);
 }
 
 /* Also checks a cohort that nobody wants. */
@@ -220,7 +230,10 @@ static void print_markdown(FILE *stream) {
             "keys. `@include \"file\"` on a line of its own takes in another file, relative to the "
             "including one; between groups the included file may set keys that are set again "
             "later, and the later one wins. `--set group.key=value` overrides last. Other paths "
-            "are relative to the directory trimtab is started in.\n");
+            "are relative to the directory trimtab is started in. A path that begins with "
+            "`configs/` or `jobs/` and leads to nothing there is looked for among the files that "
+            "an installed "
+            "trimtab brings ([docs/install](install/README.md)).\n");
     for (int i = 0; i < tt_job_n_keys; i++) {
         const tt_key *key = &tt_job_keys[i];
         if (starts_group(i))
@@ -229,6 +242,18 @@ static void print_markdown(FILE *stream) {
         fprintf(stream, "| `%s` | %s | %s | %s |\n", key->name, default_text(key),
                 tt_job_allowed(key, allowed, sizeof allowed), key->help);
     }
+}
+
+bool tt_job_key_at(int i, tt_job_key_about *out) {
+    if (i < 0 || i >= tt_job_n_keys) return false;
+    const tt_key *key = &tt_job_keys[i];
+    *out = (tt_job_key_about){.group = key->group,
+                              .name = key->name,
+                              .fallback = default_text(key),
+                              .help = key->help,
+                              .is_choice = key->type == TT_KEY_CHOICE};
+    tt_job_allowed(key, out->allowed, sizeof out->allowed);
+    return true;
 }
 
 /* What no table of keys can say. */

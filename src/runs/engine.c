@@ -102,12 +102,12 @@ static tt_status check_ids(const tt_spec *spec, const char *path, const tt_datas
 
 tt_status tt_engine_choose_chat(const tt_job *job, const tt_task *task, const char *model_type,
                                 const tt_tokenizer *tokenizer, tt_chat **out, tt_error *err) {
-    char beside[TT_PATH_BYTES + 16];
+    char beside[TT_PATH_BYTES + 16], shared[TT_PATH_BYTES];
     const char *slash = strrchr(job->task.file, '/');
     int n = slash ? (int)(slash - job->task.file) : 0;
     snprintf(beside, sizeof beside, "%.*s/../chat", n, job->task.file);
     tt_chat_wanted wanted = {.word = job->task.chat,
-                             .dirs = {n > 0 ? beside : NULL, "configs/chat"},
+                             .dirs = {n > 0 ? beside : NULL, tt_chat_dir(shared, sizeof shared)},
                              .model_type = model_type,
                              .date = job->task.chat_date};
     *out = NULL;

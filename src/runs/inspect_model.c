@@ -49,8 +49,10 @@ static void tell_tokenizer(ins_work *work, const tt_tokenizer_facts *facts) {
 
 /* The chat template that "auto" takes, where templates are here and one of them fits. */
 static void tell_chat(ins_work *work, const char *model_type, const tt_tokenizer *tokenizer) {
-    const tt_chat_wanted wanted = {
-        .word = "auto", .dirs = {"configs/chat"}, .model_type = model_type};
+    char shared[TT_PATH_BYTES];
+    const tt_chat_wanted wanted = {.word = "auto",
+                                   .dirs = {tt_chat_dir(shared, sizeof shared)},
+                                   .model_type = model_type};
     tt_chat *chat;
     if (!tt_file_is_dir(wanted.dirs[0])) return;
     if (tt_chat_choose(&wanted, tokenizer, &chat, NULL) != TT_OK) return;
