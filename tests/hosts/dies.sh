@@ -29,11 +29,14 @@ for what in rank ${FULL:+daemon} all; do
     end_run 100 killed.$what
     [ $status != 0 ] || fail "exit status 0 after kill -9 on h2"
     tell "kill -9 of $what on h2: mpirun ended with $status after $took s"
-    grep -q "node h2" killed.$what.err || fail "the message does not name h2"
+    # Of a daemon that is gone mpirun may hear first from ssh, which it does not ask on which host.
+    grep -q "node h2" killed.$what.err || { [ $what != rank ] &&
+        grep -q "ORTE was unable to reliably start one or more daemons" killed.$what.err; } ||
+        fail "the message does not name h2"
     wait_until 100 all_quiet trimtab h0 h1 h2 h3 || fail "ranks are left"
     all_whole killed.$what
     resume_on "$four" killed.$what
     tell "resumed on all hosts: the same bits"
 done
 row "kill -9 on one of 4 hosts: the rank; ${FULL:+the daemon; }everything" "$([ -z "$FULL" ] && echo 2 || echo 3)" \
-    "mpirun ends with an error that names the host; resumed to the same bits"
+    "mpirun ends with an error, which names the host unless ssh reported its end first; resumed to the same bits"
