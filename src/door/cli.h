@@ -140,5 +140,6 @@ extern const cli_command cli_data;
 extern const cli_command cli_trace;
 extern const cli_command cli_table;
 extern const cli_command cli_watch;
+extern const cli_command cli_sweep;
 
 #endif

@@ -16,5 +16,6 @@ const cli_command *const cli_commands[] = {
     &cli_trace,
     &cli_table,
     &cli_watch,
+    &cli_sweep,
     NULL,
 };

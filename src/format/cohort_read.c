@@ -139,25 +139,25 @@ static void read_groups(reader *r, const config_setting_t *member, tt_problems *
     }
 }
 
-static bool is_members_own(const tt_key *key) {
+bool tt_cohort_is_members(const tt_key *key) {
     return is_in(key->group, member_groups);
 }
 
-/* The keys in which it differs. */
-static void append_member(reader *r, const char *name) {
+void tt_cohort_append_member(tt_cohort *cohort, const char *name, const tt_job *job,
+                             const tt_job *base) {
     char value[2 * TT_PATH_BYTES + 8], set[2 * TT_PATH_BYTES + 128];
-    tt_cohort_append(r->cohort, name);
+    tt_cohort_append(cohort, name);
     for (int i = 0; i < tt_job_n_keys; i++) {
         const tt_key *key = &tt_job_keys[i];
-        const char *own = (const char *)r->job + key->offset;
-        if (!is_members_own(key) ||
-            memcmp(own, (const char *)r->base + key->offset, key->size) == 0)
+        const char *own = (const char *)job + key->offset;
+        if (!tt_cohort_is_members(key) ||
+            memcmp(own, (const char *)base + key->offset, key->size) == 0)
             continue;
         snprintf(set, sizeof set, "%s.%s=%s", key->group, key->name,
-                 tt_job_value(r->job, key, value, sizeof value));
-        tt_cohort_append(r->cohort, set);
+                 tt_job_value(job, key, value, sizeof value));
+        tt_cohort_append(cohort, set);
     }
-    tt_cohort_append(r->cohort, "");
+    tt_cohort_append(cohort, "");
 }
 
 static void read_member(reader *r, const config_setting_t *member) {
@@ -182,7 +182,7 @@ static void read_member(reader *r, const config_setting_t *member) {
                    "of weights",
                    tt_job_place(r->places, "full", "tune"));
     report(r, name, &problems);
-    append_member(r, name);
+    tt_cohort_append_member(r->cohort, name, r->job, r->base);
 }
 
 static void read_members(reader *r, const config_setting_t *members) {

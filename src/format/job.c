@@ -50,14 +50,16 @@ static void read_piece(tt_job *job, tt_job_source *source, int piece) {
         const config_setting_t *group = config_setting_get_elem(root, (unsigned)i);
         const char *name = config_setting_name(group);
         tt_cfg_where(cfg, piece, group, where, sizeof where);
-        bool is_cohort = strcmp(name, "cohort") == 0;
-        if (!is_cohort && !tt_job_is_group(name))
+        bool is_cohort = strcmp(name, "cohort") == 0, is_sweep = strcmp(name, "sweep") == 0;
+        if (!is_cohort && !is_sweep && !tt_job_is_group(name))
             tt_job_unknown(name, NULL, where, problems);
         else if (!config_setting_is_group(group))
             tt_problem(problems, "%s: %s: found %s, allowed: a group %s: { ... }", where, name,
                        tt_cfg_found(group, found, sizeof found), name);
         else if (is_cohort)
             source->cohort = group, source->cohort_piece = piece;
+        else if (is_sweep)
+            source->sweep = group, source->sweep_piece = piece;
         else
             tt_job_read_group(job, cfg, piece, group, source->places, problems);
     }
@@ -136,6 +138,10 @@ static tt_status read_all(tt_job_source *source, const char *const *sets, int n_
     if (!raw) return tt_fail(err, TT_ERR_MEMORY, "%s: no memory to read it", places->name);
     for (int i = 0; i < tt_cfg_n_pieces(source->cfg); i++) read_piece(out, source, i);
     for (int i = 0; i < n_sets; i++) apply_set(out, sets[i], places, source->problems);
+    if (source->sweep)
+        tt_problem(source->problems,
+                   "%s: sweep: found in a job, allowed: in what trimtab sweep plan reads",
+                   places->name);
     *raw = *out;
     tt_job_complete(out, places, places->name);
     tt_job_check(out, true, places, source->problems);
@@ -167,6 +173,37 @@ tt_status tt_job_read_with(const char *path, const char *const *sets, int n_sets
     tt_job_defaults(out);
     TT_TRY(tt_cfg_open(path, &problems, &cfg, err));
     tt_status status = job_of(cfg, path, sets, n_sets, check_files, &problems, out, cohort, err);
+    tt_cfg_close(cfg);
+    return status;
+}
+
+static tt_status visit_source(const tt_cfg *cfg, const char *path, const char *const *sets,
+                              int n_sets, tt_problems *problems, tt_job_visit visit, void *context,
+                              tt_error *err) {
+    TT_TRY(tt_problems_check(problems, err));
+    tt_job *raw = calloc(1, sizeof *raw);
+    tt_job_places *places = calloc(1, sizeof *places);
+    tt_job_source source = {.cfg = cfg, .places = places, .problems = problems};
+    tt_status status = TT_OK;
+    if (!raw || !places) status = tt_fail(err, TT_ERR_MEMORY, "%s: no memory to read it", path);
+    if (status == TT_OK) {
+        places->name = path;
+        tt_job_defaults(raw);
+        for (int i = 0; i < tt_cfg_n_pieces(cfg); i++) read_piece(raw, &source, i);
+        for (int i = 0; i < n_sets; i++) apply_set(raw, sets[i], places, problems);
+        status = visit(&source, raw, context, err);
+    }
+    free(raw);
+    free(places);
+    return status == TT_OK ? tt_problems_check(problems, err) : status;
+}
+
+tt_status tt_job_read_source(const char *path, const char *const *sets, int n_sets,
+                             tt_job_visit visit, void *context, tt_error *err) {
+    tt_problems problems = {0};
+    tt_cfg *cfg;
+    TT_TRY(tt_cfg_open(path, &problems, &cfg, err));
+    tt_status status = visit_source(cfg, path, sets, n_sets, &problems, visit, context, err);
     tt_cfg_close(cfg);
     return status;
 }

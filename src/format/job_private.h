@@ -50,14 +50,24 @@ typedef struct tt_job_places {
 void tt_job_note_place(tt_job_places *places, const tt_key *key, const char *place);
 const char *tt_job_place(const tt_job_places *places, const char *group, const char *name);
 
-/* A job file as it was read, with the last of its groups "cohort". */
+/* A job file as it was read, with the last of its groups "cohort" and "sweep". */
 typedef struct tt_job_source {
     const tt_cfg *cfg;
     tt_job_places *places;
     tt_problems *problems;
     const config_setting_t *cohort; /* NULL: none */
     int cohort_piece;
+    const config_setting_t *sweep; /* NULL: none */
+    int sweep_piece;
 } tt_job_source;
+
+/* Reads path and the overrides into raw, a job before the keys that depend on others are completed
+ * and before any check, and hands both on; then reports all problems. Errors: ERR_MISSING,
+ * ERR_CONFIG, ERR_MEMORY, those of visit. */
+typedef tt_status (*tt_job_visit)(const tt_job_source *source, const tt_job *raw, void *context,
+                                  tt_error *err);
+tt_status tt_job_read_source(const char *path, const char *const *sets, int n_sets,
+                             tt_job_visit visit, void *context, tt_error *err) TT_MUST_CHECK;
 
 /* The cohort of a file: raw is its job before, base after the keys that depend on others were
  * completed. What is wrong becomes problems. Errors: ERR_MEMORY. */

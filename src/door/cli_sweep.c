@@ -1,0 +1,29 @@
+#include "cli_sweep.h"
+
+#include "cli.h"
+
+tt_status cli_sweep_dir(const cli_given *given, const char **dir, tt_error *err) {
+    if (given->n_words != 1)
+        return tt_fail(err, TT_ERR_USAGE, "got %d words, expected a sweep's directory",
+                       given->n_words);
+    *dir = given->words[0];
+    return TT_OK;
+}
+
+static const cli_command subs[] = {
+    {.name = "plan",
+     .summary = "lay out the runs of a sweep file in a directory",
+     .arguments = "SWEEP.cfg",
+     .words = "JOB.cfg",
+     .description =
+         "Expands the axes of a sweep file (docs/sweeps.md) into runs, checks every one of them,\n"
+         "and writes the directory that the other commands work in: a manifest of the runs, and\n"
+         "groups of them that share one resident model. Prints what groups take in memory and\n"
+         "hours, and the line that submits them to SLURM. The same plan again changes nothing.\n",
+     .options = cli_sweep_plan_options,
+     .needs_mpi = true,
+     .run = cli_sweep_plan},
+    {.name = NULL}};
+
+const cli_command cli_sweep = {
+    .name = "sweep", .summary = "many runs: plan, run, follow and tabulate them", .subs = subs};
