@@ -7,7 +7,7 @@ set -euo pipefail
 packages=(gcc libc6-dev make cmake pkg-config git openmpi-bin libopenmpi-dev libblis-openmp-dev
     liblapack-dev libscalapack-openmpi-dev libconfig-dev libjansson-dev libpcre2-dev libicu-dev
     libxxhash-dev)
-if [ "${1:-}" = tests ]; then packages+=(libcmocka-dev python3 python3-venv); fi
+if [ "${1:-}" = tests ]; then packages+=(libcmocka-dev python3 python3-venv iproute2); fi
 
 have() { [ "$(dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null)" = installed ]; }
 

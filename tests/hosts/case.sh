@@ -73,7 +73,7 @@ all_quiet() { # all_quiet NAME HOST ...: no such process on any of them
 # --- A run on four hosts that something happens to -----------------------------------------------
 
 four="h0:1 h1:1 h2:1 h3:1"
-STEPS=400
+STEPS=200
 
 # The run that nothing happens to, on one host: "whole".
 whole_run() { # whole_run OPTIONS ...
@@ -113,7 +113,7 @@ all_whole() { # all_whole RUN
 # Goes on to the end on these hosts, and must end where the whole run did.
 resume_on() { # resume_on HOSTS NAME
     local at
-    at=$(ls "$2/checkpoints" | grep -c "^step-0000000$STEPS")
+    at=$(ls "$2/checkpoints" | grep -c "^step-$(printf %010d $STEPS)")
     [ "$at" = 0 ] || fail "$2 had ended before it was resumed"
     host_mpirun "$1" -n 4 "$TRIMTAB" train job.cfg $sets --set run.dir="$2" --resume \
         2>"$2.resume.err" || fail "resume of $2 on $1"
