@@ -71,8 +71,9 @@ typedef struct tt_engine {
     tt_weights *weights;
     tt_stage *stage;
     tt_pipeline *pipeline;
-    tt_trace *trace;               /* NULL: none */
-    char wire_note[TT_TEXT_BYTES]; /* why stages of one node do not share memory; "" if they do */
+    tt_trace *trace;                /* NULL: none */
+    struct tt_integrity *integrity; /* while training: watches the weights. The trainer's */
+    char wire_note[TT_TEXT_BYTES];  /* why stages of one node do not share memory; "" if they do */
 } tt_engine;
 
 /* For tt_purpose GENERATE, prompts are not in a file: the longest prompt is given. */

@@ -163,6 +163,7 @@ typedef enum tt_schedule_kind { TT_LR_LINEAR, TT_LR_COSINE, TT_LR_CONSTANT } tt_
 typedef enum tt_wire_form { TT_WIRE_FP32, TT_WIRE_BF16 } tt_wire_form;
 typedef enum tt_special { TT_SPECIAL_KEEP, TT_SPECIAL_REFUSE } tt_special;
 typedef enum tt_bad_record { TT_BAD_STOP, TT_BAD_SKIP } tt_bad_record;
+typedef enum tt_guard { TT_GUARD_NO, TT_GUARD_LOAD } tt_guard;
 typedef enum tt_resume {
     TT_RESUME_NO,
     TT_RESUME_LATEST,
@@ -245,6 +246,11 @@ typedef struct tt_job {
         int64_t trace_steps; /* of a life, the first so many */
         bool tensorboard;    /* write RUN_DIR/events.out.tfevents.* */
     } log;
+    struct {
+        tt_guard weights;       /* checksums of the frozen weights when they are loaded */
+        int64_t weights_every;  /* steps in which all of them are summed again; 0: never */
+        int64_t replicas_every; /* steps between comparisons of replicas; 0: at checkpoints only */
+    } guard;
 } tt_job;
 
 /* Reads path, then applies n_sets overrides "group.key=value" (libconfig scalar syntax; bare words

@@ -14,7 +14,7 @@
  * Names have at most 512 bytes and no control bytes, so they can be shown.
  *
  * Files are mapped, not read: only the pages that are used are touched. A file that is cut short
- * while it is open ends the process by SIGBUS, as with every mapped file.
+ * while it is open ends the process by SIGBUS, as with every mapped file (mapped.h).
  *
  *     TT_TRY(tt_safetensors_open(model_dir, &set, err));
  *     const tt_tensor *t = tt_safetensors_find(set, "model.norm.weight");

@@ -12,7 +12,8 @@ _Static_assert(sizeof(tt_steer_form) == sizeof(int) && sizeof(tt_activation) == 
                    sizeof(tt_orthogonal) == sizeof(int) && sizeof(tt_bad_record) == sizeof(int) &&
                    sizeof(tt_resume) == sizeof(int) && sizeof(tt_special) == sizeof(int) &&
                    sizeof(tt_wire_form) == sizeof(int) && sizeof(tt_memory_policy) == sizeof(int) &&
-                   sizeof(tt_saved) == sizeof(int) && sizeof(tt_products) == sizeof(int),
+                   sizeof(tt_saved) == sizeof(int) && sizeof(tt_products) == sizeof(int) &&
+                   sizeof(tt_guard) == sizeof(int),
                "choices are stored as int");
 
 static const tt_choice forms[] = {
@@ -40,6 +41,7 @@ static const tt_choice schedules[] = {
 static const tt_choice bad_records[] = {{"stop", TT_BAD_STOP}, {"skip", TT_BAD_SKIP}, {NULL, 0}};
 static const tt_choice products[] = {
     {"fp32", TT_PRODUCTS_FP32}, {"bf16", TT_PRODUCTS_BF16}, {"auto", TT_PRODUCTS_AUTO}, {NULL, 0}};
+static const tt_choice guards[] = {{"no", TT_GUARD_NO}, {"load", TT_GUARD_LOAD}, {NULL, 0}};
 static const tt_choice resumes[] = {{"no", TT_RESUME_NO},
                                     {"latest", TT_RESUME_LATEST},
                                     {"previous", TT_RESUME_PREVIOUS},
@@ -299,6 +301,15 @@ const tt_key tt_job_keys[] = {
     {"log", "tensorboard", TT_KEY_BOOL, AT(log.tensorboard), .fallback = "false",
      .help = "Write losses, accuracies, rates and throughput for TensorBoard too, as event files in "
              "the run directory (tensorboard --logdir RUN_DIR)."},
+    {"guard", "weights", CHOICE(guards), AT(guard.weights), .fallback = "no",
+     .help = "Checksums of the frozen weights as they are loaded, compared among replicas, with "
+             "earlier lives of the run, and with the model's weights.xxh3 if there is one "
+             "(docs/integrity.md)."},
+    {"guard", "weights_every", TT_KEY_LONG, AT(guard.weights_every), .fallback = "0", COUNT,
+     .help = "Steps in which all frozen weights are summed again, a slice each step; 0: never. "
+             "Above 0, weights are also checked as guard.weights = \"load\" says."},
+    {"guard", "replicas_every", TT_KEY_LONG, AT(guard.replicas_every), .fallback = "0", COUNT,
+     .help = "Steps between comparisons of what replicas train; 0: at checkpoints only."},
 };
 
 const int tt_job_n_keys = sizeof tt_job_keys / sizeof tt_job_keys[0];

@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "trimtab/inside.h"
+#include "trimtab/mapped.h"
 
 static tt_status open_regular(const char *path, size_t max_bytes, int *fd_out, size_t *n_bytes,
                               tt_error *err) {
@@ -45,16 +46,26 @@ tt_status tt_file_map_open(const char *path, size_t max_bytes, tt_file_map *out,
     }
     void *data = mmap(NULL, n_bytes, PROT_READ, MAP_SHARED, fd, 0);
     int map_errno = errno;
-    close(fd);
-    if (data == MAP_FAILED)
+    if (data == MAP_FAILED) {
+        close(fd);
         return tt_fail(err, TT_ERR_IO, "%s: cannot map %zu bytes: %s", path, n_bytes,
                        strerror(map_errno));
+    }
+    tt_status status = tt_mapped_add(path, fd, data, n_bytes, err);
+    close(fd);
+    if (status != TT_OK) {
+        munmap(data, n_bytes);
+        return status;
+    }
     *out = (tt_file_map){data, n_bytes};
     return TT_OK;
 }
 
 void tt_file_map_close(tt_file_map *map) {
-    if (map->data) munmap((void *)map->data, map->n_bytes);
+    if (map->data) {
+        tt_mapped_remove(map->data);
+        munmap((void *)map->data, map->n_bytes);
+    }
     *map = (tt_file_map){0};
 }
 

@@ -6,6 +6,7 @@
 #include <xxhash.h>
 
 #include "checkpoint_private.h"
+#include "trimtab/replicas.h"
 
 const char *const ckpt_file_names[CKPT_N_FILES] = {"adapter.safetensors", "optimizer.safetensors"};
 const char *const ckpt_vector_suffixes[CKPT_N_VECTORS] = {"", ".exp_avg", ".exp_avg_sq"};
@@ -93,8 +94,7 @@ static tt_status check_order(const ckpt_table *table, tt_error *err) {
     return TT_OK;
 }
 
-/* Where this rank's views stand in the table; every replica must hold what replica 0 holds, down
- * to the bit: only then is a run that goes on equal to one that is resumed. */
+/* Where this rank's views stand in the table. */
 static tt_status find_own(const ckpt_entry *own, size_t n_own, ckpt_table *table, tt_error *err) {
     size_t first = 0;
     while (n_own && first < table->n &&
@@ -108,16 +108,30 @@ static tt_status find_own(const ckpt_entry *own, size_t n_own, ckpt_table *table
             return tt_fail(err, TT_ERR_INTERNAL,
                            "tensor '%s': replica 0 holds another tensor in its place",
                            own[i].view.name);
-        for (int k = 0; k < CKPT_N_VECTORS; k++)
-            if (theirs->xxh3[k] != own[i].xxh3[k])
-                return tt_fail(err, TT_ERR_INTERNAL,
-                               "tensor '%s%s': replicas have drifted apart: found checksum "
-                               "%016llx, expected replica 0's %016llx",
-                               own[i].view.name, ckpt_vector_suffixes[k],
-                               (unsigned long long)own[i].xxh3[k],
-                               (unsigned long long)theirs->xxh3[k]);
     }
     return TT_OK;
+}
+
+static void name_sum(const void *context, size_t i, char *out, size_t n) {
+    const ckpt_entry *own = context;
+    snprintf(out, n, "%s%s", own[i / CKPT_N_VECTORS].view.name,
+             ckpt_vector_suffixes[i % CKPT_N_VECTORS]);
+}
+
+/* Every replica must hold the same, down to the bit: only then is a run that goes on equal to one
+ * that is resumed. Collective. */
+static tt_status compare_replicas(const tt_world *world, const ckpt_entry *own, size_t n_own,
+                                  tt_error *err) {
+    uint64_t *sums = calloc(n_own + 1, CKPT_N_VECTORS * sizeof *sums);
+    tt_status status =
+        sums ? TT_OK : tt_fail(err, TT_ERR_MEMORY, "no memory for checksums of %zu tensors", n_own);
+    status = tt_world_agree(world, status, err);
+    for (size_t i = 0; status == TT_OK && i < n_own; i++)
+        memcpy(sums + i * CKPT_N_VECTORS, own[i].xxh3, sizeof own[i].xxh3);
+    if (status == TT_OK)
+        status = tt_replicas_vote(world, n_own * CKPT_N_VECTORS, sums, name_sum, own, err);
+    free(sums);
+    return status;
 }
 
 tt_status ckpt_table_build(const tt_world *world, const tt_adapter *adapter,
@@ -129,6 +143,8 @@ tt_status ckpt_table_build(const tt_world *world, const tt_adapter *adapter,
     tt_status status = tt_world_agree(world, own_entries(adapter, vectors, &own, err), err);
     if (status != TT_OK) goto done;
     share_sums(world, adapter, own);
+    if (vectors) status = compare_replicas(world, own, n_own, err);
+    if (status != TT_OK) goto done;
     size_t n_sent = world->replica == 0 ? n_own : 0;
     status = tt_world_gather(world, own, n_sent * sizeof *own, &all, &n_bytes, err);
     if (status != TT_OK) goto done;

@@ -16,6 +16,7 @@ static void forgive_harmless(tt_job *saved, const tt_job *now) {
     saved->checkpoint = now->checkpoint;
     saved->eval = now->eval;
     saved->log = now->log;
+    saved->guard = now->guard;
     saved->model = now->model; /* the fingerprint decides */
     memcpy(saved->task.train, now->task.train, sizeof saved->task.train); /* likewise */
     memcpy(saved->task.file, now->task.file, sizeof saved->task.file);    /* likewise */

@@ -1,7 +1,9 @@
 /* A member's step: its end, and what is due then. */
 #include "member_private.h"
+#include "trimtab/integrity.h"
 #include "trimtab/optim.h"
 #include "trimtab/process.h"
+#include "trimtab/replicas.h"
 #include "trimtab/select.h"
 
 /* --- What is due after a step ------------------------------------------------------------------
@@ -33,8 +35,25 @@ static tt_status check_told(const tt_member *t, tt_error *err) {
     return tt_fail(err, t->told.status, "%s", t->told.text);
 }
 
+/* Weights that changed under the run are told as rows are that could not be written: all ranks stop
+ * after the next step, and save nothing. */
+static void look_at_weights(tt_member *t) {
+    tt_error why = {0};
+    if (tt_integrity_look(t->engine->integrity, t->state.step, &why) != TT_OK &&
+        t->told.status == TT_OK)
+        t->told = why;
+}
+
+static void check_weights(tt_member *t) {
+    tt_error why = {0};
+    if (tt_integrity_step(t->engine->integrity, t->state.step, &why) != TT_OK &&
+        t->told.status == TT_OK)
+        t->told = why;
+}
+
 static tt_status save_now(tt_member *t, bool is_best, tt_error *err) {
     const tt_world *world = t->engine->world;
+    look_at_weights(t);
     tt_status good = check_told(t, err);
     if (good == TT_OK) good = check_finite(t, err);
     TT_TRY(tt_world_agree(world, good, err));
@@ -211,6 +230,15 @@ static tt_status choose_heads(tt_member *t, tt_error *err) {
     return TT_OK;
 }
 
+static tt_status compare_replicas(const tt_member *t, tt_error *err) {
+    tt_status status =
+        tt_replicas_check(t->engine->world, t->adapter, t->m, t->v, t->engine->weights, err);
+    if (status != TT_OK)
+        tt_error_prefix(err, "after step %lld; last checkpoint: %s", (long long)t->state.step,
+                        last_checkpoint(t));
+    return status;
+}
+
 static bool wants_stop(const tt_member *t) {
     return tt_world_stop_signalled() || t->told.status != TT_OK;
 }
@@ -230,6 +258,8 @@ tt_status tt_member_end_step(tt_member *t, double local_loss, bool *stop, tt_err
     t->row_tokens += t->batch.step_tokens;
     t->result.n_tokens += t->batch.step_tokens;
     t->result.train_seconds += tt_process_seconds() - t->began_s;
+    check_weights(t);
+    if (is_due(t->job->guard.replicas_every, t->state.step)) TT_TRY(compare_replicas(t, err));
     return after_step(t, stop, err);
 }
 

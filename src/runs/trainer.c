@@ -3,6 +3,7 @@
 #include <stdlib.h>
 
 #include "trainer_private.h"
+#include "trimtab/integrity.h"
 #include "trimtab/plan_time.h"
 #include "trimtab/process.h"
 #include "trimtab/trace_file.h"
@@ -59,6 +60,8 @@ tt_status tt_trainer_open(tt_engine *engine, tt_report *report, tt_trainer **out
 void tt_trainer_close(tt_trainer *t) {
     if (!t) return;
     for (int s = 0; t->slots && s < t->n_slots; s++) tt_slot_close(&t->slots[s]);
+    if (t->engine->integrity) tt_integrity_close(t->engine->integrity);
+    t->engine->integrity = NULL;
     free(t->slots);
     free(t->active);
     tt_roster_close(&t->roster);
@@ -372,6 +375,7 @@ static tt_status run(tt_trainer *t, tt_error *err) {
     if (t->engine->wire_note[0])
         tt_report_note(t->report, "stages of one node hand over through MPI, not shared memory: %s",
                        t->engine->wire_note);
+    TT_TRY(tt_integrity_open(t->engine, t->report, t->rundir->path, &t->engine->integrity, err));
     for (int s = 0; s < t->n_slots; s++)
         if (t->slots[s].member) TT_TRY(admit(t, &t->slots[s], err));
     TT_TRY(save_roster(t, err));
