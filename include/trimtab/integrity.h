@@ -46,6 +46,9 @@ tt_status tt_integrity_step(tt_integrity *integrity, int64_t step, tt_error *err
 /* Before a checkpoint: the files. As above. */
 tt_status tt_integrity_look(tt_integrity *integrity, int64_t step, tt_error *err) TT_MUST_CHECK;
 
+/* When numbers went wrong: the files, and all weights if they are summed at all. As above. */
+tt_status tt_integrity_examine(tt_integrity *integrity, int64_t step, tt_error *err) TT_MUST_CHECK;
+
 /* Checksums of a whole model as a file for tt_integrity_open, onto stream. Not collective.
  * Errors: those of tt_spec_read and tt_weights_open. */
 tt_status tt_integrity_print(const char *model_dir, FILE *stream, tt_error *err) TT_MUST_CHECK;

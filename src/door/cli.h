@@ -63,6 +63,11 @@ bool cli_is_first(void);
 /* Bytes that SLURM allows the ranks on this node together; 0: it does not say. */
 size_t cli_slurm_node_bytes(void);
 
+/* From now on a mapped file's page that cannot be read ends the process with one line that names
+ * the file, and the exit code of ERR_IO; with world (may be NULL), the rank and its node too. After
+ * MPI is initialised, whose handlers get the other bus errors. */
+void cli_catch_faults(const tt_world *world);
+
 /* Is this the rank that speaks? */
 bool cli_speaks(const cli *c);
 

@@ -2,10 +2,13 @@
 
 #include "cli.h"
 #include "trimtab/inspect.h"
+#include "trimtab/integrity.h"
 
 static const cli_option options[] = {
     {"tensors", NULL, "every tensor, not groups of names only"},
     {"checksums", NULL, "XXH3-64 of files and tensors, as checkpoints have it: reads everything"},
+    {"record", NULL,
+     "of a model: checksums of its weights as training reads them, for PATH/weights.xxh3"},
     {"json", NULL, "one JSON object"},
     {NULL, NULL, NULL}};
 
@@ -16,6 +19,7 @@ static tt_status run(const cli *c, tt_error *err) {
     if (given.n_words != 1)
         return tt_fail(err, TT_ERR_USAGE, "got %d paths, expected one", given.n_words);
     if (!cli_is_first()) return TT_OK;
+    if (cli_value(&given, "record")) return tt_integrity_print(given.words[0], stdout, err);
     tt_inspect_options wanted = {.checksums = cli_value(&given, "checksums") != NULL,
                                  .tensors = cli_value(&given, "tensors") != NULL};
     TT_TRY(tt_inspect_open(given.words[0], &wanted, &found, err));

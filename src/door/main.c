@@ -53,6 +53,7 @@ static tt_status run_with_mpi(const request *asked, cli *c, tt_error *err) {
     choose_mpi_parts();
     MPI_Init_thread(&c->argc, &c->argv, MPI_THREAD_FUNNELED, &provided);
     tt_status status = tt_world_create(MPI_COMM_WORLD, &c->world, err);
+    cli_catch_faults(c->world);
     if (status == TT_OK) status = asked->command->run(c, err);
     status = flush_output(status, err);
     if (status != TT_OK && (!c->world || c->world->rank == 0)) print_failure(asked, status, err);
@@ -75,6 +76,7 @@ static int run_command(const request *asked, int argc, char **argv) {
     if (asked->command->needs_mpi) {
         status = run_with_mpi(asked, &c, &err);
     } else {
+        cli_catch_faults(NULL);
         status = flush_output(asked->command->run(&c, &err), &err);
         if (status != TT_OK) print_failure(asked, status, &err);
     }

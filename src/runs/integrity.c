@@ -112,7 +112,8 @@ static tt_status compare(const char *model, const char *path, const tt_weight_su
 }
 
 /* The stages' tensors one by one; a tied head's ranks name the same one. */
-static tt_status record(const char *path, size_t n_root, tt_weight_sum *sums, size_t n, tt_error *err) {
+static tt_status record(const char *path, size_t n_root, tt_weight_sum *sums, size_t n,
+                        tt_error *err) {
     size_t n_left = 0, n_bytes;
     char *text;
     for (size_t i = 0; i < n; i++) {
@@ -303,6 +304,11 @@ tt_status tt_integrity_step(tt_integrity *t, int64_t step, tt_error *err) {
     if (t->every > 0) TT_TRY(check_slice(t, step, err));
     if (tt_process_seconds() - t->looked_s < TT_INTEGRITY_SECONDS) return TT_OK;
     return tt_integrity_look(t, step, err);
+}
+
+tt_status tt_integrity_examine(tt_integrity *t, int64_t step, tt_error *err) {
+    TT_TRY(tt_integrity_look(t, step, err));
+    return t && t->expected ? check_chunks(t, step, 0, t->pieces.n_chunks, err) : TT_OK;
 }
 
 /* --- Of a model --------------------------------------------------------------------------------

@@ -184,8 +184,11 @@ const tt_step_batch *tt_member_begin_step(tt_member *t) {
     return &t->batch;
 }
 
+/* Numbers that are not finite are the job's mistake, unless the weights are not what they were. */
 static tt_status check_health(const tt_member *t, const tt_step_health *health, tt_error *err) {
     if (health->finite) return TT_OK;
+    tt_status weights = tt_integrity_examine(t->engine->integrity, t->state.step + 1, err);
+    TT_TRY(tt_world_agree(t->engine->world, weights, err));
     long long step = (long long)t->state.step + 1;
     if (health->bad_layer < 0)
         return tt_fail(err, TT_ERR_NUMERIC,
