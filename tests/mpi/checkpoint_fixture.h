@@ -103,7 +103,7 @@ static void fixture_fill(fixture *f, uint64_t salt) {
 }
 
 /* Bit for bit, where this rank answers for the tensor. */
-static bool fixture_holds(const fixture *f, uint64_t salt) {
+static inline bool fixture_holds(const fixture *f, uint64_t salt) {
     const float *vectors[3] = {f->adapter->params, f->m, f->v};
     for (int i = 0; i < f->adapter->n_views; i++)
         for (int k = 0; k < 3; k++)
@@ -125,7 +125,7 @@ static inline void fixture_clear(fixture *f) {
     memset(f->v, 0, f->adapter->n_params * sizeof(float));
 }
 
-static tt_checkpoint_state fixture_state(int64_t step) {
+static inline tt_checkpoint_state fixture_state(int64_t step) {
     return (tt_checkpoint_state){.step = step,
                                  .n_steps = 5000000000,
                                  .seed = 0xFEDCBA9876543210u,

@@ -11,7 +11,7 @@
 
 /* A new directory of rank 0's, known to all; in memory where there is such a place, for tests that
  * sync thousands of times. Collective over MPI_COMM_WORLD. */
-static void work_dir_create(char path[256]) {
+static inline void work_dir_create(char path[256]) {
     int rank;
     MPI_Comm_rank(MPI_COMM_WORLD, &rank);
     snprintf(path, 256, "%s/tt_test_XXXXXX", access("/dev/shm", W_OK) == 0 ? "/dev/shm" : "/tmp");
@@ -20,7 +20,7 @@ static void work_dir_create(char path[256]) {
 }
 
 /* Collective over MPI_COMM_WORLD. */
-static void work_dir_remove(const char *path) {
+static inline void work_dir_remove(const char *path) {
     int rank;
     MPI_Barrier(MPI_COMM_WORLD);
     MPI_Comm_rank(MPI_COMM_WORLD, &rank);
