@@ -1,0 +1,48 @@
+# Turns files into one C source: cmake -DOUT=file.c "-DFILES=a.css;b.js" -P embed.cmake
+# Each becomes tt_page_asset_<name without suffix> (page.h), with its SHA-256 in base64.
+set(digits "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/")
+
+function(base64_of_hex hex out)
+  set(text "")
+  string(LENGTH "${hex}" n)
+  set(i 0)
+  while(i LESS n)
+    string(SUBSTRING "${hex}" ${i} 6 group)
+    string(LENGTH "${group}" n_group)
+    string(SUBSTRING "${group}0000" 0 6 padded)
+    foreach(shift 18 12 6 0)
+      math(EXPR digit "(0x${padded} >> ${shift}) & 63")
+      string(SUBSTRING "${digits}" ${digit} 1 letter)
+      string(APPEND text "${letter}")
+    endforeach()
+    math(EXPR i "${i} + 6")
+  endwhile()
+  string(LENGTH "${text}" n_text)
+  if(n_group EQUAL 2) # one byte was left over
+    math(EXPR n_text "${n_text} - 2")
+    string(SUBSTRING "${text}" 0 ${n_text} text)
+    string(APPEND text "==")
+  elseif(n_group EQUAL 4)
+    math(EXPR n_text "${n_text} - 1")
+    string(SUBSTRING "${text}" 0 ${n_text} text)
+    string(APPEND text "=")
+  endif()
+  set(${out} "${text}" PARENT_SCOPE)
+endfunction()
+
+set(source "#include \"trimtab/page.h\"\n")
+foreach(file ${FILES})
+  get_filename_component(name ${file} NAME)
+  string(REGEX REPLACE "\\.[a-z]+$" "" name "${name}")
+  string(REPLACE "." "_" name "${name}")
+  file(READ ${file} hex HEX)
+  file(SHA256 ${file} sum)
+  base64_of_hex(${sum} sum)
+  string(REGEX REPLACE "([0-9a-f][0-9a-f])" "'\\\\x\\1'," bytes "${hex}")
+  string(REPLACE "'\\x0a'," "'\\x0a',\n" bytes "${bytes}")
+  string(APPEND source "\nstatic const char bytes_of_${name}[] = {\n${bytes}0};\n"
+    "extern const tt_page_asset tt_page_asset_${name};\n"
+    "const tt_page_asset tt_page_asset_${name} = {bytes_of_${name}, sizeof bytes_of_${name} - 1,\n"
+    "    \"${sum}\"};\n")
+endforeach()
+file(WRITE ${OUT} "${source}")
