@@ -74,18 +74,30 @@ static tt_status take_option(const cli *c, int *i, const cli_option *options, cl
     return TT_OK;
 }
 
+/* The short options, because everybody types them; NULL: none. */
+static const char *long_name(const char *word) {
+    return strcmp(word, "-p") == 0 ? "prompt" : strcmp(word, "-o") == 0 ? "out" : NULL;
+}
+
+static tt_status take_short(const cli *c, int *i, const cli_option *options, cli_given *out,
+                            tt_error *err) {
+    const char *word = c->args[*i], *name = long_name(word);
+    const cli_option *option = find_option(options, name, strlen(name));
+    if (!option) return tt_fail(err, TT_ERR_USAGE, "unknown option %s", word);
+    if (++*i == c->n_args)
+        return tt_fail(err, TT_ERR_USAGE, "%s: missing %s", word, option->argument);
+    out->options[out->n_options].name = option->name;
+    out->options[out->n_options++].value = c->args[*i];
+    return TT_OK;
+}
+
 tt_status cli_parse(const cli *c, const cli_option *options, cli_given *out, tt_error *err) {
     *out = (cli_given){0};
     for (int i = 0; i < c->n_args; i++) {
         if (out->n_options == CLI_MAX_WORDS || out->n_words == CLI_MAX_WORDS)
             return tt_fail(err, TT_ERR_USAGE, "more than %d arguments", CLI_MAX_WORDS);
-        if (strcmp(c->args[i], "-p") == 0) {
-            /* the one short option, because everybody types prompts */
-            if (!find_option(options, "prompt", 6))
-                return tt_fail(err, TT_ERR_USAGE, "unknown option -p");
-            if (++i == c->n_args) return tt_fail(err, TT_ERR_USAGE, "-p: missing PROMPT");
-            out->options[out->n_options].name = "prompt";
-            out->options[out->n_options++].value = c->args[i];
+        if (long_name(c->args[i])) {
+            TT_TRY(take_short(c, &i, options, out, err));
         } else if (strncmp(c->args[i], "--", 2) == 0) {
             TT_TRY(take_option(c, &i, options, out, err));
         } else if (c->args[i][0] == '-' && c->args[i][1]) {

@@ -23,6 +23,17 @@ static const cli_command subs[] = {
      .options = cli_sweep_plan_options,
      .needs_mpi = true,
      .run = cli_sweep_plan},
+    {.name = "report",
+     .summary = "what a sweep has found: tables, CSV, JSON and a page",
+     .arguments = "SWEEP_DIR",
+     .words = "DIR",
+     .description =
+         "Writes what a sweep has found so far: table.md, the paper's table (methods and tasks, mean\n"
+         "and deviation over seeds, the best setting of all other axes); runs.csv and report.json,\n"
+         "every run; report.html, all of it with curves, maps and links, one file that needs no\n"
+         "network. Works at any time, also while runs train (docs/sweep-report.md).\n",
+     .options = cli_sweep_report_options,
+     .run = cli_sweep_report},
     {.name = NULL}};
 
 const cli_command cli_sweep = {

@@ -6,6 +6,7 @@
 
 #include "trimtab/file.h"
 #include "trimtab/history.h"
+#include "trimtab/spread.h"
 
 enum { MAX_JOB_BYTES = 1 << 20 };
 
@@ -133,18 +134,19 @@ static tt_status read_runs(tt_table *t, const char *const *paths, tt_error *err)
 /* --- Statistics --------------------------------------------------------------------------------
  */
 
+/* Until finish, sd holds the sum of squares. */
 static void add(tt_table_cell *cell, double value, double lr) {
-    /* Welford's sums: sd holds the sum of squares until the end */
-    cell->n++;
-    double d = value - cell->mean;
-    cell->mean += d / cell->n;
-    cell->sd += d * (value - cell->mean);
+    tt_spread spread = {cell->n, cell->mean, cell->sd};
+    tt_spread_add(&spread, value);
+    cell->n = spread.n;
+    cell->mean = spread.mean;
+    cell->sd = spread.squares;
     if (cell->n == 1) cell->lr = lr;
     if (cell->lr != lr) cell->lr = NAN;
 }
 
 static void finish(tt_table_cell *cell, const tt_table_cell *ceiling) {
-    cell->sd = cell->n > 1 ? sqrt(cell->sd / (cell->n - 1)) : NAN;
+    cell->sd = tt_spread_sd(&(tt_spread){cell->n, cell->mean, cell->sd});
     cell->gap = ceiling && ceiling->n && cell->n ? cell->mean - ceiling->mean : NAN;
 }
 
