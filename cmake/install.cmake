@@ -5,6 +5,9 @@ include(GNUInstallDirs)
 include(CMakePackageConfigHelpers)
 set(share ${CMAKE_INSTALL_DATADIR}/trimtab)
 
+set(TT_ZSH_DIR ${CMAKE_INSTALL_DATADIR}/zsh/site-functions CACHE STRING
+  "Where zsh looks for completions (Debian's packages: share/zsh/vendor-completions)")
+
 # --- What is made: man pages and completions ---------------------------------------------------
 set(manual_dir ${PROJECT_BINARY_DIR}/manual)
 set(manual_pages)
@@ -20,14 +23,14 @@ if(NOT CMAKE_CROSSCOMPILING)
     DEPENDS trimtab_manual ${PROJECT_SOURCE_DIR}/src/door/completion.bash VERBATIM)
   add_custom_target(manual ALL DEPENDS ${manual_dir}/trimtab.1)
   install(DIRECTORY ${manual_dir}/ DESTINATION ${CMAKE_INSTALL_MANDIR}/man1
-    FILES_MATCHING PATTERN *.1)
+    COMPONENT program FILES_MATCHING PATTERN *.1)
   install(DIRECTORY ${manual_dir}/ DESTINATION ${CMAKE_INSTALL_MANDIR}/man5
-    FILES_MATCHING PATTERN *.5)
+    COMPONENT program FILES_MATCHING PATTERN *.5)
   install(FILES ${manual_dir}/trimtab.bash RENAME trimtab
-    DESTINATION ${CMAKE_INSTALL_DATADIR}/bash-completion/completions)
-  install(FILES ${manual_dir}/_trimtab DESTINATION ${CMAKE_INSTALL_DATADIR}/zsh/site-functions)
+    DESTINATION ${CMAKE_INSTALL_DATADIR}/bash-completion/completions COMPONENT program)
+  install(FILES ${manual_dir}/_trimtab DESTINATION ${TT_ZSH_DIR} COMPONENT program)
   install(FILES ${manual_dir}/trimtab.fish
-    DESTINATION ${CMAKE_INSTALL_DATADIR}/fish/vendor_completions.d)
+    DESTINATION ${CMAKE_INSTALL_DATADIR}/fish/vendor_completions.d COMPONENT program)
 endif()
 
 # --- Program, library, headers -----------------------------------------------------------------
@@ -38,12 +41,13 @@ if(BUILD_SHARED_LIBS)
   set_target_properties(trimtab_cli PROPERTIES INSTALL_RPATH "$ORIGIN/${lib_from_bin}")
   set_target_properties(trimtab PROPERTIES INSTALL_RPATH_USE_LINK_PATH ON)
 endif()
-install(TARGETS trimtab_cli RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
+install(TARGETS trimtab_cli RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR} COMPONENT program)
 install(TARGETS trimtab EXPORT trimtabTargets
-  ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR}
-  LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR}
+  ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR} COMPONENT devel
+  LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR} COMPONENT program NAMELINK_COMPONENT devel
   INCLUDES DESTINATION ${CMAKE_INSTALL_INCLUDEDIR})
-install(DIRECTORY include/trimtab DESTINATION ${CMAKE_INSTALL_INCLUDEDIR} FILES_MATCHING PATTERN *.h)
+install(DIRECTORY include/trimtab DESTINATION ${CMAKE_INSTALL_INCLUDEDIR} COMPONENT devel
+  FILES_MATCHING PATTERN *.h)
 
 # --- For other builds --------------------------------------------------------------------------
 set(package_dir ${CMAKE_INSTALL_LIBDIR}/cmake/trimtab)
@@ -56,8 +60,8 @@ write_basic_package_version_file(${PROJECT_BINARY_DIR}/cmake/trimtabConfigVersio
   COMPATIBILITY SameMinorVersion)
 install(FILES ${PROJECT_BINARY_DIR}/cmake/trimtabConfig.cmake
   ${PROJECT_BINARY_DIR}/cmake/trimtabConfigVersion.cmake cmake/TrimtabLibraries.cmake
-  DESTINATION ${package_dir})
-install(EXPORT trimtabTargets NAMESPACE trimtab:: DESTINATION ${package_dir})
+  DESTINATION ${package_dir} COMPONENT devel)
+install(EXPORT trimtabTargets NAMESPACE trimtab:: DESTINATION ${package_dir} COMPONENT devel)
 
 set(TT_PC_MODULES jansson libconfig libpcre2-8 icu-uc libxxhash)
 set(libs "-L\${libdir} -ltrimtab")
@@ -94,13 +98,15 @@ endif()
 file(RELATIVE_PATH TT_PREFIX_FROM_PC /${CMAKE_INSTALL_LIBDIR}/pkgconfig /)
 string(REGEX REPLACE "/$" "" TT_PREFIX_FROM_PC "${TT_PREFIX_FROM_PC}")
 configure_file(cmake/trimtab.pc.in ${PROJECT_BINARY_DIR}/trimtab.pc @ONLY)
-install(FILES ${PROJECT_BINARY_DIR}/trimtab.pc DESTINATION ${CMAKE_INSTALL_LIBDIR}/pkgconfig)
+install(FILES ${PROJECT_BINARY_DIR}/trimtab.pc DESTINATION ${CMAKE_INSTALL_LIBDIR}/pkgconfig
+  COMPONENT devel)
 
 # --- What comes with it ------------------------------------------------------------------------
-install(DIRECTORY configs DESTINATION ${share})
-install(DIRECTORY slurm DESTINATION ${share} USE_SOURCE_PERMISSIONS)
-install(DIRECTORY jobs/ DESTINATION ${share}/jobs FILES_MATCHING PATTERN *.cfg
+install(DIRECTORY configs DESTINATION ${share} COMPONENT program)
+install(DIRECTORY slurm DESTINATION ${share} COMPONENT program USE_SOURCE_PERMISSIONS)
+install(DIRECTORY jobs/ DESTINATION ${share}/jobs COMPONENT program FILES_MATCHING PATTERN *.cfg
   PATTERN quickstart EXCLUDE)
-install(DIRECTORY jobs/quickstart/model DESTINATION ${share}/jobs/quickstart)
-install(DIRECTORY docs/ DESTINATION ${CMAKE_INSTALL_DOCDIR})
-install(FILES README.md LICENSE DESTINATION ${CMAKE_INSTALL_DOCDIR})
+install(DIRECTORY jobs/quickstart/model DESTINATION ${share}/jobs/quickstart COMPONENT program)
+install(DIRECTORY docs/ DESTINATION ${CMAKE_INSTALL_DOCDIR} COMPONENT program)
+install(FILES README.md LICENSE DESTINATION ${CMAKE_INSTALL_DOCDIR} COMPONENT program)
+include(cmake/package.cmake)

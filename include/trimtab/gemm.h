@@ -60,9 +60,11 @@ int tt_gemm_n_threads(const tt_gemm *gemm);
  * max_cols columns (an estimate). */
 size_t tt_gemm_bytes(int n_threads, int max_cols);
 
-/* Name of the kernel set BLIS runs ("skx", "haswell", "zen3", ...) and BLIS's version. */
+/* Name of the kernel set BLIS runs ("skx", "haswell", "zen3", ...) and BLIS's version. Built without
+ * BLIS (TT_BLAS=reference, slow): "fortran", and the file of the BLAS that is loaded. */
 const char *tt_gemm_kernel_name(void);
 const char *tt_gemm_version(void);
+bool tt_gemm_is_blis(void);
 
 /* Name of the instruction set our own products use: "avx512", "avx2" or "base". */
 const char *tt_gemm_own_kernel_name(void);

@@ -37,7 +37,7 @@ void cli_print_help(FILE *stream) {
     for (int i = 0; cli_commands[i]; i++)
         fprintf(stream, "  %-10s %s\n", cli_commands[i]->name, cli_commands[i]->summary);
     fprintf(stream, "\n  trimtab COMMAND --help    options of a command\n"
-                    "  trimtab --version         version and source revision\n\nexit codes:\n");
+                    "  trimtab --version         version and source revision; --verbose: its parts\n\nexit codes:\n");
     for (int s = 0; s < TT_N_STATUS; s++)
         fprintf(stream, "  %3d  %s\n", tt_status_exit_code((tt_status)s),
                 tt_status_text((tt_status)s));

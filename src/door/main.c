@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "cli.h"
+#include "trimtab/gemm.h"
 #include "trimtab/provenance.h"
 #include "trimtab/share.h"
 
@@ -121,6 +122,24 @@ static void find_share(void) {
     tt_share_set(told ? told : beside);
 }
 
+/* What this program is made of and brings: the first questions about an installation. */
+static void print_parts(void) {
+    char mpi[MPI_MAX_LIBRARY_VERSION_STRING];
+    int n;
+    MPI_Get_library_version(mpi, &n); /* one of the few calls allowed before MPI_Init */
+    mpi[strcspn(mpi, "\n")] = 0;
+    printf("compiler  %s, %s\n", TT_COMPILER,
+           TT_NATIVE ? "for this kind of processor only"
+                     : "for any processor of this architecture");
+    printf("MPI       %s\n", mpi);
+    if (tt_gemm_is_blis())
+        printf("BLAS      BLIS %s, kernels \"%s\"\n", tt_gemm_version(), tt_gemm_kernel_name());
+    else
+        printf("BLAS      %s, not BLIS: slow unless that is a fast one\n", tt_gemm_version());
+    printf("products  %s%s\n", tt_gemm_own_kernel_name(), tt_gemm_has_bf16() ? ", bf16" : "");
+    printf("files     %s\n", tt_share_dir() ? tt_share_dir() : "none: not installed");
+}
+
 int main(int argc, char **argv) {
     find_share();
     if (argc < 2) {
@@ -134,6 +153,7 @@ int main(int argc, char **argv) {
     }
     if (strcmp(argv[1], "--version") == 0) {
         printf("trimtab %s (%s)\n", tt_provenance_version(), tt_provenance_git_revision());
+        if (argc > 2 && strcmp(argv[2], "--verbose") == 0) print_parts();
         return 0;
     }
     return obey(argc, argv, asks_help ? 2 : 1, asks_help);

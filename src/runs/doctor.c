@@ -77,14 +77,22 @@ static tt_status examine_products(int n_threads, tt_doctor *d, tt_error *err) {
     tt_bench_settings settings = {.n_tokens = 512, .n_threads = n_threads, .seconds = 1};
     tt_bench_rows rows;
     TT_TRY(tt_bench_products(&settings, &rows, err));
-    double peak = rows.row[0].value, blis = rows.row[1].value;
+    double peak = rows.row[0].value, blas = rows.row[1].value;
     double own = rows.row[2].value < rows.row[3].value ? rows.row[2].value : rows.row[3].value;
     add(d, TT_FINDING_FACT, "FMA peak", "%.0f GFLOP/s on %d thread%s", peak, n_threads,
         n_threads == 1 ? "" : "s");
-    add(d, TT_FINDING_FACT, "BLIS", "%s, kernels \"%s\"", tt_gemm_version(), tt_gemm_kernel_name());
-    add(d, blis < 0.45 * peak ? TT_FINDING_WARNING : TT_FINDING_GOOD, "BLIS sgemm",
-        "%.0f GFLOP/s at 512x2048x2048, %.2f of the peak%s", blis, blis / peak,
-        blis < 0.45 * peak ? ": wrong kernels, or cores shared with others" : "");
+    if (tt_gemm_is_blis())
+        add(d, TT_FINDING_FACT, "BLIS", "%s, kernels \"%s\"", tt_gemm_version(),
+            tt_gemm_kernel_name());
+    else
+        add(d, TT_FINDING_WARNING, "BLAS",
+            "%s, not BLIS (built with TT_BLAS=reference): slow with fp32 weights, heads and "
+            "spectral methods unless that is a fast one",
+            tt_gemm_version());
+    add(d, blas < 0.45 * peak ? TT_FINDING_WARNING : TT_FINDING_GOOD,
+        tt_gemm_is_blis() ? "BLIS sgemm" : "BLAS sgemm",
+        "%.0f GFLOP/s at 512x2048x2048, %.2f of the peak%s", blas, blas / peak,
+        blas < 0.45 * peak ? ": wrong kernels, or cores shared with others" : "");
     add(d, own < 0.6 * peak ? TT_FINDING_WARNING : TT_FINDING_GOOD, "frozen products",
         "%.0f GFLOP/s with bf16 weights, kernels \"%s\", %.2f of the peak%s", own,
         tt_gemm_own_kernel_name(), own / peak,

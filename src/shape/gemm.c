@@ -1,6 +1,5 @@
 #include "gemm_private.h"
 
-#include <blis.h>
 #include <limits.h>
 #include <omp.h>
 #include <stdint.h>
@@ -11,23 +10,13 @@
 /* Below this many multiply-adds a product is over before other threads have woken up. */
 #define PARALLEL_MIN 1e6
 
+bool tt_gemm_has_avx512(void) {
 #ifdef __x86_64__
-static bool has_avx512(void) {
     return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
            __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
-}
+#else
+    return false;
 #endif
-
-/* BLIS reads BLIS_ARCH_TYPE (a number of its own arch_t) once, when it is initialised. */
-static void start_blis(void) {
-#if defined(__x86_64__) && defined(BLIS_CONFIG_SKX)
-    if (has_avx512()) {
-        char id[16];
-        snprintf(id, sizeof id, "%d", (int)BLIS_ARCH_SKX);
-        setenv("BLIS_ARCH_TYPE", id, 0);
-    }
-#endif
-    bli_init();
 }
 
 /* BLIS packs a block of a (480 x 384, each thread's) and a panel of b (384 x at most 3072) and
@@ -41,7 +30,7 @@ size_t tt_gemm_bytes(int n_threads, int max_cols) {
 
 const tt_gemm_kernel *tt_gemm_best_kernel(void) {
 #ifdef __x86_64__
-    if (has_avx512()) return &tt_gemm_kernel_avx512;
+    if (tt_gemm_has_avx512()) return &tt_gemm_kernel_avx512;
     if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
         return &tt_gemm_kernel_avx2;
 #endif
@@ -52,7 +41,7 @@ tt_status tt_gemm_create(int n_threads, tt_gemm **out, tt_error *err) {
     *out = NULL;
     if (n_threads < 1)
         return tt_fail(err, TT_ERR_INTERNAL, "gemm: %d threads, expected at least 1", n_threads);
-    start_blis();
+    tt_gemm_start_blas();
     tt_gemm *gemm = calloc(1, sizeof *gemm);
     if (!gemm) return tt_fail(err, TT_ERR_MEMORY, "no memory for the products' workspace");
     size_t n_bytes = (size_t)n_threads * TT_GEMM_PACKED_FLOATS * sizeof(float);
@@ -84,54 +73,12 @@ int tt_gemm_n_threads(const tt_gemm *gemm) {
     return gemm->n_threads;
 }
 
-const char *tt_gemm_kernel_name(void) {
-    start_blis();
-    return bli_arch_string(bli_arch_query_id());
-}
-
-const char *tt_gemm_version(void) {
-    return bli_info_get_version_str();
-}
-
 const char *tt_gemm_own_kernel_name(void) {
     return tt_gemm_best_kernel()->name;
 }
 
 double tt_gemm_burst(int64_t n_rounds) {
     return tt_gemm_best_kernel()->burst(n_rounds);
-}
-
-void tt_gemm_f32(int n_threads, bool trans_a, bool trans_b, int m, int n, int k, float alpha,
-                 const float *a, int lda, const float *b, int ldb, float beta, float *c, int ldc) {
-    rntm_t runtime = BLIS_RNTM_INITIALIZER;
-    bli_rntm_set_num_threads(n_threads, &runtime);
-    /* BLIS's typed interface takes no const pointers; it does not write to a and b. */
-    bli_sgemm_ex(trans_a ? BLIS_TRANSPOSE : BLIS_NO_TRANSPOSE,
-                 trans_b ? BLIS_TRANSPOSE : BLIS_NO_TRANSPOSE, m, n, k, &alpha, (float *)a, lda, 1,
-                 (float *)b, ldb, 1, &beta, c, ldc, 1, NULL, &runtime);
-}
-
-void tt_gemm_f64(int n_threads, bool trans_a, bool trans_b, int m, int n, int k, double alpha,
-                 const double *a, int lda, const double *b, int ldb, double beta, double *c,
-                 int ldc) {
-    rntm_t runtime = BLIS_RNTM_INITIALIZER;
-    bli_rntm_set_num_threads(n_threads, &runtime);
-    bli_dgemm_ex(trans_a ? BLIS_TRANSPOSE : BLIS_NO_TRANSPOSE,
-                 trans_b ? BLIS_TRANSPOSE : BLIS_NO_TRANSPOSE, m, n, k, &alpha, (double *)a, lda, 1,
-                 (double *)b, ldb, 1, &beta, c, ldc, 1, NULL, &runtime);
-}
-
-void tt_gemm_gram_f64(int n_threads, bool trans_a, int n, int k, const double *a, int lda,
-                      double *c, int ldc) {
-    rntm_t runtime = BLIS_RNTM_INITIALIZER;
-    bli_rntm_set_num_threads(n_threads, &runtime);
-    double one = 1;
-    bli_dsyrk_ex(BLIS_LOWER, trans_a ? BLIS_TRANSPOSE : BLIS_NO_TRANSPOSE, n, k, &one, (double *)a,
-                 lda, 1, &one, c, ldc, 1, NULL, &runtime);
-}
-
-void tt_gemm_set_lapack_threads(int n_threads) {
-    bli_thread_set_num_threads(n_threads);
 }
 
 tt_gemm_share tt_gemm_cut(const tt_gemm_share *whole, int width, int64_t n_threads,

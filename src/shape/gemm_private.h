@@ -52,6 +52,11 @@ typedef struct tt_gemm_kernel {
     double (*burst)(int64_t n_rounds); /* see tt_gemm_burst */
 } tt_gemm_kernel;
 
+/* Before the first product; gemm_blis.c and gemm_reference.c have one each, and one is built. */
+void tt_gemm_start_blas(void);
+
+bool tt_gemm_has_avx512(void);
+
 extern const tt_gemm_kernel tt_gemm_kernel_base, tt_gemm_kernel_avx2, tt_gemm_kernel_avx512;
 
 /* gemm_kernel_bf16.h likewise: for matrices of BF16 and x rounded to pairs of bf16. */
