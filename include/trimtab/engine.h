@@ -27,6 +27,7 @@
 #include "trimtab/task.h"
 #include "trimtab/tokenizer.h"
 #include "trimtab/trace.h"
+#include "trimtab/watchdog.h"
 #include "trimtab/weights.h"
 #include "trimtab/world.h"
 
@@ -46,6 +47,7 @@ typedef struct tt_engine {
     tt_world *world;         /* borrowed; load makes its grid */
     const tt_job *job;       /* borrowed; of a cohort: what its members have in common */
     const tt_cohort *cohort; /* borrowed; NULL or without members: the job is the only run */
+    tt_watchdog *watchdog;   /* borrowed; NULL: none */
     tt_purpose purpose;
     int argc; /* the command line, for provenance; borrowed */
     char *const *argv;
@@ -78,6 +80,7 @@ typedef struct tt_engine {
 
 /* For tt_purpose GENERATE, prompts are not in a file: the longest prompt is given. */
 typedef struct tt_engine_options {
+    tt_watchdog *watchdog; /* over this process; NULL: none. Must outlive the engine */
     tt_purpose purpose;
     int n_plan_ranks; /* plan for that many ranks instead of the world's (check); 0: the world's */
     int longest_prompt; /* GENERATE: tokens; 0 otherwise */

@@ -247,6 +247,7 @@ typedef struct tt_job {
         bool tensorboard;    /* write RUN_DIR/events.out.tfevents.* */
     } log;
     struct {
+        int stall;              /* seconds without progress until a run is given up; 0: never */
         tt_guard weights;       /* checksums of the frozen weights when they are loaded */
         int64_t weights_every;  /* steps in which all of them are summed again; 0: never */
         int64_t replicas_every; /* steps between comparisons of replicas; 0: at checkpoints only */

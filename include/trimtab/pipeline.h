@@ -40,8 +40,8 @@ void tt_pipeline_destroy(tt_pipeline *pipeline);
 /* What carries its messages: borrowed, to be asked only. */
 const tt_wire *tt_pipeline_wire(const tt_pipeline *pipeline);
 
-/* From now on passes, their layers, waits and messages are recorded there; the stage has these
- * layers. It must outlive the pipeline. */
+/* The stage has these layers, as the beacon tells them; and from now on passes, layers, waits and
+ * messages are recorded in the trace (NULL: nowhere), which must outlive the pipeline. */
 void tt_pipeline_set_trace(tt_pipeline *pipeline, tt_trace *trace, int first_layer, int n_layers);
 
 /* Bytes that a pipeline touches on a stage, with what it shares. */

@@ -100,6 +100,10 @@ tt_status cli_read_parts(const cli_given *given, const char *path, const tt_meth
                          cli_parts *out, tt_error *err);
 void cli_use_parts(const cli_parts *parts, tt_adapter *adapter);
 
+/* Begins to watch over this process (watchdog.h), as guard.stall says: a run that stalls ends with
+ * ERR_STALLED. Stopped by tt_watchdog_stop. Collective. Errors: those of tt_watchdog_start. */
+tt_status cli_watch_over(const cli *c, const tt_job *job, tt_watchdog **out, tt_error *err);
+
 /* --- The table of commands ---------------------------------------------------------------------
  * Help, man pages and shell completions are made from it. A new command is a source cli_NAME.c that
  * ends with

@@ -178,11 +178,13 @@ static tt_status run(const cli *c, tt_error *err) {
     tt_engine engine = {0};
     tt_adapter *adapter = NULL;
     tt_engine_options wanted = {.purpose = TT_PURPOSE_EVAL};
-    tt_status status = tt_engine_prepare(&engine, c->world, &job, &wanted, err);
+    tt_status status = cli_watch_over(c, &job, &wanted.watchdog, err);
+    if (status == TT_OK) status = tt_engine_prepare(&engine, c->world, &job, &wanted, err);
     if (status == TT_OK) status = tt_engine_load(&engine, err);
     if (status == TT_OK) status = cli_load_adapter(&engine, path, &adapter, err);
     cli_use_parts(&parts, adapter);
     if (status == TT_OK) status = evaluate(c, &engine, adapter, &parts, &given, err);
+    tt_watchdog_stop(wanted.watchdog);
     tt_adapter_destroy(adapter);
     tt_engine_close(&engine);
     return status;

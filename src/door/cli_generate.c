@@ -173,7 +173,8 @@ static tt_status generate(const cli *c, tt_job *job, const cli_given *given, req
     tt_engine_options wanted = {
         .purpose = TT_PURPOSE_GENERATE, .longest_prompt = longest, .max_new_tokens = r->max_new};
     job->task.max_new_tokens = r->max_new;
-    tt_status status = tt_engine_prepare(&engine, c->world, job, &wanted, err);
+    tt_status status = cli_watch_over(c, job, &wanted.watchdog, err);
+    if (status == TT_OK) status = tt_engine_prepare(&engine, c->world, job, &wanted, err);
     if (status == TT_OK) status = check_ids(&engine, r, err);
     if (status == TT_OK) status = tt_engine_load(&engine, err);
     if (status == TT_OK) status = cli_load_adapter(&engine, path, &adapter, err);
@@ -189,6 +190,7 @@ static tt_status generate(const cli *c, tt_job *job, const cli_given *given, req
         status = print_one(&engine, r->out + (size_t)i * (size_t)r->max_new, r->n_out[i], given,
                            adapter ? parts.word : NULL, err);
     status = tt_world_follow(c->world, status, err);
+    tt_watchdog_stop(wanted.watchdog);
     tt_adapter_destroy(adapter);
     tt_engine_close(&engine);
     return status;

@@ -60,10 +60,11 @@ static void print_result(const tt_engine *engine, const tt_trainer *trainer,
         cli_print_result(engine, result, stdout);
 }
 
-static tt_status train(const cli *c, const tt_job *job, const tt_cohort *cohort, tt_engine *engine,
-                       tt_error *err) {
+static tt_status train(const cli *c, const tt_job *job, const tt_cohort *cohort,
+                       tt_watchdog *watchdog, tt_engine *engine, tt_error *err) {
     tt_engine_options options = {.purpose = TT_PURPOSE_TRAIN,
                                  .cohort = cohort,
+                                 .watchdog = watchdog,
                                  .argc = c->argc,
                                  .argv = c->argv,
                                  .node_bytes = cli_slurm_node_bytes()};
@@ -96,7 +97,10 @@ static tt_status run(const cli *c, tt_error *err) {
     tt_status status = cli_read_cohort(c, &given, &job, &cohort, err);
     if (status == TT_OK) status = tt_products_resolve(c->world, &job, err);
     tt_engine engine = {0};
-    if (status == TT_OK) status = train(c, &job, cohort, &engine, err);
+    tt_watchdog *watchdog = NULL;
+    if (status == TT_OK) status = cli_watch_over(c, &job, &watchdog, err);
+    if (status == TT_OK) status = train(c, &job, cohort, watchdog, &engine, err);
+    tt_watchdog_stop(watchdog);
     tt_engine_close(&engine);
     tt_cohort_destroy(cohort);
     return status;

@@ -301,6 +301,9 @@ const tt_key tt_job_keys[] = {
     {"log", "tensorboard", TT_KEY_BOOL, AT(log.tensorboard), .fallback = "false",
      .help = "Write losses, accuracies, rates and throughput for TensorBoard too, as event files in "
              "the run directory (tensorboard --logdir RUN_DIR)."},
+    {"guard", "stall", INT(0, 1 << 30), AT(guard.stall), .fallback = "1800",
+     .help = "Seconds after which a run in which nothing moves any more is given up, naming the "
+             "rank that stopped; longer than any pause of disks and network. 0: never."},
     {"guard", "weights", CHOICE(guards), AT(guard.weights), .fallback = "no",
      .help = "Checksums of the frozen weights as they are loaded, compared among replicas, with "
              "earlier lives of the run, and with the model's weights.xxh3 if there is one "

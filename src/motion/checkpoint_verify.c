@@ -9,6 +9,7 @@
 
 #include "checkpoint_private.h"
 #include "trimtab/file.h"
+#include "trimtab/beacon.h"
 
 enum { READ_BYTES = 1 << 20 };
 
@@ -64,6 +65,7 @@ static tt_status check_next(reader *in, const char *what, uint64_t n_bytes, uint
                            got < 0 ? strerror(errno) : "file ends");
         XXH3_64bits_update(sum, in->buffer, (size_t)got);
         n_bytes -= (uint64_t)got;
+        tt_beacon_tick();
     }
     uint64_t found = XXH3_64bits_digest(sum);
     return found == expected ? TT_OK : fail_sum(in->path, what, found, expected, err);

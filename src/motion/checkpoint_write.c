@@ -10,6 +10,7 @@
 #include "checkpoint_private.h"
 #include "trimtab/file.h"
 #include "trimtab/inside.h"
+#include "trimtab/beacon.h"
 
 enum { WRITE_CHUNK_BYTES = 1 << 26 };
 
@@ -43,6 +44,7 @@ static tt_status write_piece(MPI_File file, const char *path, size_t offset, con
         MPI_Get_count(&io, MPI_BYTE, &got);
         if (got != want) return fail_short(path, want, got, offset + done, err);
         done += (size_t)want;
+        tt_beacon_tick();
     }
     return TT_OK;
 }
@@ -110,19 +112,28 @@ static tt_status open_together(MPI_Comm writers, const char *dir, size_t n_root,
     return TT_OK;
 }
 
+static tt_beacon_mark wait_for_writers(void) {
+    return tt_beacon_wait("wait for all that write the checkpoint", TT_BEACON_NONE, TT_BEACON_ALL);
+}
+
 static tt_status write_together(const tt_world *world, const char *dir, size_t n_root,
                                 const char *path, int which, const ckpt_source *source,
                                 tt_error *err) {
     MPI_File file;
     MPI_Comm writers = source->adapter->full ? world->all : world->pipe;
-    TT_TRY(open_together(writers, dir, n_root, path, &file, err));
+    tt_beacon_mark was = wait_for_writers();
+    tt_status status = open_together(writers, dir, n_root, path, &file, err);
+    tt_beacon_resume(&was);
+    TT_TRY(status);
     if (file == MPI_FILE_NULL) return TT_OK; /* another rank failed and reports it */
-    tt_status status = write_share(world, file, path, which, source, err);
+    status = write_share(world, file, path, which, source, err);
+    was = wait_for_writers();
     /* Collective calls: made by every writer whatever its own fate. */
     int rc = MPI_File_sync(file);
     if (status == TT_OK && rc != MPI_SUCCESS) status = fail_mpi(path, "sync", rc, err);
     rc = MPI_File_close(&file);
     if (status == TT_OK && rc != MPI_SUCCESS) status = fail_mpi(path, "close", rc, err);
+    tt_beacon_resume(&was);
     return status;
 }
 

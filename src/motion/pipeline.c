@@ -3,6 +3,7 @@
 #include <stdlib.h>
 
 #include "trimtab/schedule.h"
+#include "trimtab/beacon.h"
 
 /* A push whose backward is still to come. */
 typedef struct in_flight {
@@ -65,16 +66,21 @@ static bool allocate(tt_pipeline *p, int max_targets) {
     return ok;
 }
 
+/* Behind the last layer comes the head, or nothing. */
+static void mark_layer(const tt_pipeline *p) {
+    int layer = p->layer.layer;
+    bool is_there = layer >= p->first_layer && layer < p->first_layer + p->n_layers;
+    tt_beacon_does(tt_trace_name((tt_trace_kind)p->layer.kind), p->layer.micro_batch,
+                   is_there ? layer : TT_BEACON_NONE);
+}
+
 /* A layer has run: the next one does. */
-static void record_layer(tt_pipeline *p) {
+static void after_layer(void *context) {
+    tt_pipeline *p = context;
     tt_trace_add(p->trace, &p->layer);
     p->layer.layer += p->layer.kind == TT_TRACE_FORWARD_LAYER ? 1 : -1;
     p->layer.start = tt_trace_now(p->trace);
-}
-
-static void after_layer(void *context) {
-    tt_pipeline *p = context;
-    if (p->trace) record_layer(p);
+    mark_layer(p);
     tt_wire_drive(p->wire);
 }
 
@@ -100,7 +106,7 @@ tt_status tt_pipeline_create(const tt_world *world, tt_stage *stage, int first_b
         tt_pipeline_destroy(p);
         return tt_fail(err, TT_ERR_MEMORY, "out of memory for the pipeline's losses");
     }
-    if (world->n_ranks > 1) tt_stage_set_tick(stage, after_layer, p);
+    tt_stage_set_tick(stage, after_layer, p);
     *out = p;
     return TT_OK;
 }
@@ -124,7 +130,6 @@ void tt_pipeline_set_trace(tt_pipeline *pipeline, tt_trace *trace, int first_lay
     pipeline->first_layer = first_layer;
     pipeline->n_layers = n_layers;
     tt_wire_set_trace(pipeline->wire, trace);
-    tt_stage_set_tick(pipeline->stage, after_layer, pipeline);
 }
 
 /* What the trace tells of a pass over a micro-batch: of its layers too, from their first. */
@@ -135,7 +140,9 @@ static tt_trace_event begin_pass(tt_pipeline *p, tt_trace_kind kind, int64_t num
     p->layer =
         (tt_trace_event){.kind = up ? TT_TRACE_FORWARD_LAYER : TT_TRACE_BACKWARD_LAYER,
                          .layer = (int16_t)(up ? p->first_layer : p->first_layer + p->n_layers - 1),
+                         .micro_batch = event.micro_batch,
                          .start = event.start};
+    mark_layer(p);
     return event;
 }
 
@@ -245,10 +252,16 @@ void tt_pipeline_extend(tt_pipeline *pipeline, const tt_extend *extend, const tt
     if (extend->n_tokens > 0) {
         const float *x_in = tt_wire_ready(wire, TT_WIRE_X_IN, extend->n_tokens);
         float *x_out = tt_wire_ready(wire, TT_WIRE_X_OUT, extend->n_tokens);
+        tt_beacon_does("generate", TT_BEACON_NONE, TT_BEACON_NONE);
         tt_stage_extend(pipeline->stage, extend, adapter, x_in, x_out, next, NULL);
         tt_wire_pass(wire, TT_WIRE_X_IN, extend->n_tokens);
         tt_wire_pass(wire, TT_WIRE_X_OUT, extend->n_tokens);
         tt_wire_finish_sends(wire);
     }
-    if (w->n_stages > 1) MPI_Bcast(next, extend->n_seqs, MPI_INT32_T, w->n_stages - 1, w->pipe);
+    if (w->n_stages > 1) {
+        tt_beacon_mark was =
+            tt_beacon_wait("wait for the next token", TT_BEACON_NONE, w->n_stages - 1);
+        MPI_Bcast(next, extend->n_seqs, MPI_INT32_T, w->n_stages - 1, w->pipe);
+        tt_beacon_resume(&was);
+    }
 }

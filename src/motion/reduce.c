@@ -5,6 +5,7 @@
 
 #include "reduce_private.h"
 #include "trimtab/optim.h"
+#include "trimtab/beacon.h"
 
 /* Offence codes: 0 none, 1 the loss, 2 + layer a local gradient, 2 + n_model_layers + layer a
  * gradient that was finite on all replicas, but their sum is not. */
@@ -178,17 +179,23 @@ static void sum_table(tt_reduce *reduce, double local_loss, bool local_stop) {
     tt_trace_event wait = {.kind = TT_TRACE_WAIT_REDUCE, .start = tt_trace_now(reduce->trace)};
     if (!reduce->is_summing) {
         tt_reduce_begin_layer(reduce, reduce->adapter->first_layer);
+        tt_beacon_mark was =
+            tt_beacon_wait(tt_trace_name(TT_TRACE_WAIT_REDUCE), TT_BEACON_NONE, TT_BEACON_ALL);
         tt_reduce_drive(reduce, true);
         tt_reduce_sum_layers(reduce);
+        tt_beacon_resume(&was);
         tt_trace_add(reduce->trace, &wait);
         contribute(reduce, local_loss, local_stop);
     }
     wait = (tt_trace_event){.kind = TT_TRACE_WAIT_ALL, .start = tt_trace_now(reduce->trace)};
+    tt_beacon_mark was =
+        tt_beacon_wait(tt_trace_name(TT_TRACE_WAIT_ALL), TT_BEACON_NONE, TT_BEACON_ALL);
     if (reduce->is_summing)
         MPI_Wait(&reduce->summing, MPI_STATUS_IGNORE);
     else if (reduce->world->n_ranks > 1)
         MPI_Allreduce(MPI_IN_PLACE, reduce->table, reduce->n_table, MPI_DOUBLE, MPI_SUM,
                       reduce->all);
+    tt_beacon_resume(&was);
     reduce->is_summing = false;
     tt_trace_add(reduce->trace, &wait);
 }

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "trimtab/svd.h"
+#include "trimtab/beacon.h"
 
 /* A matrix of this rank's layers whose triplets are wanted. */
 typedef struct wanted {
@@ -150,6 +151,7 @@ static tt_status find_round(search *s, int first, tt_error *err) {
             continue;
         }
         if (s->options->progress) s->options->progress(s->options->context, i, s->n);
+        tt_beacon_does("singular vectors", TT_BEACON_NONE, w->layer);
         TT_TRY(find_alone(s, w, err));
     }
     return TT_OK;

@@ -9,6 +9,7 @@
 #include "trimtab/process.h"
 #include "trimtab/round.h"
 #include "wire_private.h"
+#include "trimtab/beacon.h"
 
 enum { TAG_X = 1, TAG_D = 2, TAG_NOTHING = 4 };
 
@@ -291,10 +292,12 @@ static void await(tt_wire *wire, tt_wire_way w, int b) {
                             .peer = y->peer,
                             .start = tt_trace_now(wire->trace)};
     if (is_ready(y, receives(w), b)) return;
+    tt_beacon_mark was = tt_beacon_wait(tt_trace_name(wait_kind(w)), wire->micro_batch, y->peer);
     if (y->lane.written)
         await_lane(wire, y, receives(w));
     else
         MPI_Wait(&y->request[b], MPI_STATUS_IGNORE);
+    tt_beacon_resume(&was);
     tt_trace_add(wire->trace, &event);
 }
 

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "trimtab/file.h"
+#include "trimtab/beacon.h"
 
 enum { MAX_LINE_BYTES = 16 << 20 };
 
@@ -214,6 +215,7 @@ static tt_status add_record(tt_reading *r, const char *json, size_t n) {
 
 /* A record that does not fit (ERR_FORMAT) is skipped when allowed; other errors end the reading. */
 static tt_status read_record(tt_reading *r, const char *json, size_t n) {
+    tt_beacon_does("read data", TT_BEACON_NONE, TT_BEACON_NONE);
     tt_error why = {0};
     tt_error *outer = r->err;
     r->err = &why;

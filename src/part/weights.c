@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "weights_private.h"
+#include "trimtab/beacon.h"
 
 tt_matrix *tt_weights_layer_matrix(tt_layer_weights *layer, tt_role role) {
     switch (role) {
@@ -155,8 +156,10 @@ static tt_status open_ends(tt_weights *weights, const tt_spec *spec, const char 
 static tt_status open_share(tt_weights *weights, const tt_spec *spec, const char *model_dir,
                             bool has_embed, bool has_head, tt_error *err) {
     TT_TRY(tt_weights_open_files(spec, model_dir, &weights->files, err));
-    for (int i = 0; i < weights->n_layers; i++)
+    for (int i = 0; i < weights->n_layers; i++) {
+        tt_beacon_does("load weights", TT_BEACON_NONE, weights->first_layer + i);
         TT_TRY(open_layer(weights, spec, model_dir, i, err));
+    }
     return open_ends(weights, spec, model_dir, has_embed, has_head, err);
 }
 

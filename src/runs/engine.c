@@ -362,6 +362,7 @@ tt_status tt_engine_prepare(tt_engine *engine, tt_world *world, const tt_job *jo
     *engine = (tt_engine){.world = world,
                           .job = job,
                           .cohort = options->cohort,
+                          .watchdog = options->watchdog,
                           .purpose = options->purpose,
                           .argc = options->argc,
                           .argv = options->argv};
@@ -421,9 +422,7 @@ static tt_status create_trace(tt_engine *engine, tt_error *err) {
     size_t steps = (size_t)engine->job->log.trace_steps;
     size_t a_step = events_of_step(engine->plan, mine->n_layers);
     size_t n = steps > MOST_EVENTS / a_step ? MOST_EVENTS : steps * a_step;
-    TT_TRY(tt_trace_create(n, engine->job->log.trace_steps, NULL, &engine->trace, err));
-    tt_pipeline_set_trace(engine->pipeline, engine->trace, mine->first_layer, mine->n_layers);
-    return TT_OK;
+    return tt_trace_create(n, engine->job->log.trace_steps, NULL, &engine->trace, err);
 }
 
 static tt_status connect(tt_engine *engine, tt_error *err) {
@@ -435,6 +434,8 @@ static tt_status connect(tt_engine *engine, tt_error *err) {
                               &engine->pipeline, err));
     if (engine->purpose == TT_PURPOSE_TRAIN && engine->job->log.trace)
         TT_TRY(create_trace(engine, err));
+    const tt_plan_stage *mine = &plan->stages[engine->world->stage];
+    tt_pipeline_set_trace(engine->pipeline, engine->trace, mine->first_layer, mine->n_layers);
     return TT_OK;
 }
 

@@ -5,6 +5,7 @@
 #include "trimtab/process.h"
 #include "trimtab/replicas.h"
 #include "trimtab/select.h"
+#include "trimtab/beacon.h"
 
 /* --- What is due after a step ------------------------------------------------------------------
  */
@@ -74,6 +75,7 @@ static tt_status save(tt_member *t, bool is_best, tt_error *err) {
     tt_trace *trace = t->engine->trace;
     tt_trace_event event = {.kind = TT_TRACE_CHECKPOINT, .start = tt_trace_now(trace)};
     if (t->saved_step == t->state.step && !is_best) return TT_OK;
+    tt_beacon_does(tt_trace_name(TT_TRACE_CHECKPOINT), TT_BEACON_NONE, TT_BEACON_NONE);
     tt_status status = save_now(t, is_best, err);
     tt_trace_add(trace, &event);
     return status;
@@ -95,6 +97,7 @@ static tt_status evaluate(tt_member *t, const char *what, const tt_adapter *adap
     tt_trace *trace = t->engine->trace;
     tt_trace_event event = {.kind = TT_TRACE_EVAL, .start = tt_trace_now(trace)};
     tt_trace_mute(trace, true); /* its many passes */
+    tt_beacon_does(tt_trace_name(TT_TRACE_EVAL), TT_BEACON_NONE, TT_BEACON_NONE);
     tt_status status = tt_eval_run(t->engine, adapter, &options, out, err);
     tt_trace_mute(trace, false);
     tt_trace_add(trace, &event);
@@ -179,6 +182,7 @@ static tt_status after_step(tt_member *t, bool *stop, tt_error *err) {
 const tt_step_batch *tt_member_begin_step(tt_member *t) {
     t->began_s = tt_process_seconds();
     tt_trace_begin_step(t->engine->trace);
+    tt_beacon_set_step(t->state.step + 1);
     tt_batcher_step(t->batcher, t->state.step, &t->batch);
     tt_adapter_begin_step(t->adapter, t->state.step, t->engine->world->replica == 0);
     return &t->batch;
@@ -203,6 +207,7 @@ static tt_status check_health(const tt_member *t, const tt_step_health *health, 
 static void update(tt_member *t, const tt_step_health *health) {
     const tt_job *job = t->job;
     tt_trace_event event = {.kind = TT_TRACE_UPDATE, .start = tt_trace_now(t->engine->trace)};
+    tt_beacon_does(tt_trace_name(TT_TRACE_UPDATE), TT_BEACON_NONE, TT_BEACON_NONE);
     double factor = tt_optim_rate(job->train.schedule, 1, job->train.warmup_ratio, t->state.step,
                                   t->state.n_steps);
     tt_adamw settings = {.lr = job->train.lr,

@@ -395,7 +395,8 @@ tt_status tt_trainer_run(tt_trainer *t, const tt_rundir *rundir, tt_train_result
     if (!err) err = &local;
     double began = tt_process_seconds();
     t->rundir = rundir;
-    tt_status status = run(t, err);
+    tt_status status = tt_watchdog_share(t->engine->watchdog, rundir, err);
+    if (status == TT_OK) status = run(t, err);
     /* Another failure is the one to tell; and what a newer life has is not touched. */
     if (status == TT_OK)
         status = write_trace(t, err);

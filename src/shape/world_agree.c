@@ -6,6 +6,15 @@
 #include <string.h>
 
 #include "world_private.h"
+#include "trimtab/beacon.h"
+
+static tt_beacon_mark wait_for_all(void) {
+    return tt_beacon_wait("wait for all ranks", TT_BEACON_NONE, TT_BEACON_ALL);
+}
+
+static tt_beacon_mark wait_for_root(void) {
+    return tt_beacon_wait("wait for rank 0", TT_BEACON_NONE, TT_BEACON_ROOT);
+}
 
 /* What a failing rank tells the others. */
 typedef struct verdict {
@@ -22,7 +31,9 @@ static bool is_unanimous(const tt_world *world, const verdict *mine, const verdi
 
 tt_status tt_world_agree(const tt_world *world, tt_status status, tt_error *err) {
     int failing = status == TT_OK ? world->n_ranks : world->rank, lowest;
+    tt_beacon_mark was = wait_for_all();
     MPI_Allreduce(&failing, &lowest, 1, MPI_INT, MPI_MIN, world->all);
+    tt_beacon_resume(&was);
     if (lowest == world->n_ranks) return TT_OK;
     verdict mine = {.status = status}, spoken;
     memcpy(mine.host, world->host, sizeof mine.host);
@@ -46,7 +57,9 @@ tt_status tt_world_agree(const tt_world *world, tt_status status, tt_error *err)
 
 tt_status tt_world_follow(const tt_world *world, tt_status status, tt_error *err) {
     int root = status;
+    tt_beacon_mark was = wait_for_root();
     MPI_Bcast(&root, 1, MPI_INT, 0, world->all);
+    tt_beacon_resume(&was);
     if (root == TT_OK) return TT_OK;
     MPI_Bcast(err, (int)sizeof *err, MPI_BYTE, 0, world->all);
     err->status = (tt_status)root;
@@ -60,8 +73,10 @@ static size_t piece(size_t left, size_t chunk) {
 
 void tt_world_bcast_chunked(const tt_world *world, void *bytes, size_t n, size_t chunk) {
     if (world->n_ranks == 1) return;
+    tt_beacon_mark was = wait_for_root();
     for (size_t done = 0; done < n; done += piece(n - done, chunk))
         MPI_Bcast((char *)bytes + done, (int)piece(n - done, chunk), MPI_BYTE, 0, world->all);
+    tt_beacon_resume(&was);
 }
 
 void tt_world_bcast(const tt_world *world, void *bytes, size_t n) {
@@ -70,7 +85,7 @@ void tt_world_bcast(const tt_world *world, void *bytes, size_t n) {
 
 tt_status tt_world_bcast_alloc(const tt_world *world, void **bytes, size_t *n, tt_error *err) {
     uint64_t n_bytes = *n;
-    MPI_Bcast(&n_bytes, 1, MPI_UINT64_T, 0, world->all);
+    tt_world_bcast(world, &n_bytes, sizeof n_bytes);
     void *mine = NULL;
     tt_status status = TT_OK;
     if (world->rank != 0) {
@@ -97,14 +112,18 @@ tt_status tt_world_bcast_alloc(const tt_world *world, void **bytes, size_t *n, t
 enum { TAG_GATHER = 1 };
 
 static void send_all(const tt_world *world, const char *bytes, size_t n, size_t chunk) {
+    tt_beacon_mark was = wait_for_root();
     for (size_t done = 0; done < n; done += piece(n - done, chunk))
         MPI_Send(bytes + done, (int)piece(n - done, chunk), MPI_BYTE, 0, TAG_GATHER, world->all);
+    tt_beacon_resume(&was);
 }
 
 static void receive_all(const tt_world *world, char *bytes, size_t n, size_t chunk, int source) {
+    tt_beacon_mark was = wait_for_all();
     for (size_t done = 0; done < n; done += piece(n - done, chunk))
         MPI_Recv(bytes + done, (int)piece(n - done, chunk), MPI_BYTE, source, TAG_GATHER,
                  world->all, MPI_STATUS_IGNORE);
+    tt_beacon_resume(&was);
 }
 
 /* Rank 0: every rank's size, and a buffer for all of them. */
@@ -117,7 +136,9 @@ static tt_status gather_room(const tt_world *world, size_t n, uint64_t **sizes, 
         if (!*sizes) status = tt_fail(err, TT_ERR_MEMORY, "out of memory for a gather");
     }
     TT_TRY(tt_world_agree(world, status, err));
+    tt_beacon_mark was = wait_for_all();
     MPI_Gather(&mine, 1, MPI_UINT64_T, *sizes, 1, MPI_UINT64_T, 0, world->all);
+    tt_beacon_resume(&was);
     if (world->rank == 0) {
         bool fits = true;
         for (int r = 0; r < world->n_ranks; r++) {
@@ -162,14 +183,19 @@ tt_status tt_world_gather(const tt_world *world, const void *bytes, size_t n, vo
     return tt_world_gather_chunked(world, bytes, n, TT_WORLD_CHUNK_BYTES, out, n_out, err);
 }
 
-int64_t tt_world_max_i64(const tt_world *world, int64_t value) {
-    MPI_Allreduce(MPI_IN_PLACE, &value, 1, MPI_INT64_T, MPI_MAX, world->all);
+static int64_t all_reduce(MPI_Comm comm, int64_t value, MPI_Op op) {
+    tt_beacon_mark was = wait_for_all();
+    MPI_Allreduce(MPI_IN_PLACE, &value, 1, MPI_INT64_T, op, comm);
+    tt_beacon_resume(&was);
     return value;
 }
 
+int64_t tt_world_max_i64(const tt_world *world, int64_t value) {
+    return all_reduce(world->all, value, MPI_MAX);
+}
+
 int64_t tt_world_sum_i64(const tt_world *world, int64_t value) {
-    MPI_Allreduce(MPI_IN_PLACE, &value, 1, MPI_INT64_T, MPI_SUM, world->all);
-    return value;
+    return all_reduce(world->all, value, MPI_SUM);
 }
 
 bool tt_world_any(const tt_world *world, bool value) {
@@ -177,9 +203,7 @@ bool tt_world_any(const tt_world *world, bool value) {
 }
 
 bool tt_world_pipe_any(const tt_world *world, bool value) {
-    int mine = value, any;
-    MPI_Allreduce(&mine, &any, 1, MPI_INT, MPI_MAX, world->pipe);
-    return any != 0;
+    return all_reduce(world->pipe, value ? 1 : 0, MPI_MAX) != 0;
 }
 
 /* The one piece of global state: a signal handler can reach nothing else. */
