@@ -16,9 +16,11 @@
  * left is a holder that hung for longer than that and then goes on; run directories fence it
  * (rundir.h).
  *
- *     TT_TRY(tt_lease_take(dir, "host n12, process 77", 180, &watch, &lease, err));
- *     if (lease) { ...; tt_lease_release(lease, err); }
- */
+ *     tt_lease_watch watch = {0};                 kept between tries, for each directory
+ *     TT_TRY(tt_lease_take(dir, "host n12, process 77", 120, &watch, &lease, err));
+ *     if (lease) { ...; TT_TRY(tt_lease_release(lease, err)); }
+ *
+ * Needs hard links in that directory, and a file server that keeps to what was synced. */
 #ifndef TRIMTAB_LEASE_H
 #define TRIMTAB_LEASE_H
 
@@ -38,6 +40,33 @@ typedef struct tt_lease_look {
     double age_s;                       /* since it was renewed, by this host's clock: for people */
     char holder[TT_LEASE_HOLDER_BYTES]; /* "" when not readable */
 } tt_lease_look;
+
+/* What a judge has seen of a lease that another one holds. Zero-initialise. */
+typedef struct tt_lease_watch {
+    int64_t number, beat;
+    double since_s; /* by the steady clock, that this has been so */
+    bool moves;     /* the counter was seen to move: its holder lives */
+    bool stale;     /* its age says expired; only how long it was watched does not yet */
+} tt_lease_watch;
+
+typedef struct tt_lease tt_lease;
+
+/* Takes the lease if it is free or expired, makes the directory if need be, and renews from then
+ * on. *out NULL: somebody holds it, and *watch knows more of it now; a lease is expired no sooner
+ * than after expiry_s / 2 of such tries. The holder's text is one line. Not collective. Released by
+ * tt_lease_release. Errors: ERR_IO, ERR_MEMORY. */
+tt_status tt_lease_take(const char *dir, const char *holder, int expiry_s, tt_lease_watch *watch,
+                        tt_lease **out, tt_error *err) TT_MUST_CHECK;
+
+/* Who had it until it expired; "": nobody. */
+const char *tt_lease_lost_by(const tt_lease *lease);
+
+/* Has somebody else taken it, because it was not heard of for so long? */
+bool tt_lease_is_lost(tt_lease *lease);
+
+/* Gives it back, unless it is lost, and frees it; NULL is nothing. Errors: ERR_IO (others must wait
+ * until it expires). */
+tt_status tt_lease_release(tt_lease *lease, tt_error *err) TT_MUST_CHECK;
 
 /* A directory that is not there holds no lease. Errors: ERR_IO. */
 tt_status tt_lease_look_at(const char *dir, tt_lease_look *out, tt_error *err) TT_MUST_CHECK;

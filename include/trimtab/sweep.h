@@ -106,6 +106,7 @@ typedef struct tt_sweep_group_state {
     int n, n_through;       /* runs; those that need no more work (all but waiting and active) */
     bool has_outcome;       /* an attempt has ended: */
     int attempt, exit_code; /* how often it was tried so far; of the last */
+    int failures;           /* of the attempts since the last retry; being stopped is none */
     double seconds;         /* of the last */
     const char *status, *why, *host; /* of the last; "" where nothing is known */
     bool held;                       /* somebody's lease is there: */
@@ -122,6 +123,13 @@ void tt_sweep_group_name(int group, char out[TT_SWEEP_NAME_BYTES]);
 
 /* Runs of group g, in the manifest's order: *n of them (borrowed). */
 const int *tt_sweep_group_runs(const tt_sweep *sweep, int g, int *n);
+
+/* Is group g one ordinary run, whose job is no cohort? */
+bool tt_sweep_is_alone(const tt_sweep *sweep, int g);
+
+/* Is there nothing left to do for a group? All its runs are through, or another attempt would not
+ * change anything. */
+bool tt_sweep_is_done(const tt_sweep *sweep, const tt_sweep_group_state *state);
 
 /* May another attempt change anything after one ended with that exit code? Not after wrong
  * commands, jobs, data, models and divergence. */

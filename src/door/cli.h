@@ -83,6 +83,9 @@ tt_status cli_read_cohort(const cli *c, const cli_given *given, tt_job *job, tt_
                           tt_error *err);
 extern const cli_option cli_job_options[]; /* the options that cli_read_job understands */
 
+/* Trains the job file that was given, with its options, and says so. Collective. */
+tt_status cli_train_given(const cli *c, const cli_given *given, tt_error *err);
+
 /* Makes the adapter's own method the job's (path NULL: the frozen model's "none"); then, on a
  * loaded engine, reads its parameters (path NULL: *adapter becomes NULL). Collective. */
 tt_status cli_adopt_method(const cli *c, const char *path, tt_job *job, tt_error *err);

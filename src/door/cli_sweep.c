@@ -23,6 +23,37 @@ static const cli_command subs[] = {
      .options = cli_sweep_plan_options,
      .needs_mpi = true,
      .run = cli_sweep_plan},
+    {.name = "run",
+     .summary = "work through the groups of a sweep that are free",
+     .arguments = "SWEEP_DIR [--index K]",
+     .words = "DIR",
+     .description =
+         "Takes a group that nobody works on, trains its runs, resumed where they stand, and goes\n"
+         "on with the next until none is left; any number of workers on any hosts may do so in\n"
+         "one directory. With --index one group alone: exit code 0 at once when it is done, 77\n"
+         "when somebody else works on it, else as train's. A stop signal ends it with 75, after\n"
+         "checkpoints. A group that failed does not stop the worker; the exit code tells.\n",
+     .options = cli_sweep_run_options,
+     .needs_mpi = true,
+     .run = cli_sweep_run},
+    {.name = "status",
+     .summary = "how far a sweep has come",
+     .arguments = "SWEEP_DIR",
+     .words = "DIR",
+     .description = "Counts runs, names those that failed with the reason, tells who works on\n"
+                    "what on which host, and when it will be done.\n",
+     .options = cli_sweep_status_options,
+     .run = cli_sweep_status},
+    {.name = "retry",
+     .summary = "have runs of a sweep tried again",
+     .arguments = "SWEEP_DIR [RUN ...]",
+     .words = "DIR",
+     .description =
+         "Lets runs that failed or diverged wait again, from their last good checkpoints, and\n"
+         "forgets how often their groups failed; what is known of earlier attempts stays in\n"
+         "groups/*.history.jsonl. Groups that somebody works on are left alone.\n",
+     .options = cli_sweep_retry_options,
+     .run = cli_sweep_retry},
     {.name = "report",
      .summary = "what a sweep has found: tables, CSV, JSON and a page",
      .arguments = "SWEEP_DIR",

@@ -89,12 +89,10 @@ static tt_status train(const cli *c, const tt_job *job, const tt_cohort *cohort,
     return status;
 }
 
-static tt_status run(const cli *c, tt_error *err) {
-    cli_given given;
+tt_status cli_train_given(const cli *c, const cli_given *given, tt_error *err) {
     tt_job job;
     tt_cohort *cohort = NULL;
-    TT_TRY(cli_parse(c, cli_job_options, &given, err));
-    tt_status status = cli_read_cohort(c, &given, &job, &cohort, err);
+    tt_status status = cli_read_cohort(c, given, &job, &cohort, err);
     if (status == TT_OK) status = tt_products_resolve(c->world, &job, err);
     tt_engine engine = {0};
     tt_watchdog *watchdog = NULL;
@@ -104,6 +102,12 @@ static tt_status run(const cli *c, tt_error *err) {
     tt_engine_close(&engine);
     tt_cohort_destroy(cohort);
     return status;
+}
+
+static tt_status run(const cli *c, tt_error *err) {
+    cli_given given;
+    TT_TRY(cli_parse(c, cli_job_options, &given, err));
+    return cli_train_given(c, &given, err);
 }
 
 static void print_keys(FILE *stream) {

@@ -51,7 +51,7 @@ bool tt_lease_path(const char *dir, int64_t number, const char *suffix, char out
 }
 
 /* Opened anew, not by stat: NFS then asks its server. */
-static bool read_lease(const char *path, char *text, size_t n, struct stat *info) {
+bool tt_lease_read(const char *path, char *text, size_t n, struct stat *info) {
     int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOFOLLOW);
     if (fd < 0) return false;
     ssize_t got = read(fd, text, n - 1);
@@ -61,7 +61,7 @@ static bool read_lease(const char *path, char *text, size_t n, struct stat *info
     return good;
 }
 
-static void parse(const char *text, tt_lease_look *out) {
+void tt_lease_parse(const char *text, tt_lease_look *out) {
     long long beat;
     int expiry, at = 0;
     if (sscanf(text, "beat %18lld\nexpiry %9d\n%n", &beat, &expiry, &at) < 2 || at == 0 ||
@@ -83,8 +83,8 @@ tt_status tt_lease_look_at(const char *dir, tt_lease_look *out, tt_error *err) {
     struct timespec now;
     if (!tt_lease_path(dir, out->number, "", path))
         return tt_fail(err, TT_ERR_IO, "%s: path too long", dir);
-    if (!read_lease(path, text, sizeof text, &info)) return TT_OK; /* being written, or gone */
-    parse(text, out);
+    if (!tt_lease_read(path, text, sizeof text, &info)) return TT_OK; /* being written, or gone */
+    tt_lease_parse(text, out);
     clock_gettime(CLOCK_REALTIME, &now);
     out->age_s = (double)(now.tv_sec - info.st_mtim.tv_sec) +
                  1e-9 * (double)(now.tv_nsec - info.st_mtim.tv_nsec);

@@ -334,3 +334,8 @@ const int *tt_sweep_group_runs(const tt_sweep *sweep, int g, int *n) {
     *n = sweep->inside->groups[g].n;
     return sweep->inside->groups[g].runs;
 }
+
+bool tt_sweep_is_alone(const tt_sweep *sweep, int g) {
+    int first = sweep->inside->groups[g].runs[0];
+    return json_is_true(json_object_get(sweep->inside->lines[first], "alone"));
+}

@@ -165,6 +165,7 @@ static void take_row(const json_t *row, tt_sweep_state *state, bool *is_adapted)
     if (is_text(row, "kind", "train")) {
         state->step = count_in(row, "step");
         state->loss = real_in(row, "loss");
+        if (count_in(row, "n_steps")) state->n_steps = count_in(row, "n_steps");
     } else if (is_text(row, "kind", "eval") && !is_text(row, "what", "frozen model")) {
         *is_adapted = is_text(row, "what", "adapted model");
         state->held_out = real_in(row, "loss");
@@ -225,6 +226,9 @@ static tt_status read_outcome(tt_sweep *sweep, int g, tt_error *err) {
         state->has_outcome = true;
         state->attempt = (int)count_in(outcome, "attempt") & 0xffff;
         state->exit_code = (int)count_in(outcome, "exit") & 0xffff;
+        state->failures = json_object_get(outcome, "failures")
+                              ? (int)count_in(outcome, "failures") & 0xffff
+                              : state->attempt;
         state->seconds = real_in(outcome, "seconds");
     }
     if (status == TT_ERR_MISSING) *state = (tt_sweep_group_state){.seconds = NAN};
@@ -254,6 +258,18 @@ static tt_status read_lease(tt_sweep *sweep, int g, bool *known, bool *lives, tt
     group->state.heard_s = look.held ? look.age_s : 0;
     *lives = look.held && (look.beat < 0 || look.age_s <= look.expiry_s);
     return set_text(&group->holder, look.held ? look.holder : NULL, err);
+}
+
+static bool is_given_up(const tt_sweep *sweep, const tt_sweep_group_state *state) {
+    if (!state->has_outcome || state->exit_code == 0 ||
+        state->exit_code == tt_status_exit_code(TT_INTERRUPTED))
+        return false;
+    return !tt_sweep_may_retry(state->exit_code) || state->failures >= sweep->attempts;
+}
+
+bool tt_sweep_is_done(const tt_sweep *sweep, const tt_sweep_group_state *state) {
+    return state->n_through == state->n || (state->has_outcome && state->exit_code == 0) ||
+           is_given_up(sweep, state);
 }
 
 static bool is_through(tt_member_status status) {
@@ -294,10 +310,7 @@ static tt_status settle(tt_sweep *sweep, int g, int i, bool known, bool lives, t
     if (is_through(now->status)) return TT_OK;
     if (now->status == TT_MEMBER_ACTIVE && known && !lives) now->status = TT_MEMBER_WAITING;
     if (lives || !all->has_outcome || all->exit_code == 0) return TT_OK;
-    bool again =
-        tt_sweep_may_retry(all->exit_code) &&
-        (all->exit_code == tt_status_exit_code(TT_INTERRUPTED) || all->attempt < sweep->attempts);
-    if (!again) now->status = TT_MEMBER_FAILED;
+    if (is_given_up(sweep, all)) now->status = TT_MEMBER_FAILED;
     if (!now->why[0]) now->why = all->why;
     return TT_OK;
 }

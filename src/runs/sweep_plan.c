@@ -197,6 +197,7 @@ static json_t *line_of(const layout *l, int i) {
     if (f->n_steps > 0) json_object_set_new(line, "n_steps", json_integer(f->n_steps));
     if (f->bytes > 0) json_object_set_new(line, "predicted_bytes", json_integer(f->bytes));
     if (isfinite(f->hours)) json_object_set_new(line, "predicted_hours", json_real(f->hours));
+    if (tt_trials_is_alone(l->trials, e->trial)) json_object_set_new(line, "alone", json_true());
     json_object_set_new(line, "id", json_string(id));
     return line;
 }
