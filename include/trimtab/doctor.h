@@ -8,7 +8,12 @@
 #include "trimtab/status.h"
 #include "trimtab/world.h"
 
-typedef enum tt_finding { TT_FINDING_FACT, TT_FINDING_GOOD, TT_FINDING_WARNING } tt_finding;
+typedef enum tt_finding {
+    TT_FINDING_FACT,
+    TT_FINDING_GOOD,
+    TT_FINDING_WARNING,
+    TT_FINDING_FAULT /* a run should not begin like this */
+} tt_finding;
 
 typedef struct tt_doctor_row {
     tt_finding finding;

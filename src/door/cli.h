@@ -20,6 +20,7 @@ typedef struct cli {
     int n_args; /* after the command */
     char **args;
     bool out_is_terminal, err_is_terminal; /* whose lines may be rewritten */
+    const char *launcher;                  /* who started the processes; NULL: nobody */
     tt_world *world;
 } cli;
 
@@ -62,6 +63,13 @@ bool cli_is_first(void);
 
 /* Bytes that SLURM allows the ranks on this node together; 0: it does not say. */
 size_t cli_slurm_node_bytes(void);
+
+/* Before MPI is initialised, which changes what tells it: "mpirun", "srun", ...; NULL: nobody. */
+const char *cli_find_launcher(void);
+
+/* trimtab doctor --slurm [JOB]: prints what is found. n_threads 0: as a run would choose.
+ * Errors: ERR_CONFIG (a fault), those of reading and planning the job. */
+tt_status cli_placement(const cli *c, const cli_given *given, int n_threads, tt_error *err);
 
 /* From now on a mapped file's page that cannot be read ends the process with one line that names
  * the file, and the exit code of ERR_IO; with world (may be NULL), the rank and its node too. After

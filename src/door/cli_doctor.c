@@ -5,6 +5,10 @@
 #include "trimtab/doctor.h"
 
 static const cli_option options[] = {
+    {"slurm", NULL,
+     "where the ranks are instead: nodes, cores, memory domains, what SLURM gave; with JOB.cfg "
+     "also "
+     "whether its plan fits"},
     {"threads", "N", "threads per rank (default: cores / ranks of the node)"},
     {"scratch", "DIR", "where to try MPI-IO (default: the current directory)"},
     {NULL, NULL, NULL}};
@@ -14,8 +18,9 @@ static tt_status run(const cli *c, tt_error *err) {
     cli_given given;
     long long n_threads;
     TT_TRY(cli_parse(c, options, &given, err));
-    TT_TRY(cli_no_words(&given, err));
     TT_TRY(cli_int(&given, "threads", 1, 4096, 0, &n_threads, err));
+    if (cli_value(&given, "slurm")) return cli_placement(c, &given, (int)n_threads, err);
+    TT_TRY(cli_no_words(&given, err));
     const char *scratch = cli_value(&given, "scratch");
     tt_doctor *doctor = calloc(1, sizeof *doctor);
     tt_status status = TT_OK;
@@ -36,6 +41,7 @@ const cli_command cli_doctor = {
     .description =
         "Says what MPI, threads, BLIS, MPI-IO and the page cache do on these ranks. All ranks\n"
         "measure at the same time, as in a run.\n",
+    .arguments = "[JOB.cfg]",
     .options = options,
     .needs_mpi = true,
     .run = run};

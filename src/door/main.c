@@ -73,6 +73,7 @@ static int run_command(const request *asked, int argc, char **argv) {
     cli c = {
         .argc = argc, .argv = argv, .n_args = argc - asked->first, .args = argv + asked->first};
     cli_look_at_terminals(&c);
+    c.launcher = cli_find_launcher();
     tt_status status;
     if (asked->command->needs_mpi) {
         status = run_with_mpi(asked, &c, &err);

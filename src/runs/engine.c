@@ -8,6 +8,7 @@
 
 #include "engine_private.h"
 #include "trimtab/file.h"
+#include "trimtab/placement.h"
 #include "trimtab/process.h"
 #include "trimtab/safetensors.h"
 #include "trimtab/trace_file.h"
@@ -346,10 +347,11 @@ static tt_status make_plan(tt_engine *engine, const engine_facts *facts,
     return tt_plan_build(&engine->input, &engine->plan, err);
 }
 
-/* Threads must not exceed the cores a rank is bound to, and must be the same everywhere, or the
- * last bits of a run would depend on who ran where. */
+/* Threads must not exceed the cores a rank is bound to, or its share of those that the ranks of its
+ * node have in common, and must be the same everywhere, or the last bits of a run would depend on who
+ * ran where. */
 static void bound_threads(tt_engine *engine) {
-    int allowed = tt_process_cores();
+    int allowed = tt_placement_threads(engine->world);
     if (engine->job->parallel.threads > 0 || engine->plan->n_threads < allowed)
         allowed = engine->plan->n_threads;
     engine->plan->n_threads = (int)-tt_world_max_i64(engine->world, -(int64_t)allowed);
