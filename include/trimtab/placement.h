@@ -41,7 +41,6 @@ typedef struct tt_placement_job {
     const char *end_time; /* seconds since 1970 */
     const char *omp_places, *omp_proc_bind;
     bool keeps_alive; /* mpirun's daemons notice a link that is gone */
-    bool is_pmix;     /* srun started processes that find each other */
     int64_t now;      /* seconds since 1970 */
 } tt_placement_job;
 

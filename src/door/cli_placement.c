@@ -17,24 +17,23 @@ const char *cli_find_launcher(void) {
 static void read_job_facts(const cli *c, tt_placement_job *out) {
     const char *step_tasks = getenv("SLURM_STEP_NUM_TASKS");
     const char *step_per_node = getenv("SLURM_STEP_TASKS_PER_NODE");
-    *out = (tt_placement_job){
-        .launcher = c->launcher,
-        .job_id = getenv("SLURM_JOB_ID"),
-        .n_nodes = getenv("SLURM_JOB_NUM_NODES"),
-        .n_tasks = step_tasks ? step_tasks : getenv("SLURM_NTASKS"),
-        .tasks_per_node = step_per_node ? step_per_node : getenv("SLURM_TASKS_PER_NODE"),
-        .cpus_per_task = getenv("SLURM_CPUS_PER_TASK"),
-        .cpus_on_node = getenv("SLURM_CPUS_ON_NODE"),
-        .mem_per_node = getenv("SLURM_MEM_PER_NODE"),
-        .mem_per_cpu = getenv("SLURM_MEM_PER_CPU"),
-        .partition = getenv("SLURM_JOB_PARTITION"),
-        .restarts = getenv("SLURM_RESTART_COUNT"),
-        .end_time = getenv("SLURM_JOB_END_TIME"),
-        .omp_places = getenv("OMP_PLACES"),
-        .omp_proc_bind = getenv("OMP_PROC_BIND"),
-        .keeps_alive = getenv("OMPI_MCA_oob_tcp_keepalive_time") != NULL,
-        .is_pmix = getenv("PMIX_RANK") || getenv("PMI_RANK") || getenv("PMI_FD"),
-        .now = (int64_t)time(NULL)};
+    *out = (tt_placement_job){.launcher = c->launcher,
+                              .job_id = getenv("SLURM_JOB_ID"),
+                              .n_nodes = getenv("SLURM_JOB_NUM_NODES"),
+                              .n_tasks = step_tasks ? step_tasks : getenv("SLURM_NTASKS"),
+                              .tasks_per_node =
+                                  step_per_node ? step_per_node : getenv("SLURM_TASKS_PER_NODE"),
+                              .cpus_per_task = getenv("SLURM_CPUS_PER_TASK"),
+                              .cpus_on_node = getenv("SLURM_CPUS_ON_NODE"),
+                              .mem_per_node = getenv("SLURM_MEM_PER_NODE"),
+                              .mem_per_cpu = getenv("SLURM_MEM_PER_CPU"),
+                              .partition = getenv("SLURM_JOB_PARTITION"),
+                              .restarts = getenv("SLURM_RESTART_COUNT"),
+                              .end_time = getenv("SLURM_JOB_END_TIME"),
+                              .omp_places = getenv("OMP_PLACES"),
+                              .omp_proc_bind = getenv("OMP_PROC_BIND"),
+                              .keeps_alive = getenv("OMPI_MCA_oob_tcp_keepalive_time") != NULL,
+                              .now = (int64_t)time(NULL)};
 }
 
 /* What the job's plan gives this rank; 0: no job. */

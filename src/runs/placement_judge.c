@@ -287,7 +287,7 @@ static void judge_launcher(tt_finder *f, const tt_placement_job *job, int n_rank
     tt_finder_add(f, TT_FINDING_FACT, "launcher", "%s: %d rank%s on %d node%s",
                   job->launcher ? job->launcher : "none", n_ranks, n_ranks == 1 ? "" : "s", n_nodes,
                   n_nodes == 1 ? "" : "s");
-    if (is_srun && !job->is_pmix && n_tasks > 1)
+    if (is_srun && n_ranks == 1 && n_tasks > 1)
         tt_finder_add(
             f, TT_FINDING_FAULT, "launcher",
             "srun started %lld processes that know nothing of each other: srun --mpi=pmix",
