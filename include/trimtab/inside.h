@@ -61,6 +61,12 @@ tt_status tt_inside_put(tt_inside_file *file, const void *data, size_t n_bytes,
 tt_status tt_inside_commit(tt_inside_file *file, tt_error *err) TT_MUST_CHECK;
 void tt_inside_abandon(tt_inside_file *file); /* nothing when it was not begun, or is committed */
 
+/* Of an opened file: writes all bytes where its position is; brings what was written to the disk,
+ * of which some file systems say only now that it has no place. path: for errors. */
+tt_status tt_inside_append(int fd, const char *path, const void *data, size_t n_bytes,
+                           tt_error *err) TT_MUST_CHECK;
+tt_status tt_inside_sync(int fd, const char *path, tt_error *err) TT_MUST_CHECK;
+
 /* All of it. */
 tt_status tt_inside_write(const char *path, size_t n_root, const void *data, size_t n_bytes,
                           tt_error *err) TT_MUST_CHECK;

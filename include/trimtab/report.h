@@ -63,9 +63,9 @@ void tt_report_set_life(tt_report *report, int64_t life);
 
 /* From now on rows go to TensorBoard as well (tensorboard.h), in a file of this life in run_dir,
  * whose first step comes after `step`: train/loss, train/lr (and train/lr_lora ...),
- * train/grad_norm, train/tokens_per_s, train/peak_rss_bytes; held_out/loss, held_out/token_accuracy,
- * held_out/exact_match, at step 0 those of the frozen model. Call after tt_report_set_life. Errors:
- * ERR_IO, ERR_CONFIG, ERR_MEMORY. */
+ * train/grad_norm, train/tokens_per_s, train/peak_rss_bytes; held_out/loss,
+ * held_out/token_accuracy, held_out/exact_match, at step 0 those of the frozen model. Call after
+ * tt_report_set_life. Errors: ERR_IO, ERR_CONFIG, ERR_MEMORY. */
 tt_status tt_report_open_tensorboard(tt_report *report, const char *run_dir, int64_t step,
                                      tt_error *err) TT_MUST_CHECK;
 
@@ -75,6 +75,10 @@ void tt_report_note(tt_report *report, const char *format, ...) TT_PRINTF(2, 3);
 /* What is trained: for metrics only. Errors: ERR_IO. */
 tt_status tt_report_method(tt_report *report, int64_t step, const tt_method *method,
                            const tt_adapter_counts *counts, tt_error *err) TT_MUST_CHECK;
+
+/* Brings the metrics to the disk: some file systems say only then that it is full. Errors: ERR_IO.
+ */
+tt_status tt_report_sync(tt_report *report, tt_error *err) TT_MUST_CHECK;
 
 /* Errors: ERR_IO when metrics cannot be written. */
 tt_status tt_report_train(tt_report *report, const tt_report_step *row,

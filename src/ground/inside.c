@@ -180,8 +180,17 @@ tt_status tt_inside_begin(const char *path, size_t n_root, tt_inside_file *out, 
     return status;
 }
 
+tt_status tt_inside_append(int fd, const char *path, const void *data, size_t n_bytes,
+                           tt_error *err) {
+    return put_all(fd, data, n_bytes) ? TT_OK : ins_fail(path, "write", errno, err);
+}
+
+tt_status tt_inside_sync(int fd, const char *path, tt_error *err) {
+    return sync_file(fd) == 0 ? TT_OK : ins_fail(path, "sync", errno, err);
+}
+
 tt_status tt_inside_put(tt_inside_file *file, const void *data, size_t n_bytes, tt_error *err) {
-    return put_all(file->fd, data, n_bytes) ? TT_OK : ins_fail(file->path, "write", errno, err);
+    return tt_inside_append(file->fd, file->path, data, n_bytes, err);
 }
 
 void tt_inside_abandon(tt_inside_file *file) {

@@ -1,12 +1,11 @@
 /* Tensor files in the making, and writing them tensor by tensor. */
-#include <errno.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "export_private.h"
+#include "trimtab/inside.h"
 #include "trimtab/round.h"
 
 enum { CHUNK = 1 << 16 };
@@ -58,23 +57,18 @@ static void order_tensors(const exp_list *list, tt_tensor *out) {
 }
 
 typedef struct sink {
-    FILE *file;
+    tt_inside_file file;
     const char *path;
     exp_fill fill;
     void *context;
     float *values; /* [largest filled tensor] */
 } sink;
 
-static tt_status put(const sink *to, const void *bytes, size_t n, tt_error *err) {
-    if (fwrite(bytes, 1, n, to->file) == n) return TT_OK;
-    return tt_fail(err, TT_ERR_IO, "%s: cannot write: %s", to->path, strerror(errno));
-}
-
 static bool is_held(tt_dtype dtype, float value) {
     return isfinite(value) && (dtype != TT_DTYPE_F16 || fabsf(value) < 65520);
 }
 
-static tt_status put_filled(const sink *to, const tt_tensor *tensor, tt_error *err) {
+static tt_status put_filled(sink *to, const tt_tensor *tensor, tt_error *err) {
     unsigned char bytes[CHUNK * sizeof(float)];
     size_t element = tt_dtype_bytes(tensor->dtype), n = tensor->n_bytes / element;
     TT_TRY(to->fill(to->context, tensor, to->values, err));
@@ -86,22 +80,20 @@ static tt_status put_filled(const sink *to, const tt_tensor *tensor, tt_error *e
     for (size_t i = 0; i < n; i += CHUNK) {
         size_t m = n - i < CHUNK ? n - i : CHUNK;
         tt_round_nearest(tensor->dtype, m, to->values + i, bytes);
-        TT_TRY(put(to, bytes, m * element, err));
+        TT_TRY(tt_inside_put(&to->file, bytes, m * element, err));
     }
     return TT_OK;
 }
 
-static tt_status put_all(const sink *to, const tt_tensor *tensors, size_t n, const char *header,
+static tt_status put_all(sink *to, const tt_tensor *tensors, size_t n, const char *header,
                          size_t header_bytes, tt_error *err) {
-    TT_TRY(put(to, header, header_bytes, err));
+    TT_TRY(tt_inside_put(&to->file, header, header_bytes, err));
     for (size_t i = 0; i < n; i++) {
         if (tensors[i].data || tensors[i].n_bytes == 0)
-            TT_TRY(put(to, tensors[i].data, tensors[i].n_bytes, err));
+            TT_TRY(tt_inside_put(&to->file, tensors[i].data, tensors[i].n_bytes, err));
         else
             TT_TRY(put_filled(to, &tensors[i], err));
     }
-    if (fflush(to->file) != 0 || fsync(fileno(to->file)) != 0)
-        return tt_fail(err, TT_ERR_IO, "%s: cannot write: %s", to->path, strerror(errno));
     return TT_OK;
 }
 
@@ -116,12 +108,10 @@ static tt_status put_file(sink *to, const tt_tensor *tensors, size_t n, const ch
     if (!to->values)
         return tt_fail(err, TT_ERR_MEMORY, "%s: no memory for a tensor of %zu elements", to->path,
                        most);
-    to->file = fopen(to->path, "wb");
-    if (!to->file)
-        return tt_fail(err, TT_ERR_IO, "%s: cannot create: %s", to->path, strerror(errno));
+    TT_TRY(tt_inside_begin(to->path, tt_inside_parent(to->path), &to->file, err));
     tt_status status = put_all(to, tensors, n, header, header_bytes, err);
-    if (fclose(to->file) != 0 && status == TT_OK)
-        status = tt_fail(err, TT_ERR_IO, "%s: cannot write: %s", to->path, strerror(errno));
+    if (status == TT_OK) return tt_inside_commit(&to->file, err);
+    tt_inside_abandon(&to->file);
     return status;
 }
 

@@ -59,11 +59,14 @@ static bool map(int file, size_t n_bytes, tt_wire_link *link) {
     return true;
 }
 
-/* Its pages are reserved now: none can be missing when it is first written. */
+/* Its pages are reserved now: none can be missing when it is first written. Sealed, nobody who
+ * opens it can take them away again. */
 static int make_file(size_t n_bytes) {
-    int file = memfd_create("trimtab-wire", MFD_CLOEXEC);
+    int file = memfd_create("trimtab-wire", MFD_CLOEXEC | MFD_ALLOW_SEALING);
     if (file < 0) return -1;
     int failed = posix_fallocate(file, 0, (off_t)n_bytes);
+    if (failed == 0 && fcntl(file, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) != 0)
+        failed = errno;
     if (failed == 0) return file;
     close(file);
     errno = failed;

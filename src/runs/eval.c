@@ -5,6 +5,7 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "eval_private.h"
 #include "trimtab/file.h"
@@ -248,8 +249,9 @@ static tt_status score_rows(scoring *s, const unsigned char *bytes, size_t n_byt
 static tt_status score_on_rank_0(scoring *s, const unsigned char *bytes, size_t n_bytes,
                                  tt_error *err) {
     tt_status status = score_rows(s, bytes, n_bytes, err);
-    if (status == TT_OK && s->e->jsonl && fflush(s->e->jsonl) != 0)
-        status = fail_jsonl(s->e, "write", err);
+    if (status == TT_OK && s->e->jsonl &&
+        (fflush(s->e->jsonl) != 0 || (fsync(fileno(s->e->jsonl)) != 0 && errno != EINVAL)))
+        status = fail_jsonl(s->e, "write", err); /* EINVAL: a pipe, a terminal */
     tt_eval_result *r = s->result;
     if (r->n_targets > 0) {
         r->loss = s->loss / (double)r->n_targets;

@@ -24,7 +24,8 @@ struct tt_member {
     int64_t saved_step; /* newest step on disk; -1: none */
     int64_t row_tokens; /* since the last progress row */
     double lr_factor, grad_norm;
-    tt_error told; /* a metrics row that could not be written; agreed on when something is saved */
+    tt_error told;     /* why nothing may be saved any more; agreed on when something would be */
+    tt_error lost_row; /* a metrics row that could not be written; told when the step is saved */
 };
 
 /* The job as text, malloc'ed. Errors: ERR_MEMORY. */

@@ -30,14 +30,18 @@ static tt_status check_finite(const tt_member *t, tt_error *err) {
     return TT_OK;
 }
 
-/* Was every row written that was due? */
-static tt_status check_told(const tt_member *t, tt_error *err) {
-    if (t->told.status == TT_OK) return TT_OK;
-    return tt_fail(err, t->told.status, "%s", t->told.text);
+static tt_status fail_as(const tt_error *why, tt_error *err) {
+    return why->status == TT_OK ? TT_OK : tt_fail(err, why->status, "%s", why->text);
 }
 
-/* Weights that changed under the run are told as rows are that could not be written: all ranks stop
- * after the next step, and save nothing. */
+/* Has every row that was due reached the disk? */
+static tt_status check_rows(const tt_member *t, tt_error *err) {
+    TT_TRY(fail_as(&t->lost_row, err));
+    return tt_report_sync(t->report, err);
+}
+
+/* Weights that changed under the run are told when something is to be saved: all ranks stop after
+ * the next step, and save nothing. */
 static void look_at_weights(tt_member *t) {
     tt_error why = {0};
     if (tt_integrity_look(t->engine->integrity, t->state.step, &why) != TT_OK &&
@@ -55,14 +59,14 @@ static void check_weights(tt_member *t) {
 static tt_status save_now(tt_member *t, bool is_best, tt_error *err) {
     const tt_world *world = t->engine->world;
     look_at_weights(t);
-    tt_status good = check_told(t, err);
+    tt_status good = fail_as(&t->told, err);
     if (good == TT_OK) good = check_finite(t, err);
     TT_TRY(tt_world_agree(world, good, err));
     TT_TRY(tt_checkpoint_save(world, t->rundir, t->adapter, t->m, t->v, &t->state, t->resolved_job,
                               t->job->checkpoint.keep, is_best, err));
     t->saved_step = t->state.step;
-    tt_status status = TT_OK;
-    if (world->rank == 0) {
+    tt_status status = check_rows(t, err); /* now, for the work not to be lost with the row */
+    if (status == TT_OK && world->rank == 0) {
         bool found;
         status = tt_checkpoint_find(t->rundir->path, 0, &found, t->result.checkpoint, err);
     }
@@ -155,7 +159,7 @@ static void log_step(tt_member *t) {
     find_rates(t, &row);
     t->row_tokens = 0;
     tt_error why = {0};
-    if (tt_report_train(t->report, &row, &why) != TT_OK) t->told = why;
+    if (tt_report_train(t->report, &row, &why) != TT_OK) t->lost_row = why;
 }
 
 /* Log, evaluation, checkpoint, in this order: a checkpoint then knows whether it is the best. */
@@ -248,7 +252,7 @@ static tt_status compare_replicas(const tt_member *t, tt_error *err) {
 }
 
 static bool wants_stop(const tt_member *t) {
-    return tt_world_stop_signalled() || t->told.status != TT_OK;
+    return tt_world_stop_signalled() || t->told.status != TT_OK || t->lost_row.status != TT_OK;
 }
 
 void tt_member_settle_step(tt_member *t, double local_loss) {

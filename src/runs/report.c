@@ -1,6 +1,5 @@
 #include "trimtab/report.h"
 
-#include <errno.h>
 #include <fcntl.h>
 #include <jansson.h>
 #include <math.h>
@@ -19,7 +18,8 @@ struct tt_report {
     FILE *talk; /* NULL: silent */
     bool is_terminal, line_open;
     tt_tensorboard *tensorboard; /* NULL: none */
-    FILE *metrics;
+    int metrics;                 /* its descriptor; -1: none */
+    bool is_torn;                /* its last row has no end: the next one starts a line */
     char metrics_path[TT_PATH_BYTES];
     double began_s, last_s;
     double progress_s; /* when an evaluation's progress was last told */
@@ -27,23 +27,13 @@ struct tt_report {
     int64_t life;
 };
 
-/* A full disk or a dying node can leave a row without its end: the next one starts a line. */
-static void end_torn_row(tt_report *report) {
-    if (fseek(report->metrics, -1, SEEK_END) != 0) return; /* empty */
-    int last = fgetc(report->metrics);
-    fseek(report->metrics, 0, SEEK_END);
-    if (last != '\n' && last != EOF) fputc('\n', report->metrics);
-}
-
 static tt_status open_metrics(tt_report *report, const char *path, size_t n_root, tt_error *err) {
-    int fd;
-    TT_TRY(tt_inside_open(path, n_root, O_RDWR | O_APPEND | O_CREAT, &fd, err));
-    if (!(report->metrics = fdopen(fd, "a+"))) {
-        close(fd);
-        return tt_fail(err, TT_ERR_MEMORY, "%s: no memory to append", path);
-    }
+    TT_TRY(tt_inside_open(path, n_root, O_RDWR | O_APPEND | O_CREAT, &report->metrics, err));
     snprintf(report->metrics_path, sizeof report->metrics_path, "%s", path);
-    end_torn_row(report);
+    /* A full disk or a dying node can have left a row without its end. */
+    char last;
+    off_t end = lseek(report->metrics, 0, SEEK_END);
+    report->is_torn = end > 0 && pread(report->metrics, &last, 1, end - 1) == 1 && last != '\n';
     return TT_OK;
 }
 
@@ -53,6 +43,7 @@ static tt_status create(bool is_speaker, FILE *talk, bool is_terminal, const cha
     tt_report *report = calloc(1, sizeof *report);
     if (!report) return tt_fail(err, TT_ERR_MEMORY, "no memory for the report");
     report->voice = report;
+    report->metrics = -1;
     report->talk = is_speaker ? talk : NULL;
     report->is_terminal = is_terminal;
     tt_status status = TT_OK;
@@ -91,7 +82,7 @@ static void end_line(tt_report *report) {
 void tt_report_destroy(tt_report *report) {
     if (!report) return;
     if (report->voice == report) end_line(report);
-    if (report->metrics) fclose(report->metrics);
+    if (report->metrics >= 0) close(report->metrics);
     tt_tensorboard_close(report->tensorboard);
     free(report);
 }
@@ -107,7 +98,7 @@ void tt_report_set_life(tt_report *report, int64_t life) {
 
 tt_status tt_report_open_tensorboard(tt_report *report, const char *run_dir, int64_t step,
                                      tt_error *err) {
-    if (!report->metrics) return TT_OK; /* somebody else speaks */
+    if (report->metrics < 0) return TT_OK; /* somebody else speaks */
     return tt_tensorboard_create(run_dir, report->life, step + 1, &report->tensorboard, err);
 }
 
@@ -148,13 +139,22 @@ static tt_status write_row(tt_report *report, json_t *row, tt_error *err) {
     set_int(row, "life", report->life);
     char *text = json_dumps(row, JSON_COMPACT | JSON_REAL_PRECISION(12));
     json_decref(row);
-    if (!text) return tt_fail(err, TT_ERR_MEMORY, "no memory for a metrics row");
-    bool ok = fprintf(report->metrics, "%s\n", text) > 0 && fflush(report->metrics) == 0;
+    size_t n = text ? strlen(text) : 0;
+    char *line = text ? malloc(n + 2) : NULL;
+    if (line) memcpy(line + 1, text, n), line[0] = line[n + 1] = '\n';
     free(text);
-    if (!ok)
-        return tt_fail(err, TT_ERR_IO, "%s: cannot write: %s", report->metrics_path,
-                       strerror(errno));
-    return TT_OK;
+    if (!line) return tt_fail(err, TT_ERR_MEMORY, "no memory for a metrics row");
+    bool was_torn = report->is_torn;
+    tt_status status = tt_inside_append(report->metrics, report->metrics_path, line + !was_torn,
+                                        n + 1 + was_torn, err);
+    report->is_torn = status != TT_OK;
+    free(line);
+    return status;
+}
+
+tt_status tt_report_sync(tt_report *report, tt_error *err) {
+    if (report->metrics < 0) return TT_OK;
+    return tt_inside_sync(report->metrics, report->metrics_path, err);
 }
 
 static void format_duration(double seconds, char out[32]) {
@@ -167,7 +167,7 @@ static void format_duration(double seconds, char out[32]) {
 
 tt_status tt_report_method(tt_report *report, int64_t step, const tt_method *method,
                            const tt_adapter_counts *counts, tt_error *err) {
-    if (!report->metrics) return TT_OK;
+    if (report->metrics < 0) return TT_OK;
     char text[160];
     size_t n = counts->activations + counts->weights;
     json_t *json = json_object();
@@ -224,7 +224,7 @@ tt_status tt_report_train(tt_report *report, const tt_report_step *row, tt_error
                  tokens_per_s, (double)peak / 0x1p20, eta);
         progress_line(report, text);
     }
-    if (!report->metrics) return TT_OK;
+    if (report->metrics < 0) return TT_OK;
     json_t *json = json_object();
     json_object_set_new(json, "kind", json_string("train"));
     set_int(json, "step", row->step);
@@ -266,7 +266,7 @@ tt_status tt_report_eval(tt_report *report, int64_t step, const char *what,
         tt_report_note(report, "%s: loss %.4f, perplexity %.3f, token accuracy %.1f %%, %.1f s",
                        what, result->loss, result->perplexity, 100 * result->token_accuracy,
                        result->seconds);
-    if (!report->metrics) return TT_OK;
+    if (report->metrics < 0) return TT_OK;
     json_t *json = json_object();
     json_object_set_new(json, "kind", json_string("eval"));
     json_object_set_new(json, "what", json_string(what));
@@ -282,6 +282,7 @@ tt_status tt_report_eval(tt_report *report, int64_t step, const char *what,
     }
     set_real(json, "seconds", result->seconds);
     TT_TRY(write_row(report, json, err));
+    TT_TRY(tt_report_sync(report, err));
     return board_eval(report, step, result, err);
 }
 
