@@ -78,9 +78,6 @@ tt_status tt_inside_make_dirs(const char *path, size_t n_root, tt_error *err) TT
 tt_status tt_inside_make_dir(const char *path, size_t n_root, bool *taken,
                              tt_error *err) TT_MUST_CHECK;
 
-/* Can the directory be reached without following a link? For functions that take a path only. */
-tt_status tt_inside_check_dir(const char *path, size_t n_root, tt_error *err) TT_MUST_CHECK;
-
 /* Within one root. */
 tt_status tt_inside_rename(const char *from, const char *to, size_t n_root,
                            tt_error *err) TT_MUST_CHECK;

@@ -46,13 +46,6 @@ static tt_status open_at(const char *path, size_t n_root, int *out, tt_error *er
     return *out >= 0 ? TT_OK : ins_fail(path, "open", open_errno, err);
 }
 
-tt_status tt_inside_check_dir(const char *path, size_t n_root, tt_error *err) {
-    int dir;
-    TT_TRY(open_at(path, n_root, &dir, err));
-    close(dir);
-    return TT_OK;
-}
-
 tt_status tt_inside_sync_dir(const char *path, size_t n_root, tt_error *err) {
     int dir;
     TT_TRY(open_at(path, n_root, &dir, err));

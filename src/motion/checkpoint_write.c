@@ -1,11 +1,13 @@
-/* MPI-IO. The file is opened, synced and closed collectively over the stages of replica 0, or over
- * all ranks where tensors have owners; data are written with independent calls, tensor by tensor:
- * two-phase collective writing could only copy them around, and a failing collective write could
- * leave the other ranks waiting inside it. Replicas that hold the same bytes write nothing. */
+/* MPI-IO, by every writer for itself (the stages of replica 0, or owners of tensors): a rank's
+ * share is a few pieces of the file, which collective writing could only copy around; and where one
+ * rank fails in a collective call (Open MPI's opening of files among them) the others may wait in
+ * it for ever. */
+#include <fcntl.h>
 #include <mpi.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/statvfs.h>
+#include <unistd.h>
 
 #include "checkpoint_private.h"
 #include "trimtab/file.h"
@@ -42,8 +44,8 @@ static tt_status write_piece(MPI_File file, const char *path, size_t offset, con
                                    want, MPI_BYTE, &io);
         if (rc != MPI_SUCCESS) return fail_mpi(path, "write", rc, err);
         MPI_Get_count(&io, MPI_BYTE, &got);
-        if (got != want) return fail_short(path, want, got, offset + done, err);
-        done += (size_t)want;
+        if (got <= 0 || got > want) return fail_short(path, want, got, offset + done, err);
+        done += (size_t)got; /* less than all of it: what is left says whether the disk is full */
         tt_beacon_tick();
     }
     return TT_OK;
@@ -89,51 +91,52 @@ static tt_status write_share(const tt_world *world, MPI_File file, const char *p
     return TT_OK;
 }
 
-/* *file is MPI_FILE_NULL unless every writer opened it; those that failed say why. When only
- * some could open it, those cannot close it either (closing is collective): the handle is left to
- * the end of the process. Looking for the directory first makes that unlikely. */
-static tt_status open_together(MPI_Comm writers, const char *dir, size_t n_root, const char *path,
-                               MPI_File *file, tt_error *err) {
-    int sees = tt_inside_check_dir(dir, n_root, err) == TT_OK, all_see, all_opened;
+/* An opened file by MPI-IO: through the descriptor, so that no link put in its way since leads
+ * elsewhere; where there is no /proc, by its name. */
+static tt_status open_descriptor(int fd, const char *path, MPI_File *file, tt_error *err) {
+    char name[64];
+    snprintf(name, sizeof name, "/proc/self/fd/%d", fd);
+    int rc = MPI_File_open(MPI_COMM_SELF, tt_file_is_same(name, path) ? name : path,
+                           MPI_MODE_WRONLY, MPI_INFO_NULL, file);
+    return rc == MPI_SUCCESS ? TT_OK : fail_mpi(path, "open", rc, err);
+}
+
+/* *file is MPI_FILE_NULL on failure, and where another rank failed and reports it. The first writer
+ * creates the file, then all open it. */
+static tt_status open_together(MPI_Comm writers, const char *path, size_t n_root, MPI_File *file,
+                               tt_error *err) {
+    int rank, fd = -1, created;
+    tt_status status = TT_OK;
     *file = MPI_FILE_NULL;
-    MPI_Allreduce(&sees, &all_see, 1, MPI_INT, MPI_MIN, writers);
-    if (!sees) {
-        tt_error_prefix(err, "not there on this node as rank 0 created it");
-        return TT_ERR_IO;
+    MPI_Comm_rank(writers, &rank);
+    if (rank == 0) status = tt_inside_open(path, n_root, O_WRONLY | O_CREAT | O_EXCL, &fd, err);
+    created = status == TT_OK;
+    tt_beacon_mark was =
+        tt_beacon_wait("wait for the checkpoint's first writer", TT_BEACON_NONE, TT_BEACON_ALL);
+    MPI_Bcast(&created, 1, MPI_INT, 0, writers);
+    tt_beacon_resume(&was);
+    if (created && rank != 0) {
+        status = tt_inside_open(path, n_root, O_WRONLY, &fd, err);
+        if (status != TT_OK) tt_error_prefix(err, "another rank has just created it");
     }
-    if (!all_see) return TT_OK;
-    MPI_File opened_file;
-    int rc = MPI_File_open(writers, path, MPI_MODE_CREATE | MPI_MODE_EXCL | MPI_MODE_WRONLY,
-                           MPI_INFO_NULL, &opened_file);
-    int opened = rc == MPI_SUCCESS;
-    MPI_Allreduce(&opened, &all_opened, 1, MPI_INT, MPI_MIN, writers);
-    if (!opened) return fail_mpi(path, "create", rc, err);
-    if (all_opened) *file = opened_file;
-    return TT_OK;
+    if (fd >= 0) {
+        status = open_descriptor(fd, path, file, err);
+        close(fd);
+    }
+    return status;
 }
 
-static tt_beacon_mark wait_for_writers(void) {
-    return tt_beacon_wait("wait for all that write the checkpoint", TT_BEACON_NONE, TT_BEACON_ALL);
-}
-
-static tt_status write_together(const tt_world *world, const char *dir, size_t n_root,
-                                const char *path, int which, const ckpt_source *source,
-                                tt_error *err) {
+static tt_status write_together(const tt_world *world, const char *path, size_t n_root, int which,
+                                const ckpt_source *source, tt_error *err) {
     MPI_File file;
     MPI_Comm writers = source->adapter->full ? world->all : world->pipe;
-    tt_beacon_mark was = wait_for_writers();
-    tt_status status = open_together(writers, dir, n_root, path, &file, err);
-    tt_beacon_resume(&was);
-    TT_TRY(status);
-    if (file == MPI_FILE_NULL) return TT_OK; /* another rank failed and reports it */
-    status = write_share(world, file, path, which, source, err);
-    was = wait_for_writers();
-    /* Collective calls: made by every writer whatever its own fate. */
+    TT_TRY(open_together(writers, path, n_root, &file, err));
+    if (file == MPI_FILE_NULL) return TT_OK;
+    tt_status status = write_share(world, file, path, which, source, err);
     int rc = MPI_File_sync(file);
     if (status == TT_OK && rc != MPI_SUCCESS) status = fail_mpi(path, "sync", rc, err);
     rc = MPI_File_close(&file);
     if (status == TT_OK && rc != MPI_SUCCESS) status = fail_mpi(path, "close", rc, err);
-    tt_beacon_resume(&was);
     return status;
 }
 
@@ -143,6 +146,6 @@ tt_status ckpt_write_tensors(const tt_world *world, const char *dir, size_t n_ro
     tt_status status = tt_file_join(path, sizeof path, dir, ckpt_file_names[which], err);
     TT_TRY(tt_world_agree(world, status, err));
     if (world->replica == 0 || source->adapter->full)
-        status = write_together(world, dir, n_root, path, which, source, err);
+        status = write_together(world, path, n_root, which, source, err);
     return tt_world_agree(world, status, err);
 }

@@ -1,0 +1,207 @@
+"""What the disk tests share: a directory of their own with data and a job on the shipped model,
+runs of trimtab with or without the shim, and the verdict on how a run ended."""
+import hashlib
+import json
+import os
+import pathlib
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+
+SOURCE = pathlib.Path(__file__).resolve().parents[2]
+OK, FORMAT, IO, FENCED, CONFIG = 0, 65, 74, 77, 78
+HANGS_S = 120  # nothing here takes seconds by itself
+
+JOB = """
+run: {{ dir = "{run}"; }};
+model: {{ path = "{model}"; }};
+task: {{ file = "{source}/configs/tasks/listops.cfg"; train = "train.jsonl"; eval = "eval.jsonl"; }};
+method: {{ form = "nonlinear"; rank = 4; }};
+train: {{ steps = 6; batch_size = 2; lr = 0.005; }};
+eval: {{ before = false; after = false; generate = false; }};
+parallel: {{ threads = 1; }};
+checkpoint: {{ every = 2; keep = 2; }};
+log: {{ every = 1; quiet = true; }};
+"""
+COHORT = """
+cohort: {{ resident = 2; members = ( {{ name = "a"; train: {{ seed = 1; }}; }},
+    {{ name = "b"; train: {{ seed = 2; }}; }} ); }};
+"""
+
+
+class Failure(Exception):
+    pass
+
+
+class Lab:
+    def __init__(self, trimtab, seed):
+        self.trimtab = str(pathlib.Path(trimtab).resolve())
+        self.random = random.Random(seed)
+        self.work = pathlib.Path(tempfile.mkdtemp(prefix="tt_disk_"))
+        self.run_dir = self.work / "run"
+        self.log = self.work / "shim.log"
+        self.env = dict(os.environ, OMP_NUM_THREADS="1", LC_ALL="C")
+        self.shim = self.work / "shim.so"
+        self.references = {}
+        subprocess.run(["cc", "-shared", "-fPIC", "-O1", "-o", self.shim,
+                        SOURCE / "tests/faults/shim.c", "-ldl"], check=True)
+        self.make(self.work)
+
+    def make(self, work):
+        """Data and jobs in a directory."""
+        subprocess.run([self.trimtab, "data", "listops", "--train", "train.jsonl", "--n-train", "24",
+                        "--eval", "eval.jsonl", "--n-eval", "4", "--max-depth", "2", "--max-args",
+                        "3", "--max-length", "16", "--seed", "7"], cwd=work, check=True,
+                       stdout=subprocess.DEVNULL)
+        job = JOB.format(run="run", source=SOURCE, model=SOURCE / "jobs/quickstart/model")
+        (work / "job.cfg").write_text(job)
+        (work / "cohort.cfg").write_text(job + COHORT.format())
+
+    def close(self):
+        shutil.rmtree(self.work, ignore_errors=True)
+
+    def clear(self):
+        for path in self.work.glob("run*"):
+            if path.is_symlink():
+                path.unlink()
+            else:
+                shutil.rmtree(path)
+        self.log.unlink(missing_ok=True)
+
+    def start(self, ranks, *arguments, shim=None, env=None, cwd=None):
+        everything = dict(self.env, **(env or {}))
+        if shim is not None:
+            everything.update(LD_PRELOAD=str(self.shim), SHIM_DIR=str(self.run_dir),
+                              SHIM_LOG=str(self.log), **{k: str(v) for k, v in shim.items()})
+            everything.setdefault("ASAN_OPTIONS", "detect_leaks=0:verify_asan_link_order=0")
+        command = [self.trimtab, *map(str, arguments)]
+        if ranks > 1:
+            command = [SOURCE / "tests/mpirun.sh", str(ranks), *command]
+        return subprocess.Popen(command, cwd=cwd or self.work, env=everything, text=True,
+                                errors="replace", stdin=subprocess.DEVNULL,
+                                start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+    def run(self, ranks, *arguments, **options):
+        process = self.start(ranks, *arguments, **options)
+        try:
+            out, err = process.communicate(timeout=HANGS_S)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
+            raise Failure(f"hangs: trimtab {' '.join(map(str, arguments))}")
+        return process.returncode, out, err
+
+    def hits(self):
+        """What the shim did, and how many calls of each rank there were."""
+        lines = self.log.read_text().splitlines() if self.log.exists() else []
+        counts = {int(l.split()[1]): int(l.split()[2]) for l in lines if l.startswith("count")}
+        return [l for l in lines if l.startswith("hit")], counts
+
+    def digest(self, run=None):
+        """Of the newest checkpoint's tensors, of every member."""
+        out = []
+        for member in sorted((run or self.run_dir).glob("**/checkpoints")):
+            newest = newest_of(member.parent)
+            if newest:
+                for name in ("adapter.safetensors", "optimizer.safetensors"):
+                    out.append((newest.name.split(".")[0], member.parent.name,
+                                hashlib.sha256((newest / name).read_bytes()).hexdigest()))
+        return out
+
+    def reference(self, ranks, job="job.cfg"):
+        """Of an uninterrupted run."""
+        if (ranks, job) not in self.references:
+            self.clear()
+            status, _, err = self.run(ranks, "train", job)
+            if status != OK:
+                raise Failure(f"a plain run of {job} ends with {status}: {err}")
+            self.references[ranks, job] = self.digest()
+            self.clear()
+        return self.references[ranks, job]
+
+    def check_end(self, status, err, allowed, names=True):
+        """One clear error on one rank's stderr, naming a file below the run's directory."""
+        if status not in allowed:
+            raise Failure(f"exit status {status}, expected one of {sorted(allowed)}: {err}")
+        lines = re.findall(r"^trimtab: (?:error: )?(.*)", err, re.M)
+        if status == OK:
+            return ""
+        if len(lines) != 1:
+            raise Failure(f"exit status {status} with {len(lines)} errors: {err}")
+        if names and not re.search(r"\brun\b|/run|checkpoints|metrics|members", lines[0]):
+            raise Failure(f"the error names no file: {lines[0]}")
+        return lines[0]
+
+    def check_resume(self, ranks, job="job.cfg"):
+        """The last good checkpoint is whole, and goes on to the bit-identical final adapter."""
+        expected = self.reference_or_fail(ranks, job)
+        step = {d: newest_step(d.parent) for d in self.run_dir.glob("**/checkpoints")}
+        status, _, err = self.run(ranks, "train", job, "--resume=auto")
+        if status != OK:
+            raise Failure(f"resuming ends with {status}: {err}")
+        if self.digest() != expected:
+            raise Failure("resuming does not end with the same adapter")
+        for directory, at in step.items():
+            first = first_step_of_last_life(directory.parent)
+            if first is not None and first != at + 1:
+                raise Failure(f"{directory.parent.name}: resumed at {first}, found a checkpoint of {at}")
+
+    def reference_or_fail(self, ranks, job):
+        if (ranks, job) not in self.references:
+            raise Failure("ask for the reference first")
+        return self.references[ranks, job]
+
+
+def checkpoints_of(run):
+    found = [(int(m[2]), int(m[1]), p) for p in (run / "checkpoints").glob("step-*")
+             if (m := re.fullmatch(r"step-(\d{10,})\.g(\d{6,})", p.name))]
+    return [p for _, _, p in sorted(found)]
+
+
+def newest_of(run):
+    found = checkpoints_of(run)
+    return found[-1] if found else None
+
+
+def newest_step(run):
+    newest = newest_of(run)
+    return int(newest.name[5:15]) if newest else 0
+
+
+def rows_of(run):
+    rows = []
+    path = run / "metrics.jsonl"
+    for line in path.read_text(errors="replace").splitlines() if path.exists() else []:
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            pass  # a torn row
+    return rows
+
+
+def first_step_of_last_life(run):
+    rows = [r for r in rows_of(run) if r.get("kind") == "train"]
+    life = max((r["life"] for r in rows), default=None)
+    # nothing was left to do when the last life trained no step
+    newest = max((int(p.name) for p in (run / "generations").glob("*") if p.name.isdigit()), default=0)
+    return min(r["step"] for r in rows if r["life"] == life) if life == newest else None
+
+
+class Table:
+    """Prints one row a fault in the form of docs/reliability.md."""
+
+    def __init__(self, command):
+        self.command = command
+        self.failures = 0
+
+    def row(self, fault, tried, what):
+        print(f"| {fault} | {tried} | {what} | `{self.command}` |", flush=True)
+
+    def fail(self, fault, why):
+        self.failures += 1
+        print(f"FAILED: {fault}: {why}", flush=True)
