@@ -20,7 +20,8 @@
 /* A number that a row does not have, or has as null (not finite), is NaN, a count -1. */
 typedef struct tt_history_train {
     int64_t life, step, n_steps, n_tokens, peak_bytes;
-    double loss, lr, grad_norm, tokens_per_s, elapsed_s;
+    int64_t slowest_rank; /* see tt_report_step */
+    double loss, lr, grad_norm, tokens_per_s, elapsed_s, slowest_busy, mean_busy;
 } tt_history_train;
 
 typedef enum tt_history_what {

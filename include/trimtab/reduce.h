@@ -51,6 +51,9 @@ typedef struct tt_step_health {
      * layer. */
     int bad_rank, bad_layer;
     bool stop; /* some rank was signalled to stop */
+    /* [n_ranks] seconds since the reduction's step before in which the rank did not wait for others
+     * (beacon.h), until the next call; NULL: with one rank. */
+    const double *busy_s;
 } tt_step_health;
 
 /* Borrows world (after tt_world_split) and adapter; both must outlive it. n_model_layers sizes the

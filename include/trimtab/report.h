@@ -8,6 +8,7 @@
  * metrics.jsonl: one object a line, always with "kind", "step" and "life":
  *     {"kind":"train","step":20,"n_steps":500,"loss":..,"lr":..,"grad_norm":..,"tokens":..,"tokens_per_s":..,
  *      "elapsed_s":..,"peak_rss_bytes":..,"life":1}
+ *     with several ranks also "slowest_rank":2,"slowest_busy":0.98,"mean_busy":0.81
  *     {"kind":"method","step":0,"method":"post-block r=8 silu + lora r=8 down","parameters":..,
  *      "activations":..,"weights":..,"model_parameters":..,"percent":..,"life":1}
  *     {"kind":"eval","step":20,"loss":..,"perplexity":..,"token_accuracy":..,"exact_match":..,...,"life":1}
@@ -39,6 +40,10 @@ typedef struct tt_report_step {
         double lr;
     } rates[TT_REPORT_RATES];
     int64_t n_tokens; /* all replicas */
+    /* The rank that waited least for others since the last row, and the share of the time in which
+     * it did not; that share of all ranks on average. -1: there is one rank only. */
+    int slowest_rank;
+    double slowest_busy, mean_busy;
 } tt_report_step;
 
 /* talk: stream for notes and progress (NULL: none). is_terminal: may lines be rewritten.

@@ -6,6 +6,7 @@
 #include "reduce_private.h"
 #include "trimtab/optim.h"
 #include "trimtab/beacon.h"
+#include "trimtab/process.h"
 
 /* Offence codes: 0 none, 1 the loss, 2 + layer a local gradient, 2 + n_model_layers + layer a
  * gradient that was finite on all replicas, but their sum is not. */
@@ -26,7 +27,7 @@ static tt_status allocate(const tt_world *world, tt_adapter *adapter, int n_mode
     r->n_model_layers = n_model_layers;
     r->n_norms_a_layer = adapter->full ? TT_N_ROLES : 1;
     r->n_norms = (size_t)n_model_layers * r->n_norms_a_layer;
-    r->n_table = (int)r->n_norms + world->n_replicas + world->n_ranks + 1;
+    r->n_table = (int)r->n_norms + world->n_replicas + 2 * world->n_ranks + 1;
     r->table = calloc((size_t)r->n_table, sizeof *r->table);
     r->n_shared = n_shared;
     r->shared = calloc(n_shared + 1, sizeof *r->shared);
@@ -34,6 +35,8 @@ static tt_status allocate(const tt_world *world, tt_adapter *adapter, int n_mode
         return tt_fail(err, TT_ERR_MEMORY, "out of memory for gradient reduction");
     r->n_left = adapter->n_layers;
     r->bad_layer = -1;
+    r->told_s = tt_process_seconds();
+    r->told_waited_s = tt_beacon_waited();
     return TT_OK;
 }
 
@@ -116,12 +119,21 @@ static bool sum_squares(const tt_reduce *r, int i, double *norms) {
     return finite;
 }
 
+/* Seconds in which this rank did not wait, since they were told last. */
+static double tell_busy(tt_reduce *r) {
+    double now_s = tt_process_seconds(), waited_s = tt_beacon_waited();
+    double busy_s = (now_s - r->told_s) - (waited_s - r->told_waited_s);
+    r->told_s = now_s;
+    r->told_waited_s = waited_s;
+    return busy_s;
+}
+
 /* Fills in this rank's entries of the table. */
 static void contribute(tt_reduce *r, double local_loss, bool local_stop) {
     const tt_world *w = r->world;
     const tt_adapter *a = r->adapter;
     double *norms = r->table, *losses = norms + r->n_norms;
-    double *codes = losses + w->n_replicas, *stop = codes + w->n_ranks;
+    double *codes = losses + w->n_replicas, *busy = codes + w->n_ranks, *stop = busy + w->n_ranks;
     memset(r->table, 0, (size_t)r->n_table * sizeof *r->table);
     int overflowed = -1;
     for (int i = 0; i < a->n_layers; i++) {
@@ -130,6 +142,7 @@ static void contribute(tt_reduce *r, double local_loss, bool local_stop) {
     }
     losses[w->replica] = local_loss;
     *stop = local_stop ? 1 : 0;
+    busy[w->rank] = tell_busy(r);
     codes[w->rank] = !isfinite(local_loss) ? CODE_LOSS
                      : r->bad_layer >= 0   ? CODE_LAYER + r->bad_layer
                      : overflowed >= 0     ? CODE_LAYER + r->n_model_layers + overflowed
@@ -205,8 +218,11 @@ void tt_reduce_finish(tt_reduce *reduce, double local_loss, bool local_stop,
     const tt_world *w = reduce->world;
     sum_table(reduce, local_loss, local_stop);
     const double *norms = reduce->table, *losses = norms + reduce->n_norms;
-    const double *codes = losses + w->n_replicas, *stop = codes + w->n_ranks;
-    *health = (tt_step_health){.bad_rank = -1, .bad_layer = -1, .stop = *stop > 0};
+    const double *codes = losses + w->n_replicas, *busy = codes + w->n_ranks;
+    *health = (tt_step_health){.bad_rank = -1,
+                               .bad_layer = -1,
+                               .stop = busy[w->n_ranks] > 0,
+                               .busy_s = w->n_ranks > 1 ? busy : NULL};
     double squares = 0;
     for (size_t i = 0; i < reduce->n_norms; i++) squares += norms[i];
     for (int replica = 0; replica < w->n_replicas; replica++) health->loss += losses[replica];

@@ -13,7 +13,7 @@ typedef struct tt_reduce_piece {
 
 /* The small all-reduce's table: [n_norms] sums of squares, by layer, from replica 0, or by layer
  * and tensor from the owners; [n_replicas] losses, from last stages; [n_ranks] offence codes, from
- * each rank; [1] stop. */
+ * each rank; [n_ranks] busy seconds, likewise; [1] stop. */
 struct tt_reduce {
     const tt_world *world;
     MPI_Comm data, all; /* duplicates of the world's */
@@ -34,6 +34,7 @@ struct tt_reduce {
     int n_table;
     MPI_Request summing; /* of the table, begun early; else MPI_REQUEST_NULL */
     bool is_summing;
+    double told_s, told_waited_s; /* when busy seconds were told last, waited by then */
     tt_trace *trace;
     tt_trace_event under_way; /* start 0: no sum is, or nothing is recorded */
 };

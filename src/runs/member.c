@@ -48,6 +48,10 @@ static tt_status create_parts(tt_member *t, tt_error *err) {
         layout.prefix_tail =
             tt_adapter_prefix_tail(t->method, &engine->spec, engine->train->longest);
     TT_TRY(tt_batcher_create(engine->train, &layout, &t->batcher, err));
+    if (engine->world->n_ranks > 1) {
+        t->row_busy_s = calloc((size_t)engine->world->n_ranks, sizeof *t->row_busy_s);
+        if (!t->row_busy_s) return tt_fail(err, TT_ERR_MEMORY, "no memory for the ranks' times");
+    }
     size_t n = t->adapter->n_params;
     t->m = calloc(n + 1, sizeof *t->m);
     t->v = calloc(n + 1, sizeof *t->v);
@@ -57,6 +61,7 @@ static tt_status create_parts(tt_member *t, tt_error *err) {
 
 static void destroy_parts(tt_member *t) {
     free(t->resolved_job);
+    free(t->row_busy_s);
     free(t->v);
     free(t->m);
     tt_batcher_destroy(t->batcher);

@@ -23,6 +23,8 @@ struct tt_member {
     tt_checkpoint_state state;
     int64_t saved_step; /* newest step on disk; -1: none */
     int64_t row_tokens; /* since the last progress row */
+    double *row_busy_s; /* [n_ranks] likewise, not waiting for others; NULL: with one rank */
+    double row_began_s; /* the time of the last progress row */
     double lr_factor, grad_norm;
     tt_error told;     /* why nothing may be saved any more; agreed on when something would be */
     tt_error lost_row; /* a metrics row that could not be written; told when the step is saved */

@@ -1,4 +1,7 @@
 /* A member's step: its end, and what is due then. */
+#include <math.h>
+#include <string.h>
+
 #include "member_private.h"
 #include "trimtab/integrity.h"
 #include "trimtab/optim.h"
@@ -149,6 +152,23 @@ static void find_rates(const tt_member *t, tt_report_step *row) {
     for (int i = 0; i < row->n_rates; i++) row->rates[i].lr *= t->lr_factor;
 }
 
+/* Who computes longest makes the others wait: of the time since the last row. */
+static void find_slowest(tt_member *t, tt_report_step *row) {
+    int n = t->engine->world->n_ranks;
+    double now_s = tt_process_seconds(), span_s = fmax(now_s - t->row_began_s, 1e-9), sum_s = 0;
+    t->row_began_s = now_s;
+    row->slowest_rank = -1;
+    if (!t->row_busy_s) return;
+    row->slowest_rank = 0;
+    for (int r = 0; r < n; r++) {
+        sum_s += t->row_busy_s[r];
+        if (t->row_busy_s[r] > t->row_busy_s[row->slowest_rank]) row->slowest_rank = r;
+    }
+    row->slowest_busy = t->row_busy_s[row->slowest_rank] / span_s;
+    row->mean_busy = sum_s / n / span_s;
+    memset(t->row_busy_s, 0, (size_t)n * sizeof *t->row_busy_s);
+}
+
 /* Ranks do not wait for each other to hear of it. */
 static void log_step(tt_member *t) {
     tt_report_step row = {.step = t->state.step,
@@ -157,6 +177,7 @@ static void log_step(tt_member *t) {
                           .grad_norm = t->grad_norm,
                           .n_tokens = t->row_tokens};
     find_rates(t, &row);
+    find_slowest(t, &row);
     t->row_tokens = 0;
     tt_error why = {0};
     if (tt_report_train(t->report, &row, &why) != TT_OK) t->lost_row = why;
@@ -263,6 +284,8 @@ tt_status tt_member_end_step(tt_member *t, double local_loss, bool *stop, tt_err
     tt_step_health health;
     tt_reduce_finish(t->reduce, local_loss, wants_stop(t), &health);
     *stop = *stop || health.stop;
+    for (int r = 0; health.busy_s && r < t->engine->world->n_ranks; r++)
+        t->row_busy_s[r] += health.busy_s[r];
     TT_TRY(check_health(t, &health, err));
     update(t, &health);
     TT_TRY(choose_heads(t, err));
@@ -305,6 +328,7 @@ tt_status tt_member_begin(tt_member *t, tt_frozen *frozen, tt_error *err) {
         result->before = frozen->result;
     }
     tt_report_begin(t->report, t->state.step);
+    t->row_began_s = tt_process_seconds();
     return TT_OK;
 }
 

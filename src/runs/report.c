@@ -241,6 +241,11 @@ tt_status tt_report_train(tt_report *report, const tt_report_step *row, tt_error
     set_real(json, "tokens_per_s", tokens_per_s);
     set_real(json, "elapsed_s", now - report->began_s);
     set_int(json, "peak_rss_bytes", peak);
+    if (row->slowest_rank >= 0) {
+        set_int(json, "slowest_rank", row->slowest_rank);
+        set_real(json, "slowest_busy", row->slowest_busy);
+        set_real(json, "mean_busy", row->mean_busy);
+    }
     TT_TRY(write_row(report, json, err));
     return board_train(report, row, tokens_per_s, peak, err);
 }

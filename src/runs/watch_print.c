@@ -137,6 +137,11 @@ static int print_run(const tt_watch *w, const tt_watch_style *style, FILE *strea
         n++;
     }
     n += print_evals(run, style, stream);
+    if (last && last->slowest_rank >= 0) {
+        fprintf(stream, "  slowest   rank %lld: busy %.0f %% of the time; all on average %.0f %%\n",
+                (long long)last->slowest_rank, 100 * last->slowest_busy, 100 * last->mean_busy);
+        n++;
+    }
     fputs("  ", stream);
     if (last)
         fprintf(stream, "%.0f tok/s, |g| %.3g, lr %.2e, %.0f MiB, ", last->tokens_per_s,
