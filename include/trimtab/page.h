@@ -93,7 +93,7 @@ void tt_page_row(tt_page *page);
 void tt_page_cell(tt_page *page, const tt_page_cell_of *cell);
 void tt_page_table_end(tt_page *page);
 
-/* Several links within one cell. */
+/* Several links within one cell; path NULL: a name that leads nowhere (yet). */
 void tt_page_links(tt_page *page);
 void tt_page_link(tt_page *page, const char *path, const char *text);
 void tt_page_links_end(tt_page *page);

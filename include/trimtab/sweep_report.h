@@ -68,9 +68,10 @@ typedef struct tt_sweep_report_run {
     double held_out, exact;
     double frozen_loss, frozen_exact;
     int64_t n_examples, n_params, n_active, n_model_params; /* 0: not known */
-    double hours;         /* in which it trained, over all its lives; NaN: not known */
-    const char *host;     /* of its group's last attempt; "" */
-    tt_curve train, eval; /* eval: loss, and exact match beside it */
+    double hours;     /* in which it trained, over all its lives; NaN: not known */
+    const char *host; /* of its group's last attempt; "" */
+    bool has_dir, has_job, has_metrics; /* its directory is there, job.cfg, metrics.jsonl */
+    tt_curve train, eval;               /* eval: loss, and exact match beside it */
 } tt_sweep_report_run;
 
 typedef struct tt_sweep_setting {

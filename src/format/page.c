@@ -203,9 +203,9 @@ void tt_page_links(tt_page *page) {
 }
 
 void tt_page_link(tt_page *page, const char *path, const char *text) {
-    put(page, "<a href=\"");
-    tt_page_put_path(&page->body, path);
-    put_element(&page->body, "\"><bdi>", text, "</bdi></a> ");
+    put(page, path ? "<a href=\"" : "<a");
+    if (path) tt_page_put_path(&page->body, path);
+    put_element(&page->body, path ? "\"><bdi>" : "><bdi>", text, "</bdi></a> ");
 }
 
 void tt_page_links_end(tt_page *page) {

@@ -99,6 +99,16 @@ static tt_status set_why(tt_sweep_report_run *run, const char *why, tt_error *er
     return run->why ? TT_OK : tt_fail(err, TT_ERR_MEMORY, "no memory for a reason");
 }
 
+static void look_for_files(tt_sweep_report_run *run, const char *dir) {
+    char path[TT_PATH_BYTES];
+    run->has_dir = tt_file_is_dir(dir);
+    run->has_job = run->has_dir && tt_file_join(path, sizeof path, dir, "job.cfg", NULL) == TT_OK &&
+                   tt_file_exists(path);
+    run->has_metrics = run->has_dir &&
+                       tt_file_join(path, sizeof path, dir, "metrics.jsonl", NULL) == TT_OK &&
+                       tt_file_exists(path);
+}
+
 /* What cannot be read of one run is said of it, and stops nothing. */
 static tt_status read_run(tt_sweep_report *report, int i, tt_error *err) {
     const tt_sweep *sweep = report->sweep;
@@ -113,6 +123,7 @@ static tt_status read_run(tt_sweep_report *report, int i, tt_error *err) {
     TT_TRY(set_why(run, status == TT_OK ? run->state.why : problem.text, err));
     if (status == TT_OK) {
         status = tt_file_join(path, sizeof path, sweep->path, sweep->runs[i].dir, &problem);
+        if (status == TT_OK) look_for_files(run, path);
         if (status == TT_OK) status = tt_history_read(path, &history, &problem);
         if (status == TT_ERR_MEMORY) return tt_fail(err, status, "%s", problem.text);
         if (status != TT_OK) return set_why(run, problem.text, err);

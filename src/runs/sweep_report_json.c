@@ -238,6 +238,11 @@ static json_t *run_of(const tt_sweep_report *report, int i, const char *base, bo
     set_result(json, run);
     set_real(json, "predicted_hours", planned->predicted_hours);
     set_text(json, "host", run->host);
+    json_t *files = json_array();
+    if (run->has_dir) json_array_append_new(files, json_string("."));
+    if (run->has_job) json_array_append_new(files, json_string("job.cfg"));
+    if (run->has_metrics) json_array_append_new(files, json_string("metrics.jsonl"));
+    json_object_set_new(json, "files", files);
     if (with_curves) set_curve(json, "train", &run->train, false);
     if (with_curves) set_curve(json, "eval", &run->eval, true);
     return json;

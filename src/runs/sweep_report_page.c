@@ -22,7 +22,8 @@ typedef struct writer {
 static void link_run(const writer *w, int run) {
     char path[PATH_BYTES];
     snprintf(path, sizeof path, "%s/%s", w->base, w->report->sweep->runs[run].dir);
-    tt_page_link(w->page, path, w->report->sweep->runs[run].name);
+    tt_page_link(w->page, w->report->runs[run].has_dir ? path : NULL,
+                 w->report->sweep->runs[run].name);
 }
 
 /* --- Summary -----------------------------------------------------------------------------------

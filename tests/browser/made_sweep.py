@@ -1,8 +1,10 @@
 """Makes a sweep's directory by hand, as trimtab leaves it: made_sweep.py DIR [N_LR N_RANK N_SEEDS N_STEPS].
-Numbers follow a formula, names are as hostile as a job file allows. Only for tests of the report."""
+Numbers follow a formula, names are as hostile as a job file allows. DIR.empty is the same sweep before its
+first run. Only for tests of the report."""
 import json
 import math
 import os
+import shutil
 import sys
 
 METHODS = ["full", "lora", "post-block", "</script><script>alert(1)</script>",
@@ -71,6 +73,14 @@ def main():
                         if rank:
                             settings["method.rank"] = rank
                         plan.append((m, t, a, settings))
+    write(plan, axes, out, n_lr, n_steps)
+    empty = out + ".empty"
+    os.makedirs(empty + "/groups")
+    for name in ("manifest.jsonl", "sweep.json"):
+        shutil.copy(out + "/" + name, empty + "/" + name)
+
+
+def write(plan, axes, out, n_lr, n_steps):
     members = {}
     os.makedirs(out + "/groups")
     with open(out + "/manifest.jsonl", "w") as manifest:
@@ -99,8 +109,8 @@ def main():
                 for row in rows(m, int(settings.get("method.rank", 8)), loss, exact, n_steps, done, seed):
                     metrics.write(json.dumps(row) + "\n")
     for group, rows_of in members.items():
-        with open(out + "/groups/g%04d/cohort.json" % group if os.path.isdir(out + "/groups/g%04d" % group)
-                  else os.devnull, "w") as roster:
+        os.makedirs(out + "/groups/g%04d" % group, exist_ok=True)
+        with open(out + "/groups/g%04d/cohort.json" % group, "w") as roster:
             json.dump({"life": 1, "members": rows_of}, roster)
         with open(out + "/groups/g%04d.outcome.json" % group, "w") as stream:
             json.dump({"attempt": 1, "exit": 0, "status": "ok", "why": "", "host": "node<%d>" % group,

@@ -48,7 +48,7 @@ function Grid(place, options) {
   var grid = { rows: options.rows, sorted: null, down: false, first: 0, text: "", only: null,
                found: options.rows.slice(), changed: null };
   var size = options.page || 50, el = Page.el;
-  var byName = {};
+  var byName = Object.create(null);
   options.columns.forEach(function (column) { byName[column.name.toLowerCase()] = column; });
 
   var words = new Map();

@@ -26,9 +26,9 @@ var Sweep = (function () {
     return dimensions.find(function (d) { return d.name === name; });
   }
   /* Values that occur, in order; "" (does not concern the run) last. */
-  function valuesOf(dim, runs) {
+  function valuesOf(dim) {
     var seen = new Set();
-    (runs || D.runs).forEach(function (run) { seen.add(dim.of(run)); });
+    D.runs.forEach(function (run) { seen.add(dim.of(run)); });
     return Array.from(seen).sort(function (a, b) {
       return a === "" || b === "" ? (a === "") - (b === "") : Page.compare(a, b);
     });
@@ -166,7 +166,7 @@ var Sweep = (function () {
   }
 
   (function () {
-    var place = Page.place("curves-place"), chosen = {}, hidden = new Set();
+    var place = Page.place("curves-place"), chosen = Object.create(null), hidden = new Set();
     var some = D.runs.some(function (r) { return r.chosen; });
     var state = { kind: "train", log: true, smoothing: 0, which: some ? "chosen" : "all", by: "method" };
     var box = el("div", {}), legendBox = el("div", {}), note = el("p", { class: "note", role: "status" });
@@ -225,7 +225,8 @@ var Sweep = (function () {
 
   /* Values as columns: as they are, or in eight bins where a random search has many. */
   function binned(dim, runs) {
-    var values = valuesOf(dim, runs).filter(function (v) { return v !== ""; });
+    var there = new Set(runs.map(dim.of));
+    var values = dim.values.filter(function (v) { return v !== "" && there.has(v); });
     var numbers = values.map(Number);
     if (values.length <= 16 || numbers.some(isNaN))
       return { names: values.slice(0, 200), of: function (run) { return values.indexOf(dim.of(run)); } };
@@ -241,7 +242,7 @@ var Sweep = (function () {
   }
 
   (function () {
-    var place = Page.place("heat-place"), chosen = {};
+    var place = Page.place("heat-place"), chosen = Object.create(null);
     var able = dimensions.filter(function (d) { return d.values.length > 1; });
     if (able.length < 2) {
       place.appendChild(el("p", {}, "This sweep varies fewer than two things."));
@@ -299,7 +300,7 @@ var Sweep = (function () {
   /* --- Budget --------------------------------------------------------------------------------- */
 
   (function () {
-    var place = Page.place("budget-place"), chosen = {}, hidden = new Set();
+    var place = Page.place("budget-place"), chosen = Object.create(null), hidden = new Set();
     var state = { metric: firstMetric, x: "active_parameters" }, box = el("div", {}), legendBox = el("div", {});
     function xOf(run) {
       return state.x === "active_parameters" || state.x === "percent" ? run[state.x] : Number(dimension(state.x).of(run) || NaN);

@@ -57,8 +57,12 @@
     return el("tr", {}, el("th", { scope: "row" }, el("bdi", {}, name)), el("td", { class: style }, value instanceof Node ? value : el("bdi", {}, value)));
   }
   function files(run) {
-    return el("span", {}, Page.link(run.path, "directory"), " ", Page.link(run.path + "/job.cfg", "job.cfg"), " ",
-              Page.link(run.path + "/metrics.jsonl", "metrics.jsonl"));
+    var box = el("span", {});
+    run.files.forEach(function (name) {
+      box.appendChild(name === "." ? Page.link(run.path, "directory") : Page.link(run.path + "/" + name, name));
+      box.appendChild(document.createTextNode(" "));
+    });
+    return run.files.length ? box : "none yet";
   }
   function facts(run) {
     var body = el("tbody", {}), exact = Page.isNumber(run.exact_match) ? Page.fixed(100 * run.exact_match, 1) + " %" : null;
