@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Sets everything up and runs the whole suite twice: the release build, then the same under
 # AddressSanitizer (leaks too) and UndefinedBehaviorSanitizer, then fuzzes the readers for seconds
-# each. Labels: unit, mpi, golden, cli, fault, slurm, hosts, pypi, long; fuzz. The sanitizers leave out
-# pypi, slurm and hosts, which run nothing of ours that cli does not, and long (on request:
+# each. Labels: unit, mpi, golden, cli, fault, slurm, hosts, browser, pypi, long; fuzz. The sanitizers leave
+# out pypi, slurm, hosts and browser, which run nothing of ours that cli does not, and long (on request:
 # ctest --preset asan -L long).
 # docs/testing.md has more.
 # Usage: tests/run.sh [CTEST ARGUMENTS]      e.g. tests/run.sh -L unit
@@ -31,5 +31,5 @@ run() { # run BUILD ARGUMENTS ...
     ctest --test-dir "build/$1" --output-on-failure -j "$jobs" "${@:2}"
 }
 run release --no-tests=error "$@"
-run asan --no-tests=ignore -LE 'pypi|long|slurm|hosts' "$@"
+run asan --no-tests=ignore -LE 'pypi|long|slurm|hosts|browser' "$@"
 run fuzz --no-tests=ignore "$@"
