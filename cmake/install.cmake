@@ -109,4 +109,8 @@ install(DIRECTORY jobs/ DESTINATION ${share}/jobs COMPONENT program FILES_MATCHI
 install(DIRECTORY jobs/quickstart/model DESTINATION ${share}/jobs/quickstart COMPONENT program)
 install(DIRECTORY docs/ DESTINATION ${CMAKE_INSTALL_DOCDIR} COMPONENT program)
 install(FILES README.md LICENSE DESTINATION ${CMAKE_INSTALL_DOCDIR} COMPONENT program)
+install(FILES docs/install/modulefiles/trimtab.tcl RENAME ${PROJECT_VERSION}
+  DESTINATION ${CMAKE_INSTALL_DATADIR}/modulefiles/trimtab COMPONENT program)
+install(FILES docs/install/modulefiles/trimtab.lua RENAME ${PROJECT_VERSION}.lua
+  DESTINATION ${CMAKE_INSTALL_DATADIR}/modulefiles/trimtab COMPONENT program)
 include(cmake/package.cmake)

@@ -1,10 +1,11 @@
 #include "trimtab/ops.h"
 
 #include <math.h>
+#include <omp.h>
 #include <string.h>
 
 #include "gemm_private.h"
-#include "vmath.h"
+#include "ops_private.h"
 
 /* Below this many values a pass is over before other threads have woken up. */
 enum { PARALLEL_MIN = 1 << 15 };
@@ -86,47 +87,39 @@ void tt_ops_rope(int n_tokens, int n_heads, int head_dim, const int32_t *positio
     }
 }
 
-static inline float sigmoid(float x) {
-    return 1.0f / (1.0f + vmath_exp(-x));
+const tt_ops_kernel *tt_ops_best_kernel(void) {
+#ifdef __x86_64__
+    int width = tt_gemm_best_kernel()->width;
+    if (width == 16) return &tt_ops_kernel_avx512;
+    if (width == 8) return &tt_ops_kernel_avx2;
+#endif
+    return &tt_ops_kernel_base;
 }
 
-/* gelu(x) ~ x / 2 (1 + tanh(z)) = x sigmoid(2 z), z = sqrt(2 / pi) (x + 0.044715 x^3).
- * Source: Hendrycks & Gimpel 2016; PyTorch gelu(approximate="tanh"). */
-static const float gelu_twice_a = 1.5957691216057308f, gelu_b = 0.044715f;
+/* This thread's part of n elements: whole lines of the cache. */
+static size_t own_part(size_t n, size_t *first) {
+    size_t n_threads = (size_t)omp_get_num_threads(), thread = (size_t)omp_get_thread_num();
+    size_t part = ((n + n_threads - 1) / n_threads + 15) / 16 * 16;
+    *first = thread * part < n ? thread * part : n;
+    return n - *first < part ? n - *first : part;
+}
 
 void tt_ops_gated_forward(tt_gate act, size_t n, const float *gate, const float *up, float *y) {
-    if (act == TT_GATE_SILU) {
-#pragma omp parallel for simd if (parallel : n > PARALLEL_MIN)
-        for (size_t i = 0; i < n; i++) y[i] = gate[i] / (1.0f + vmath_exp(-gate[i])) * up[i];
-        return;
-    }
-#pragma omp parallel for simd if (parallel : n > PARALLEL_MIN)
-    for (size_t i = 0; i < n; i++) {
-        float g = gate[i];
-        y[i] = g * sigmoid(gelu_twice_a * (g + gelu_b * g * g * g)) * up[i];
+    const tt_ops_kernel *kernel = tt_ops_best_kernel();
+#pragma omp parallel if (n > PARALLEL_MIN)
+    {
+        size_t at, part = own_part(n, &at);
+        kernel->gated_forward(act, part, gate + at, up + at, y + at);
     }
 }
 
 void tt_ops_gated_backward(tt_gate act, size_t n, const float *gate, const float *up,
                            const float *d_y, float *d_gate, float *d_up) {
-    if (act == TT_GATE_SILU) {
-#pragma omp parallel for simd if (parallel : n > PARALLEL_MIN)
-        for (size_t i = 0; i < n; i++) {
-            float g = gate[i], u = up[i], dy = d_y[i], s = sigmoid(g), silu = g * s;
-            d_up[i] = dy * silu;
-            d_gate[i] = dy * u * (s + silu * (1.0f - s));
-        }
-        return;
-    }
-#pragma omp parallel for simd if (parallel : n > PARALLEL_MIN)
-    for (size_t i = 0; i < n; i++) {
-        float g = gate[i], u = up[i], dy = d_y[i];
-        float z = gelu_twice_a * (g + gelu_b * g * g * g), e = vmath_exp(-z), s = 1.0f / (1.0f + e);
-        float other =
-            z > 0.0f ? e * s : 1.0f - s; /* 1 - s, times a large slope where s is near 1 */
-        float slope = gelu_twice_a * (1.0f + 3.0f * gelu_b * g * g);
-        d_up[i] = dy * g * s;
-        d_gate[i] = dy * u * (s + g * s * other * slope);
+    const tt_ops_kernel *kernel = tt_ops_best_kernel();
+#pragma omp parallel if (n > PARALLEL_MIN)
+    {
+        size_t at, part = own_part(n, &at);
+        kernel->gated_backward(act, part, gate + at, up + at, d_y + at, d_gate + at, d_up + at);
     }
 }
 

@@ -68,14 +68,7 @@ static void products_to_gradient(const tt_head *head, const tt_head_state *state
     float max = state->max, factor = (float)((double)scale / state->sum);
     float at = scale * tt_head_slope(head, state->target_logit);
     tt_head_finish_logits(head, n, row);
-    if (head->cap > 0.0f) {
-#pragma omp simd
-        for (int j = 0; j < n; j++)
-            row[j] = factor * vmath_exp(row[j] - max) * vmath_cap_slope(head->cap, row[j]);
-    } else {
-#pragma omp simd
-        for (int j = 0; j < n; j++) row[j] = factor * vmath_exp(row[j] - max);
-    }
+    tt_ops_best_kernel()->probabilities(n, head->cap, max, factor, row);
     if (at_target >= 0 && at_target < n) row[at_target] -= at;
 }
 

@@ -15,29 +15,6 @@ size_t tt_ops_head_scratch_bytes(int n_rows) {
     return (size_t)n_rows * (sizeof(tt_head_state) + TT_HEAD_CHUNK_ROWS * sizeof(float));
 }
 
-/* logits become exp(logit - max); returns their sum. */
-static float exponentials(int n, float max, float *logits) {
-    float sum = 0.0f;
-#pragma omp simd reduction(+ : sum)
-    for (int j = 0; j < n; j++) {
-        logits[j] = vmath_exp(logits[j] - max);
-        sum += logits[j];
-    }
-    return sum;
-}
-
-/* The same, but what stays is times the slope of the cap. */
-static float capped_exponentials(int n, float cap, float max, float *logits) {
-    float sum = 0.0f;
-#pragma omp simd reduction(+ : sum)
-    for (int j = 0; j < n; j++) {
-        float e = vmath_exp(logits[j] - max);
-        logits[j] = e * vmath_cap_slope(cap, logits[j]);
-        sum += e;
-    }
-    return sum;
-}
-
 /* Takes one row of n logits of ids [first, first + n) into the state and turns it into
  * exp(logit - max) times the slope of the cap. d_x (may be NULL) is rescaled when the maximum
  * grows. */
@@ -58,10 +35,7 @@ static void take_logits(tt_head_state *state, const tt_head *head, int first, in
 #pragma omp simd
             for (int i = 0; i < head->w->cols; i++) d_x[i] *= shrink;
     }
-    if (head->cap > 0.0f)
-        state->sum += capped_exponentials(n, head->cap, max, logits);
-    else
-        state->sum += exponentials(n, max, logits);
+    state->sum += tt_ops_best_kernel()->exponentials(n, head->cap, max, logits);
 }
 
 /* d_x = scale * (d_x / sum - slope * W[target]). */

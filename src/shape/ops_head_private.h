@@ -3,6 +3,7 @@
 #define TRIMTAB_SHAPE_OPS_HEAD_PRIVATE_H
 
 #include "gemm_private.h"
+#include "ops_private.h"
 #include "trimtab/ops.h"
 #include "vmath.h"
 
@@ -22,14 +23,7 @@ static inline tt_matrix tt_head_chunk(const tt_matrix *head, int first) {
 
 /* A row of n products x w^T becomes logits. */
 static inline void tt_head_finish_logits(const tt_head *head, int n, float *row) {
-    float scale = head->scale, cap = head->cap;
-    if (cap > 0.0f) {
-#pragma omp simd
-        for (int j = 0; j < n; j++) row[j] = vmath_cap(cap, scale * row[j]);
-    } else if (scale != 1.0f) {
-#pragma omp simd
-        for (int j = 0; j < n; j++) row[j] *= scale;
-    }
+    tt_ops_best_kernel()->finish_logits(n, head->cap, head->scale, row);
 }
 
 /* d logit / d (scale * x w^T) of a logit. */

@@ -63,6 +63,23 @@ for page in "$prefix"/share/man/man?/*; do
     fi
 done
 
+# The environment module, where environment-modules is here: it finds its prefix by itself.
+modules=/usr/share/modules/init/bash
+if [ -f $modules ]; then
+    (
+        PATH=${PATH#*:}
+        set +u
+        . $modules
+        module use "$prefix/share/modulefiles" && module load trimtab || exit 1
+        [ "$(command -v trimtab)" = "$prefix/bin/trimtab" ] || exit 2
+        [ -d "$TRIMTAB_SHARE/configs" ] || exit 3
+        [ -z "$(command -v man)" ] || [ "$(man -w trimtab-train)" = "$prefix/share/man/man1/trimtab-train.1" ] || exit 4
+        pkg-config --exists trimtab || exit 5
+        module unload trimtab
+        [ "$(command -v trimtab)" != "$prefix/bin/trimtab" ] || exit 6
+    ) >"$work/log" 2>&1 || fail "module load ($?)"
+fi
+
 # Programs of one's own. A space in the prefix is nothing pkg-config's flags could carry.
 mv "$prefix" "$work/moved/prefix" && prefix=$work/moved/prefix || exit 1
 cc=$(from_cache CMAKE_C_COMPILER)
