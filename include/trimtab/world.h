@@ -70,8 +70,11 @@ bool tt_world_any(const tt_world *world, bool value);
 /* Is it true on any stage of my replica? Collective over pipe. */
 bool tt_world_pipe_any(const tt_world *world, bool value);
 
-/* From now on SIGTERM and SIGUSR1 set a flag instead of ending the process (a second SIGTERM
- * too). The flag is this process's; ranks agree on it in the step's reduction. Not collective. */
+/* From now on these signals set a flag instead of ending the process, however often they come:
+ * SIGTERM, SIGUSR1, SIGUSR2, SIGXCPU (a limit of processor time), SIGHUP (a terminal that went
+ * away; not where nohup ignores it) and SIGINT, whose second one ends the process. SIGPIPE (nobody
+ * reads the output any more) is ignored: the write fails, the run goes on. The flag is this
+ * process's; ranks agree on it in the step's reduction. Not collective; needs no MPI. */
 void tt_world_catch_stop_signals(void);
 bool tt_world_stop_signalled(void);
 

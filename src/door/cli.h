@@ -135,6 +135,7 @@ typedef struct cli_command {
     void (*more)(FILE *stream);     /* what help prints last; NULL: nothing */
     const char *more_is_in;         /* the man page that has this in place of the command's own */
     bool needs_mpi;                 /* run under mpirun, c->world is there */
+    bool stops;                     /* on signals, in its own time (tt_world_catch_stop_signals) */
     tt_status (*run)(const cli *c, tt_error *err);
 } cli_command;
 

@@ -29,7 +29,6 @@ static tt_status own_and_run(const cli *c, const tt_engine *engine, tt_trainer *
     TT_TRY(tt_rundir_open(c->world, engine->job->run.dir, &rundir, err));
     TT_TRY(tt_provenance_write(engine, engine->job, engine->cohort, &rundir, err));
     tt_report_note(report, "run %s, life %lld", rundir.path, (long long)rundir.generation);
-    tt_world_catch_stop_signals();
     return tt_trainer_run(trainer, &rundir, result, err);
 }
 
@@ -60,6 +59,12 @@ static void print_result(const tt_engine *engine, const tt_trainer *trainer,
         cli_print_result(engine, result, stdout);
 }
 
+/* A signal that came while the run was being prepared. */
+static tt_status check_stop(const cli *c, tt_error *err) {
+    if (!tt_world_any(c->world, tt_world_stop_signalled())) return TT_OK;
+    return tt_fail(err, TT_INTERRUPTED, "stopped on request before this life's first step");
+}
+
 static tt_status train(const cli *c, const tt_job *job, const tt_cohort *cohort,
                        tt_watchdog *watchdog, tt_engine *engine, tt_error *err) {
     tt_engine_options options = {.purpose = TT_PURPOSE_TRAIN,
@@ -73,7 +78,9 @@ static tt_status train(const cli *c, const tt_job *job, const tt_cohort *cohort,
     if (talks) cli_print_audits(engine, stdout);
     TT_TRY(status);
     if (talks) print_plan(engine);
+    TT_TRY(check_stop(c, err));
     TT_TRY(tt_engine_load(engine, err));
+    TT_TRY(check_stop(c, err));
     TT_TRY(make_run_dir(c, job, err));
     tt_report *report;
     tt_trainer *trainer = NULL;
@@ -121,12 +128,13 @@ const cli_command cli_train = {
     .arguments = "JOB.cfg",
     .words = "JOB.cfg",
     .description =
-        "Trains the job's method on its frozen model. On SIGTERM or SIGUSR1 the step is finished,\n"
-        "a checkpoint written, and the exit code is 75; --resume goes on from there. mpirun hands\n"
-        "SIGUSR1 on; on SIGTERM and Ctrl-C it kills its ranks a second later\n"
-        "(docs/checkpoints.md).\n",
+        "Trains the job's method on its frozen model. On SIGTERM, SIGHUP, SIGXCPU, SIGUSR1 or\n"
+        "SIGUSR2 the step is finished, a checkpoint written, and the exit code is 75; --resume\n"
+        "goes on from there. mpirun hands SIGUSR1 and SIGUSR2 on; on SIGTERM and Ctrl-C it kills\n"
+        "its ranks a second later (docs/checkpoints.md).\n",
     .options = cli_job_options,
     .more = print_keys,
     .more_is_in = "trimtab-job(5)",
     .needs_mpi = true,
+    .stops = true,
     .run = run};

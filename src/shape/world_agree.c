@@ -215,10 +215,18 @@ static void on_stop_signal(int signal_number) {
 }
 
 void tt_world_catch_stop_signals(void) {
-    struct sigaction action = {.sa_handler = on_stop_signal, .sa_flags = SA_RESTART};
-    sigemptyset(&action.sa_mask);
-    sigaction(SIGTERM, &action, NULL);
-    sigaction(SIGUSR1, &action, NULL);
+    static const int stops[] = {SIGTERM, SIGUSR1, SIGUSR2, SIGXCPU, SIGHUP, SIGINT};
+    for (size_t i = 0; i < sizeof stops / sizeof stops[0]; i++) {
+        struct sigaction action = {.sa_handler = on_stop_signal, .sa_flags = SA_RESTART}, was;
+        sigemptyset(&action.sa_mask);
+        if (stops[i] == SIGINT) action.sa_flags |= (int)SA_RESETHAND;
+        bool is_unwanted = (stops[i] == SIGHUP || stops[i] == SIGINT) &&
+                           sigaction(stops[i], NULL, &was) == 0 && was.sa_handler == SIG_IGN;
+        if (!is_unwanted) sigaction(stops[i], &action, NULL);
+    }
+    struct sigaction ignore = {.sa_handler = SIG_IGN};
+    sigemptyset(&ignore.sa_mask);
+    sigaction(SIGPIPE, &ignore, NULL);
 }
 
 bool tt_world_stop_signalled(void) {
