@@ -38,6 +38,7 @@ cohort = { resident = 2; members = (
 """
 # name: ranks, job file, settings
 LAYOUTS = {
+    "1x1": (1, "job.cfg", ()),
     "2x1": (2, "job.cfg", ("parallel.stages=2", "parallel.replicas=1")),
     "1x2": (2, "job.cfg", ("parallel.stages=1", "parallel.replicas=2")),
     "2x2": (4, "job.cfg", ("parallel.stages=2", "parallel.replicas=2")),

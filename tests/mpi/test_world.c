@@ -233,8 +233,9 @@ static void stop_signals_set_a_flag(void **state) {
     if (mine) raise(SIGUSR1);
     check_all(tt_world_stop_signalled() == mine);
     check_all(tt_world_any(world, tt_world_stop_signalled()));
-    raise(SIGTERM);
-    raise(SIGTERM);
+    const int also[] = {SIGTERM, SIGHUP, SIGUSR1, SIGUSR2, SIGXCPU, SIGPIPE};
+    for (size_t i = 0; i < 2 * sizeof also / sizeof also[0]; i++) raise(also[i / 2]);
+    raise(SIGINT); /* a second one would end the process */
     check_all(tt_world_stop_signalled());
 }
 
