@@ -35,6 +35,7 @@ static const cli_command subs[] = {
          "checkpoints. A group that failed does not stop the worker; the exit code tells.\n",
      .options = cli_sweep_run_options,
      .needs_mpi = true,
+     .stops = true,
      .run = cli_sweep_run},
     {.name = "status",
      .summary = "how far a sweep has come",

@@ -188,7 +188,6 @@ tt_status cli_sweep_run(const cli *c, tt_error *err) {
     r.waits = cli_value(&given, "wait") != NULL;
     r.quiet = cli_value(&given, "quiet") != NULL;
     tt_status status = open_work(&r, (int)expiry, err);
-    tt_world_catch_stop_signals();
     if (status == TT_OK) status = run_groups(&r, err);
     tt_sweep_work_close(r.work);
     tt_sweep_close(r.sweep);

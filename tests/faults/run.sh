@@ -21,22 +21,26 @@ done
 
 # The program that a name means, with its arguments, one a line.
 command_of() {
-    local part
-    for part in "$here/$1.py" "$here/$1.sh" "$SOURCE/tests/$1/run.sh"; do
-        [ -x "$part" ] || continue
-        printf '%s\n' "$part" $full
-        [ "${part%.py}" = "$part" ] || printf '%s\n' --seed "$seed" "$TRIMTAB"
-        return
-    done
-    echo "no $here/$1.py or .sh, no $SOURCE/tests/$1/run.sh" >&2
-    exit 64
+    if [ -f "$here/$1.py" ]; then
+        printf '%s\n' python3 "$here/$1.py" $full --seed "$seed" "$TRIMTAB"
+    elif [ -x "$here/$1.sh" ]; then
+        printf '%s\n' "$here/$1.sh" $full
+    elif [ -x "$SOURCE/tests/$1/run.sh" ]; then
+        printf '%s\n' "$SOURCE/tests/$1/run.sh" $full
+    else
+        echo "no $here/$1.py or .sh, no $SOURCE/tests/$1/run.sh" >&2
+        exit 64
+    fi
 }
 
-# Programs, not modules that they share: those that can be executed.
+# Programs, not modules that they share.
 names_of_all() {
     local path
-    for path in "$here"/*.py "$here"/*.sh; do
-        [ ! -x "$path" ] || [ "$path" -ef "$0" ] || basename "${path%.*}"
+    for path in "$here"/*.py; do
+        ! grep -q '^if __name__ == "__main__"' "$path" || basename "$path" .py
+    done
+    for path in "$here"/*.sh; do
+        [ ! -x "$path" ] || [ "$path" -ef "$0" ] || basename "$path" .sh
     done
     for path in "$SOURCE"/tests/{hosts,slurm,sweep}/run.sh; do
         [ ! -x "$path" ] || basename "$(dirname "$path")"
