@@ -3,20 +3,21 @@
 its directory. After every kill all others must be gone within 30 s, the dead rank must be named, what
 was committed must be whole, and going on must end with the bits of a run that nothing happened to.
 
-    tests/faults/kill_ranks.py [--full] [--seed N] [--only rank|all|mpirun] [TRIMTAB]"""
+    tests/faults/kill_ranks.py [--full] [--seed N] [--only rank|all|mpirun|call] [TRIMTAB]"""
 import argparse
 import os
 import re
 import signal
+import subprocess
 import sys
 import time
 
-from ranks import LAYOUTS, SOURCE, Failure, Lab, Table, expect, send
+from ranks import HANGS_S, LAYOUTS, SOURCE, Failure, Lab, Table, expect, send, wait_until
 
 NAMED = r"process rank (\d+) with PID \d+ on node (\S+) exited on signal 9"
 
 
-KILLS = {"rank": 24, "all": 6, "mpirun": 6}  # of each layout
+KILLS = {"rank": 24, "all": 6, "mpirun": 6, "call": 24}  # of each layout
 
 
 class Tally:
@@ -117,10 +118,79 @@ def kill_at_random(lab, layout, what, kills, tally):
     lab.check_same(layout)
 
 
+class Shim:
+    """shim.c, which kills a rank before its n-th call that changes something below the run's
+    directory."""
+
+    def __init__(self, lab):
+        self.library, self.log = lab.work / "shim.so", lab.work / "shim.log"
+        self.directory = lab.work / "run"
+        self.n_calls = {}
+        subprocess.run(["cc", "-shared", "-fPIC", "-O1", "-o", self.library,
+                        SOURCE / "tests/faults/shim.c", "-ldl"], check=True)
+
+    def environment(self, rank, kind, at):
+        return dict(LD_PRELOAD=str(self.library), SHIM_DIR=str(self.directory),
+                    SHIM_LOG=str(self.log), SHIM_CLASS=kind, SHIM_KIND="kill", SHIM_RANK=str(rank),
+                    SHIM_AT=str(at), ASAN_OPTIONS="detect_leaks=0:verify_asan_link_order=0")
+
+    def lines(self, word):
+        found = self.log.read_text().splitlines() if self.log.exists() else []
+        return [line.split() for line in found if line.startswith(word)]
+
+    def count(self, lab, layout, rank, kind):
+        """Calls of a whole run."""
+        if (layout, rank, kind) not in self.n_calls:
+            lab.clear()
+            self.log.unlink(missing_ok=True)
+            lab.finish(layout, env=self.environment(rank, kind, 0))
+            lab.clear()
+            self.n_calls[layout, rank, kind] = int(self.lines("count")[0][2])
+        return self.n_calls[layout, rank, kind]
+
+
+def kill_at_calls(lab, layout, shim, kinds, kills, tally):
+    """As at random moments, but where it hurts: mostly rank 0, which commits."""
+    lab.reference(layout)
+    places = [(0, kind) for kind in kinds] + [(1, "write")]
+    n_calls = {place: shim.count(lab, layout, *place) for place in places}
+    hit_here = 0
+    while hit_here < kills:
+        rank, kind = place = lab.random.choice([p for p in places if n_calls[p]])
+        committed = lab.committed()
+        shim.log.unlink(missing_ok=True)
+        life = lab.begin(layout, "--resume=auto", env=shim.environment(
+            rank, kind, lab.random.randint(1, n_calls[place])))
+        came = wait_until(HANGS_S, lambda: shim.lines("hit") or life.is_over())
+        expect(came, f"neither comes to the call nor ends\n{life.said()}")
+        if not shim.lines("hit"):  # a life with fewer calls has come to the end
+            expect(life.wait() == 0, f"exit status {life.process.returncode}\n{life.said()}")
+            lab.check_same(layout)
+            lab.clear()
+            continue
+        seconds = life.wait_gone()
+        hit_here += 1
+        _, _, _, function, path = shim.lines("hit")[0]
+        tally.add(seconds, f"{function} of {kind_of(path)}")
+        check_named(lab, layout, life, rank)
+        lab.check_goes_on(committed)
+        lab.check_whole()
+    lab.finish(layout, "--resume=auto")
+    lab.check_same(layout)
+
+
+def kind_of(path):
+    for word in ("adapter.safetensors", "optimizer.safetensors", "state.json", "metrics.jsonl",
+                 "cohort.json", "job.cfg", "generations", "lives"):
+        if word in path:
+            return word
+    return "checkpoints" if "checkpoints" in path else "the rest"
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--full", action="store_true")
-    parser.add_argument("--only", choices=["rank", "all", "mpirun"])
+    parser.add_argument("--only", choices=list(KILLS))
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("trimtab", nargs="?", default=SOURCE / "build/release/trimtab")
     asked = parser.parse_args()
@@ -129,23 +199,29 @@ def main():
         several = [name for name in LAYOUTS if name != "1x1"]
         plan = [(what, name, n) for what, n in KILLS.items() for name in several]
     else:
-        plan = [("rank", "2x1", 2), ("rank", "1x2", 2), ("mpirun", "1x2", 1), ("rank", "cohort 2x1", 1)]
+        plan = [("rank", "2x1", 2), ("rank", "1x2", 2), ("mpirun", "1x2", 1), ("call", "2x1", 4)]
     with Lab(asked.trimtab, asked.seed) as lab:
-        for what in [asked.only] if asked.only else ("rank", "all", "mpirun"):
+        shim = Shim(lab)
+        for what in [asked.only] if asked.only else KILLS:
             tally, layouts = Tally(), [(l, n) for w, l, n in plan if w == what]
             fault = {"rank": "kill -9 of a random rank at a random moment",
                      "all": "kill -9 of all ranks at a random moment",
-                     "mpirun": "kill -9 of mpirun at a random moment"}[what]
+                     "mpirun": "kill -9 of mpirun at a random moment",
+                     "call": "kill -9 of a rank at a random call that changes its run directory"}[what]
             try:
                 for layout, kills in layouts:
-                    kill_at_random(lab, layout, what, kills, tally)
+                    if what == "call":
+                        kinds = ("name", "sync", "open", "write") if asked.full else ("name", "write")
+                        kill_at_calls(lab, layout, shim, kinds, kills, tally)
+                    else:
+                        kill_at_random(lab, layout, what, kills, tally)
             except Failure as why:
                 table.fail(fault, f"{layout}, kill {tally.kills}: {why}")
                 continue
             if tally.kills:
                 table.row(f"{fault} ({', '.join(l for l, _ in layouts)})", tally.kills,
                           f"every other process gone ({tally.told()})"
-                          + ("; the dead rank named each time" if what == "rank" else "")
+                          + ("; the dead rank named each time" if what in ("rank", "call") else "")
                           + "; every checkpoint whole; `--resume=auto` ends with the same bits")
     return 1 if table.failed else 0
 

@@ -15,13 +15,16 @@
  * calls at the end, are appended to SHIM_LOG: "hit RANK CLASS FUNCTION PATH", "count RANK N".
  *
  * SHIM_CLOCK=SECONDS makes the clocks that tell the time of day jump by that much back or forth
- * every few calls. */
+ * every few calls.
+ *
+ * Kind "kill" ends the process with SIGKILL just before the call. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -140,6 +143,7 @@ static bool counts(int class, const char *function, const char *path) {
     shim.hit = shim.hit || hit;
     pthread_mutex_unlock(&lock);
     if (first) say("hit %s %d %s %s\n", shim.rank, class, function, path);
+    if (first && strcmp(shim.kind, "kill") == 0) kill(getpid(), SIGKILL);
     return hit;
 }
 
