@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """The page of a sweep in a real browser: test_sweep_report.py TRIMTAB SCREENSHOTS_DIR [--full]
 
 What is asked of it: no error, no message, no request; the numbers are report.json's, which are recomputed here
