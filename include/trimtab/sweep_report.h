@@ -120,9 +120,9 @@ tt_status tt_sweep_report_write(const tt_sweep_report *report, const char *dir,
 /* The parts. base: the sweep's directory as seen from where they will lie (links). */
 void tt_sweep_report_print(const tt_sweep_report *report, FILE *stream); /* Markdown */
 void tt_sweep_report_print_csv(const tt_sweep_report *report, const char *base, FILE *stream);
-/* most_runs: of the runs; 0: all. */
-void tt_sweep_report_print_json(const tt_sweep_report *report, const char *base, int most_runs,
-                                FILE *stream);
+/* most_runs: of the runs; 0: all. Errors: ERR_MEMORY. */
+tt_status tt_sweep_report_print_json(const tt_sweep_report *report, const char *base, int most_runs,
+                                     FILE *stream, tt_error *err) TT_MUST_CHECK;
 tt_status tt_sweep_report_page(const tt_sweep_report *report, const char *base, char **html,
                                size_t *n_bytes, tt_error *err) TT_MUST_CHECK;
 

@@ -110,10 +110,15 @@ static json_t *spread_of(const tt_spread *spread) {
     return json;
 }
 
-static json_t *settings_of(const tt_sweep_report *report) {
+/* Those of runs that are left out are null. */
+static json_t *settings_of(const tt_sweep_report *report, const bool *is_put) {
     json_t *json = json_array();
     for (int s = 0; s < report->n_settings; s++) {
         const tt_sweep_setting *setting = &report->settings[s];
+        if (!is_put[s]) {
+            json_array_append_new(json, json_null());
+            continue;
+        }
         json_t *row = json_object(), *values = json_object();
         for (int a = 0; a < report->sweep->n_axes; a++) {
             const char *value = report->sweep->runs[setting->first_run].values[a];
@@ -248,25 +253,52 @@ static json_t *run_of(const tt_sweep_report *report, int i, const char *base, bo
     return json;
 }
 
-/* Chosen runs first, then the others, in the plan's order. */
-static void put_runs(const tt_sweep_report *report, const char *base, int most, FILE *stream) {
-    int n = report->sweep->n_runs, n_put = 0;
+/* What is told: chosen runs first, then the others, in the plan's order. */
+typedef struct selection {
+    int *runs, n; /* [n] */
+    bool *settings;
+} selection;
+
+static void free_selection(selection *selected) {
+    free(selected->runs);
+    free(selected->settings);
+}
+
+static bool select_runs(const tt_sweep_report *report, int most, selection *out) {
+    int n = report->sweep->n_runs;
+    *out = (selection){malloc((size_t)n * sizeof(int)), 0,
+                       calloc((size_t)report->n_settings, sizeof(bool))};
+    if (!out->runs || !out->settings) return false;
+    for (int pass = 0; pass < 2; pass++)
+        for (int i = 0; i < n && (most == 0 || out->n < most); i++) {
+            if (report->runs[i].is_chosen != (pass == 0)) continue;
+            out->runs[out->n++] = i;
+            out->settings[report->runs[i].setting] = true;
+        }
+    return true;
+}
+
+static void put_runs(const tt_sweep_report *report, const char *base, const selection *selected,
+                     FILE *stream) {
     int n_curves = TT_SWEEP_REPORT_POINTS / report->n_points;
     fputs("\"runs\":[", stream);
-    for (int pass = 0; pass < 2; pass++)
-        for (int i = 0; i < n && (most == 0 || n_put < most); i++) {
-            if (report->runs[i].is_chosen != (pass == 0)) continue;
-            json_t *json = run_of(report, i, base, n_put < n_curves);
-            fputs(n_put++ ? ",\n" : "\n", stream);
-            json_dumpf(json, stream, JSON_COMPACT | JSON_REAL_PRECISION(12));
-            json_decref(json);
-        }
+    for (int k = 0; k < selected->n; k++) {
+        json_t *json = run_of(report, selected->runs[k], base, k < n_curves);
+        fputs(k ? ",\n" : "\n", stream);
+        json_dumpf(json, stream, JSON_COMPACT | JSON_REAL_PRECISION(12));
+        json_decref(json);
+    }
     fputs("]\n", stream);
 }
 
-void tt_sweep_report_print_json(const tt_sweep_report *report, const char *base, int most_runs,
-                                FILE *stream) {
+tt_status tt_sweep_report_print_json(const tt_sweep_report *report, const char *base, int most_runs,
+                                     FILE *stream, tt_error *err) {
     char rule[512];
+    selection selected;
+    if (!select_runs(report, most_runs, &selected)) {
+        free_selection(&selected);
+        return tt_fail(err, TT_ERR_MEMORY, "no memory for %d runs", report->sweep->n_runs);
+    }
     fputs("{\"format\":1,\n", stream);
     put("trimtab", json_string(tt_provenance_version()), ",\n", stream);
     put("made", text_of(report->made), ",\n", stream);
@@ -278,7 +310,9 @@ void tt_sweep_report_print_json(const tt_sweep_report *report, const char *base,
     put("rule", text_of(tt_sweep_report_rule(report, rule, sizeof rule)), ",\n", stream);
     put("problems", problems_of(report), ",\n", stream);
     put("cells", cells_of(report), ",\n", stream);
-    put("settings", settings_of(report), ",\n", stream);
-    put_runs(report, base, most_runs, stream);
+    put("settings", settings_of(report, selected.settings), ",\n", stream);
+    put_runs(report, base, &selected, stream);
     fputs("}\n", stream);
+    free_selection(&selected);
+    return TT_OK;
 }

@@ -309,11 +309,13 @@ static tt_status put_data(const writer *w, tt_error *err) {
     size_t n = 0;
     FILE *stream = open_memstream(&json, &n);
     if (!stream) return tt_fail(err, TT_ERR_MEMORY, "no memory for a page");
-    tt_sweep_report_print_json(w->report, w->base, TT_SWEEP_REPORT_PAGE_RUNS, stream);
-    bool good = fclose(stream) == 0;
-    if (good) tt_page_data(w->page, "sweep-data", json, n);
+    tt_status status =
+        tt_sweep_report_print_json(w->report, w->base, TT_SWEEP_REPORT_PAGE_RUNS, stream, err);
+    if (fclose(stream) != 0 && status == TT_OK)
+        status = tt_fail(err, TT_ERR_MEMORY, "no memory for a page");
+    if (status == TT_OK) tt_page_data(w->page, "sweep-data", json, n);
     free(json);
-    return good ? TT_OK : tt_fail(err, TT_ERR_MEMORY, "no memory for a page");
+    return status;
 }
 
 static tt_status put_all(const writer *w, tt_error *err) {

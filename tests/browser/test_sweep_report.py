@@ -200,6 +200,9 @@ def heat(page, report):
                 values = [r["held_out_loss"] for r in report.runs if r["result"] and
                           report.label("method", r) == name and report.setting(r, "train.lr") == lr]
                 same(text.split()[0], "%.4f" % join(values) if values else "…", "%s at %s" % (name, lr))
+    choose(page, "heat", "down", "method.rank")
+    same([row[0] for row in table(page, "#heat-place tbody")], ["4", "8", "not set"], "ranks, and full tuning")
+    choose(page, "heat", "down", "method")
     choose(page, "heat", "task", "sort")
     page.run("document.querySelector('#heat-place td button').click()")
     name, lr = report.json["labels"]["method"][0], head[1]
@@ -400,8 +403,30 @@ def others(browser, trimtab, where, shots):
         links(page, report)
         is_quiet(page, report)
         page.close()
+    halved(browser, trimtab, where)
     assert "lora 4" in report.json["labels"]["method"] and report.json["axes"][1]["role"] == "setting"
     print("ok others")
+
+
+def halved(browser, trimtab, where):
+    """The same runs, as if they had been halved from step 6 on."""
+    path = pathlib.Path(where) / "sweep.json"
+    path.write_text(json.dumps(dict(json.loads(path.read_text()), halving={"eta": 2, "first": 6})))
+    subprocess.run([trimtab, "sweep", "report", where], check=True, stdout=subprocess.DEVNULL)
+    report = Report(where)
+    page = browser.open(report.url)
+    sections(page, report)
+    rows = [[float(c.replace("–", "nan")) for c in row] for row in table(page, "#rungs-place tbody")]
+    same([row[0] for row in rows], [6, 12, 24], "rungs")
+    for step, reached, ended, best, _ in rows:
+        there = [r for r in report.runs if r["step"] >= step]
+        same(reached, len(there), "reached")
+        same(ended, sum(r["state"] == "ended early" and r["step"] < 2 * step for r in there), "ended")
+        losses = [r["eval"]["loss"][r["eval"]["step"].index(step)] for r in there if step in r["eval"]["step"]]
+        near(best, min(losses), "best", 1e-3)
+    same(sum(r["result"] for r in report.runs), report.json["counts"]["finished"], "only finished runs have results")
+    is_quiet(page, report)
+    page.close()
 
 
 def large(browser, trimtab, where, shots):

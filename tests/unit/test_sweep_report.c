@@ -192,7 +192,8 @@ static char *printed(const tt_sweep_report *report, int what) {
     assert_non_null(stream);
     if (what == 0) tt_sweep_report_print(report, stream);
     if (what == 1) tt_sweep_report_print_csv(report, "..", stream);
-    if (what == 2) tt_sweep_report_print_json(report, "..", 0, stream);
+    if (what >= 2)
+        assert_int_equal(tt_sweep_report_print_json(report, "..", what - 2, stream, NULL), TT_OK);
     fclose(stream);
     return text;
 }
@@ -248,6 +249,16 @@ static void json(void **state) {
     assert_int_equal(json_integer_value(json_array_get(steps, 1)), 4);
     assert_int_equal(
         json_integer_value(json_object_get(json_object_get(all, "counts"), "diverged")), 2);
+    json_decref(all);
+    free(text);
+    text = printed(report, 2 + 3); /* three runs: the two of full's best, and one of lora's */
+    all = json_loads(text, 0, NULL);
+    assert_int_equal(json_array_size(json_object_get(all, "runs")), 3);
+    const json_t *settings = json_object_get(all, "settings");
+    assert_int_equal(json_array_size(settings), report->n_settings);
+    for (int s = 0; s < report->n_settings; s++)
+        assert_int_equal(json_is_null(json_array_get(settings, (size_t)s)),
+                         s != report->runs[0].setting && s != report->runs[4].setting);
     json_decref(all);
     free(text);
     tt_sweep_report_destroy(report);
@@ -323,6 +334,17 @@ static void written_where_it_is_wanted(void **state) {
         snprintf(path, sizeof path, "%s/report/%s", dir, names[k]);
         assert_true(tt_file_exists(path));
     }
+    /* a link in the sweep is not followed, one that was asked for is */
+    char link[128], elsewhere[128];
+    snprintf(elsewhere, sizeof elsewhere, "%s/elsewhere", dir);
+    snprintf(link, sizeof link, "%s/report", dir);
+    assert_int_equal(tt_file_make_dirs(elsewhere, NULL), TT_OK);
+    assert_int_equal(tt_file_remove_tree(link, NULL), TT_OK);
+    assert_int_equal(symlink("elsewhere", link), 0);
+    assert_int_equal(tt_sweep_report_write(report, NULL, NULL), TT_ERR_IO);
+    assert_int_equal(tt_sweep_report_write(report, link, NULL), TT_OK);
+    snprintf(path, sizeof path, "%s/runs.csv", elsewhere);
+    assert_true(tt_file_exists(path));
     tt_sweep_report_destroy(report);
 }
 

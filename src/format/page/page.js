@@ -69,6 +69,13 @@ var Page = (function () {
     return String(n).replace(/\B(?=(\d{3})+(?!\d))/g, "\u202f");
   }
 
+  /* Hours as a person says them. */
+  function duration(hours) {
+    if (!isNumber(hours)) return "–";
+    if (hours >= 1) return number(hours, 3) + " h";
+    return hours * 60 >= 1 ? number(hours * 60, 2) + " min" : number(hours * 3600, 2) + " s";
+  }
+
   /* Numbers by size, and before words. */
   function compare(a, b) {
     var x = a === "" ? NaN : Number(a), y = b === "" ? NaN : Number(b);
@@ -123,7 +130,7 @@ var Page = (function () {
   }
 
   return { el: el, svg: svg, clear: clear, data: data, place: place, href: href, link: link,
-           isNumber: isNumber, number: number, fixed: fixed, count: count, compare: compare,
+           isNumber: isNumber, number: number, duration: duration, fixed: fixed, count: count, compare: compare,
            menu: menu, tick: tick, slider: slider, button: button, colour: colour, dash: dash,
            heat: heat, mean: mean, deviation: deviation };
 })();

@@ -129,7 +129,7 @@ var Sweep = (function () {
         return Page.isNumber(run.exact_match) ? Page.fixed(100 * run.exact_match, 1) : "–";
       } }),
       column("percent", "% of model", plain("percent"), { number: true, cell: rounded("percent") }),
-      column("hours", "hours", plain("hours"), { number: true, cell: function (run) { return Page.number(run.hours, 3); } }),
+      column("hours", "time", plain("hours"), { number: true, cell: function (run) { return Page.duration(run.hours); } }),
       column("host", "host", plain("host"), { shown: false }),
       column("chosen", "best", function (run) { return run.chosen ? "best" : ""; }),
       column("why", "why", plain("why"), { shown: false }));
@@ -226,17 +226,20 @@ var Sweep = (function () {
   /* Values as columns: as they are, or in eight bins where a random search has many. */
   function binned(dim, runs) {
     var there = new Set(runs.map(dim.of));
-    var values = dim.values.filter(function (v) { return v !== "" && there.has(v); });
-    var numbers = values.map(Number);
+    var values = dim.values.filter(function (v) { return there.has(v); });
+    var set = values.filter(function (v) { return v !== ""; });
+    var numbers = set.map(Number);
     if (values.length <= 16 || numbers.some(isNaN))
-      return { names: values.slice(0, 200), of: function (run) { return values.indexOf(dim.of(run)); } };
+      return { names: values.slice(0, 200).map(function (v) { return v === "" ? "not set" : v; }),
+               of: function (run) { return values.indexOf(dim.of(run)); } };
     var low = numbers[0], high = numbers[numbers.length - 1], log = low > 0 && high / low > 20;
     var f = log ? Math.log : function (v) { return v; }, back = log ? Math.exp : f, n = 8, names = [];
     function edge(k) { return back(f(low) + (f(high) - f(low)) * k / n); }
     for (var k = 0; k < n; k++) names.push(Page.number(edge(k), 3) + " to " + Page.number(edge(k + 1), 3));
+    if (set.length < values.length) names.push("not set");
     return { names: names, of: function (run) {
       var v = dim.of(run);
-      if (v === "") return -1;
+      if (v === "") return n;
       return Math.min(n - 1, Math.floor((f(Number(v)) - f(low)) / (f(high) - f(low)) * n));
     } };
   }
@@ -308,9 +311,9 @@ var Sweep = (function () {
     /* Large points: the best setting of every cell. */
     function cells(metric) {
       return D.cells.filter(function (c) { return c.best >= 0; }).map(function (c) {
-        var spread = D.settings[c.best][state.metric];
         var runs = D.runs.filter(function (r) { return r.setting === c.best; });
-        if (!spread.n || !runs.length || hidden.has(c.method) || !passes(runs[0], chosen)) return null;
+        var spread = runs.length ? D.settings[c.best][state.metric] : { n: 0 };
+        if (!spread.n || hidden.has(c.method) || !passes(runs[0], chosen)) return null;
         var name = D.labels.method[c.method];
         return { x: xOf(runs[0]), y: metric.scale * spread.mean, sd: metric.scale * (spread.sd || 0),
                  colour: Page.colour(c.method), large: true, name: name,

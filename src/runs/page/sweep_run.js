@@ -73,8 +73,8 @@
       pair("exact match", exact), pair("examples", run.n_examples || null),
       pair("parameters", run.parameters ? Page.count(run.active_parameters) + (run.active_parameters < run.parameters ? " of " + Page.count(run.parameters) + " trained" : "") : null),
       pair("of the model", Page.isNumber(run.percent) ? Page.number(run.percent, 3) + " %" : null),
-      pair("hours", Page.isNumber(run.hours) ? Page.number(run.hours, 3) : null),
-      pair("hours predicted", Page.isNumber(run.predicted_hours) ? Page.number(run.predicted_hours, 3) : null),
+      pair("time", Page.isNumber(run.hours) ? Page.duration(run.hours) : null),
+      pair("time predicted", Page.isNumber(run.predicted_hours) ? Page.duration(run.predicted_hours) : null),
       pair("host", run.host), pair("group", run.group),
       pair("shown in the table", run.chosen ? el("a", { href: "#best-" + run.cell }, "yes: its setting is the best") : null),
       pair("files", files(run)));
