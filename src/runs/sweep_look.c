@@ -141,7 +141,10 @@ static tt_status read_roster(tt_sweep *sweep, int g, tt_error *err) {
         group->is_cohort = false;
         return TT_OK;
     }
-    TT_TRY(status);
+    if (status != TT_OK) { /* to be told again */
+        group->roster = (tt_sweep_seen){0};
+        return status;
+    }
     const json_t *members = json_object_get(all, "members");
     if (!json_is_array(members))
         status = tt_fail(err, TT_ERR_FORMAT, "%s: found no list of members", path);

@@ -324,6 +324,31 @@ static void spreads(void **state) {
     assert_float_equal(tt_spread_sd(&spread), sqrt(13), 1e-12);
 }
 
+/* A group whose files are damaged is told of, and hinders no other. */
+static void damage_is_told(void **state) {
+    (void)state;
+    tt_sweep_report *report;
+    tt_sweep_report_options options = {.made = "today"};
+    write_sweep("held_out_loss");
+    write_file("groups/g0000/r00001/metrics.jsonl",
+               "\x01\xff not JSON\n[1,2]\n{\"kind\":7}\n{\"kin");
+    assert_int_equal(tt_sweep_report_create(dir, &options, &report, NULL), TT_OK);
+    assert_false(report->runs[1].has_result);
+    assert_true(report->runs[0].has_result);
+    assert_int_equal(cell_of(report, 0)->n_results, 1);
+    char *text = printed(report, 0);
+    has(text, "| full | 1000 | 100 | 90.0 [1 of 2] | - |\n");
+    free(text);
+    tt_sweep_report_destroy(report);
+    write_file("groups/g0000/cohort.json", "{\"members\":[");
+    assert_int_equal(tt_sweep_report_create(dir, &options, &report, NULL), TT_OK);
+    for (int i = 0; i < N; i++) has(report->runs[i].why, "groups/g0000/cohort.json");
+    text = printed(report, 2);
+    has(text, "cohort.json");
+    free(text);
+    tt_sweep_report_destroy(report);
+}
+
 static void written_where_it_is_wanted(void **state) {
     (void)state;
     char path[128];
@@ -370,6 +395,7 @@ int main(void) {
         cmocka_unit_test(axes_can_be_said),
         cmocka_unit_test(curves_keep_ends_and_peaks),
         cmocka_unit_test(spreads),
+        cmocka_unit_test(damage_is_told),
         cmocka_unit_test(written_where_it_is_wanted),
     };
     return cmocka_run_group_tests(tests, make_dir, remove_dir);
