@@ -6,8 +6,8 @@
  * file are reported at once, one a line: "file:line: key: found, allowed".
  *
  * Paths (model.path, task.file, task.train, task.eval, run.dir) are taken relative to the current
- * directory; @include relative to the including file. Those that begin with configs/ or jobs/ and are not
- * there are looked for among the files that come with trimtab (share.h). */
+ * directory; @include relative to the including file. Those that begin with configs/ or jobs/ and
+ * are not there are looked for among the files that come with trimtab (share.h). */
 #ifndef TRIMTAB_JOB_H
 #define TRIMTAB_JOB_H
 
@@ -163,6 +163,7 @@ typedef enum tt_schedule_kind { TT_LR_LINEAR, TT_LR_COSINE, TT_LR_CONSTANT } tt_
 typedef enum tt_wire_form { TT_WIRE_FP32, TT_WIRE_BF16 } tt_wire_form;
 typedef enum tt_special { TT_SPECIAL_KEEP, TT_SPECIAL_REFUSE } tt_special;
 typedef enum tt_bad_record { TT_BAD_STOP, TT_BAD_SKIP } tt_bad_record;
+typedef enum tt_halving_metric { TT_HALVING_HELD_OUT, TT_HALVING_TRAIN } tt_halving_metric;
 typedef enum tt_guard { TT_GUARD_NO, TT_GUARD_LOAD } tt_guard;
 typedef enum tt_resume {
     TT_RESUME_NO,
@@ -252,6 +253,13 @@ typedef struct tt_job {
         int64_t weights_every;  /* steps in which all of them are summed again; 0: never */
         int64_t replicas_every; /* steps between comparisons of replicas; 0: at checkpoints only */
     } guard;
+    struct {
+        int64_t first;            /* step of the first rung (rungs.h); 0: none */
+        double eta;               /* of the runs at a rung one in eta goes on; steps between rungs
+                                     grow by as much */
+        tt_halving_metric metric; /* what runs are compared by */
+        char dir[TT_PATH_BYTES];  /* where those that compete write it down */
+    } halving;
 } tt_job;
 
 /* Reads path, then applies n_sets overrides "group.key=value" (libconfig scalar syntax; bare words

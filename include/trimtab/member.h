@@ -26,6 +26,7 @@
 #include "trimtab/reduce.h"
 #include "trimtab/report.h"
 #include "trimtab/rundir.h"
+#include "trimtab/rungs.h"
 #include "trimtab/status.h"
 
 typedef struct tt_train_result {
@@ -38,6 +39,7 @@ typedef struct tt_train_result {
     int64_t n_tokens;               /* trained on in this life, all replicas */
     int64_t peak_bytes;             /* largest resident size of any rank */
     size_t predicted_bytes;         /* what the plan said of the largest stage */
+    char why[TT_RUNG_WHY_BYTES];    /* what ended it early, "" when its own losses did */
     char checkpoint[TT_PATH_BYTES]; /* newest, "" when none was written */
 } tt_train_result;
 
@@ -69,8 +71,8 @@ tt_status tt_member_own(tt_member *member, const tt_rundir *rundir, tt_error *er
  * that is known. Errors: INTERRUPTED (a stop was signalled), those of eval and report. */
 tt_status tt_member_begin(tt_member *member, tt_frozen *frozen, tt_error *err) TT_MUST_CHECK;
 
-/* All steps done, or the job's stopping rule met (train.stop_loss, train.patience)? Depends on what
- * checkpoints keep alone. */
+/* All steps done, or the job's stopping rule met (train.stop_loss, train.patience, halving)?
+ * Depends on what checkpoints and rungs keep alone. */
 bool tt_member_is_done(const tt_member *member);
 
 /* Begins a step: gradients are zero; this replica's micro-batches, valid until the next step.

@@ -124,6 +124,9 @@ void tt_sweep_group_name(int group, char out[TT_SWEEP_NAME_BYTES]);
 /* Runs of group g, in the manifest's order: *n of them (borrowed). */
 const int *tt_sweep_group_runs(const tt_sweep *sweep, int g, int *n);
 
+/* What the runs of group g have in common with those they compete with: a plain name. */
+const char *tt_sweep_class(const tt_sweep *sweep, int g);
+
 /* Is group g one ordinary run, whose job is no cohort? */
 bool tt_sweep_is_alone(const tt_sweep *sweep, int g);
 

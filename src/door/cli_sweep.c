@@ -60,8 +60,10 @@ static const cli_command subs[] = {
      .arguments = "SWEEP_DIR",
      .words = "DIR",
      .description =
-         "Writes what a sweep has found so far: table.md, the paper's table (methods and tasks, mean\n"
-         "and deviation over seeds, the best setting of all other axes); runs.csv and report.json,\n"
+         "Writes what a sweep has found so far: table.md, the paper's table (methods and tasks, "
+         "mean\n"
+         "and deviation over seeds, the best setting of all other axes); runs.csv and "
+         "report.json,\n"
          "every run; report.html, all of it with curves, maps and links, one file that needs no\n"
          "network. Works at any time, also while runs train (docs/sweep-report.md).\n",
      .options = cli_sweep_report_options,

@@ -67,27 +67,31 @@ static tt_status find_next(const runner *r, tt_sweep_next *next, bool *stop, tt_
 
 /* The group's job, with what depends on where the directory is now. */
 static tt_status train_group(const runner *r, int g, tt_error *err) {
-    char group[TT_SWEEP_NAME_BYTES], job[TT_PATH_BYTES], run_dir[TT_PATH_BYTES];
+    char group[TT_SWEEP_NAME_BYTES], job[TT_PATH_BYTES], run_dir[TT_PATH_BYTES],
+        rungs[TT_PATH_BYTES];
     struct {
         bool alone;
-        char dir[TT_PATH_BYTES];
+        char dir[TT_PATH_BYTES], competes[TT_NAME_BYTES];
     } facts = {0};
     if (r->c->world->rank == 0) {
         int n;
         const int *runs = tt_sweep_group_runs(r->sweep, g, &n);
         snprintf(facts.dir, sizeof facts.dir, "%s", r->sweep->runs[runs[0]].dir);
         facts.alone = tt_sweep_is_alone(r->sweep, g);
+        snprintf(facts.competes, sizeof facts.competes, "%s", tt_sweep_class(r->sweep, g));
     }
     tt_world_bcast(r->c->world, &facts, sizeof facts);
     tt_sweep_group_name(g, group);
     if (!facts.alone) snprintf(facts.dir, sizeof facts.dir, "groups/%s", group);
     int n_job = snprintf(job, sizeof job, "%s/groups/%s.cfg", r->dir, group);
     int n_dir = snprintf(run_dir, sizeof run_dir, "run.dir=%s/%s", r->dir, facts.dir);
-    if (n_job >= (int)sizeof job || n_dir >= (int)sizeof run_dir)
+    int n_rungs = snprintf(rungs, sizeof rungs, "halving.dir=%s/rungs/%s", r->dir, facts.competes);
+    if (n_rungs >= (int)sizeof rungs || n_job >= (int)sizeof job || n_dir >= (int)sizeof run_dir)
         return tt_fail(err, TT_ERR_CONFIG, "%s: path too long", r->dir);
-    cli_given given = {.n_words = 1, .words = {job}, .n_options = 2};
+    cli_given given = {.n_words = 1, .words = {job}, .n_options = 3};
     given.options[0].name = "set", given.options[0].value = run_dir;
     given.options[1].name = "resume", given.options[1].value = "auto";
+    given.options[2].name = "set", given.options[2].value = rungs;
     if (r->quiet) given.options[given.n_options++].name = "quiet";
     return cli_train_given(r->c, &given, err);
 }

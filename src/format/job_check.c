@@ -174,6 +174,27 @@ static void check_parallel(const tt_job *job, const tt_job_places *places, tt_pr
                    job->train.batch_size);
 }
 
+static void check_halving(const tt_job *job, bool with_task, const tt_job_places *places,
+                          tt_problems *problems) {
+    if (job->halving.first == 0) return;
+    const char *place = tt_job_place(places, "halving", "first");
+    bool evaluates = job->eval.every > 0 && (!with_task || job->task.eval[0]);
+    if (job->halving.metric == TT_HALVING_HELD_OUT && !evaluates)
+        tt_problem(
+            problems,
+            "%s: halving.first: found %lld without evaluations, allowed: 0, or task.eval and "
+            "eval.every above 0, or halving.metric = \"train_loss\"",
+            place, (long long)job->halving.first);
+    else if (job->halving.metric == TT_HALVING_HELD_OUT &&
+             job->halving.first % job->eval.every != 0)
+        tt_problem(problems,
+                   "%s: halving.first: found %lld, allowed: multiples of eval.every, %lld", place,
+                   (long long)job->halving.first, (long long)job->eval.every);
+    if (!job->halving.dir[0])
+        tt_problem(problems, "%s: halving.dir: found nothing, allowed: a directory",
+                   tt_job_place(places, "halving", "dir"));
+}
+
 void tt_job_check(const tt_job *job, bool with_task, const tt_job_places *places,
                   tt_problems *problems) {
     check_texts(job, with_task, places, problems);
@@ -186,6 +207,7 @@ void tt_job_check(const tt_job *job, bool with_task, const tt_job_places *places
                    "%s: train.patience: found %d without evaluations, allowed: 0, or task.eval and "
                    "eval.every above 0",
                    tt_job_place(places, "train", "patience"), job->train.patience);
+    check_halving(job, with_task, places, problems);
     tt_job_check_method(&job->method, places, problems);
 }
 

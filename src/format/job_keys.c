@@ -13,7 +13,7 @@ _Static_assert(sizeof(tt_steer_form) == sizeof(int) && sizeof(tt_activation) == 
                    sizeof(tt_resume) == sizeof(int) && sizeof(tt_special) == sizeof(int) &&
                    sizeof(tt_wire_form) == sizeof(int) && sizeof(tt_memory_policy) == sizeof(int) &&
                    sizeof(tt_saved) == sizeof(int) && sizeof(tt_products) == sizeof(int) &&
-                   sizeof(tt_guard) == sizeof(int),
+                   sizeof(tt_guard) == sizeof(int) && sizeof(tt_halving_metric) == sizeof(int),
                "choices are stored as int");
 
 static const tt_choice forms[] = {
@@ -41,6 +41,8 @@ static const tt_choice schedules[] = {
 static const tt_choice bad_records[] = {{"stop", TT_BAD_STOP}, {"skip", TT_BAD_SKIP}, {NULL, 0}};
 static const tt_choice products[] = {
     {"fp32", TT_PRODUCTS_FP32}, {"bf16", TT_PRODUCTS_BF16}, {"auto", TT_PRODUCTS_AUTO}, {NULL, 0}};
+static const tt_choice halving_metrics[] = {
+    {"held_out_loss", TT_HALVING_HELD_OUT}, {"train_loss", TT_HALVING_TRAIN}, {NULL, 0}};
 static const tt_choice guards[] = {{"no", TT_GUARD_NO}, {"load", TT_GUARD_LOAD}, {NULL, 0}};
 static const tt_choice resumes[] = {{"no", TT_RESUME_NO},
                                     {"latest", TT_RESUME_LATEST},
@@ -299,8 +301,9 @@ const tt_key tt_job_keys[] = {
     {"log", "trace_steps", TT_KEY_LONG, AT(log.trace_steps), .fallback = "50", .min = 1,
      .max = 1 << 20, .help = "Steps that are traced, from the first on that this start makes."},
     {"log", "tensorboard", TT_KEY_BOOL, AT(log.tensorboard), .fallback = "false",
-     .help = "Write losses, accuracies, rates and throughput for TensorBoard too, as event files in "
-             "the run directory (tensorboard --logdir RUN_DIR)."},
+     .help =
+         "Write losses, accuracies, rates and throughput for TensorBoard too, as event files in "
+         "the run directory (tensorboard --logdir RUN_DIR)."},
     {"guard", "stall", INT(0, 1 << 30), AT(guard.stall), .fallback = "1800",
      .help = "Seconds after which a run in which nothing moves any more is given up, naming the "
              "rank that stopped; longer than any pause of disks and network. 0: never."},
@@ -313,6 +316,16 @@ const tt_key tt_job_keys[] = {
              "Above 0, weights are also checked as guard.weights = \"load\" says."},
     {"guard", "replicas_every", TT_KEY_LONG, AT(guard.replicas_every), .fallback = "0", COUNT,
      .help = "Steps between comparisons of what replicas train; 0: at checkpoints only."},
+    {"halving", "first", TT_KEY_LONG, AT(halving.first), .fallback = "0", COUNT,
+     .help = "Successive halving: step of the first rung, at which a run ends unless it is among "
+             "the best 1/eta of those that have come there so far; 0: none."},
+    {"halving", "eta", TT_KEY_DOUBLE, AT(halving.eta), .fallback = "3", .min = 1, .max = 1e6,
+     .above_min = true, .help = "Rungs are at first * eta^k steps, k = 0, 1, 2, ..."},
+    {"halving", "metric", CHOICE(halving_metrics), AT(halving.metric), .fallback = "held_out_loss",
+     .help = "What runs are compared by: the held-out loss (rungs are then at multiples of "
+             "eval.every) or that of the training step."},
+    {"halving", "dir", TT_KEY_TEXT, AT(halving.dir), .fallback = "",
+     .help = "Where runs that compete record it; a sweep sets it (docs/sweeps.md)."},
 };
 
 const int tt_job_n_keys = sizeof tt_job_keys / sizeof tt_job_keys[0];

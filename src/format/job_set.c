@@ -213,6 +213,7 @@ void tt_job_unknown(const char *group, const char *name, const char *where, tt_p
     else
         tt_problem(problems,
                    "%s: %.63s: found an unknown group, allowed: run, model, task, method, lora, "
-                   "spectral, full, joint, train, parallel, memory, checkpoint, eval, log, cohort",
+                   "spectral, full, joint, train, parallel, memory, checkpoint, eval, halving, "
+                   "log, cohort",
                    where, group);
 }

@@ -79,7 +79,15 @@ static void report(const tt_trials *t, int i, tt_problems *found, told_lines *to
         if (is_new(told, line)) tt_problem(problems, "%s (run %s: %s)", line, name, values);
 }
 
-/* Two hashes of the job: of all keys but run's, and of those that a cohort has once. */
+/* How a run is guarded, told and kept is not what it computes. */
+static bool is_learned_by(const tt_key *key) {
+    static const char *const others[] = {"guard", "log", "checkpoint", "memory"};
+    for (int i = 0; i < 4; i++)
+        if (strcmp(key->group, others[i]) == 0) return false;
+    return true;
+}
+
+/* Two hashes of the job: of what tells runs apart, and of the keys that a cohort has once. */
 static void hash_job(const tt_job *job, XXH128_hash_t *whole, XXH64_hash_t *shared) {
     char value[2 * TT_PATH_BYTES + 8];
     *whole = (XXH128_hash_t){0, 0};
@@ -92,6 +100,7 @@ static void hash_job(const tt_job *job, XXH128_hash_t *whole, XXH64_hash_t *shar
         hash = XXH3_64bits_withSeed(key->group, strlen(key->group), hash);
         hash = XXH3_64bits_withSeed(value, strlen(value), hash);
         if (!tt_cohort_is_members(key)) *shared = XXH3_64bits_withSeed(&hash, sizeof hash, *shared);
+        if (!is_learned_by(key)) continue;
         XXH128_hash_t pair[2] = {*whole, {hash, 0}};
         *whole = XXH3_128bits(pair, sizeof pair);
     }
@@ -247,6 +256,7 @@ static tt_status take(const tt_job_source *source, const tt_job *raw, void *cont
     in->raw = *raw;
     in->places = *source->places;
     TT_TRY(tt_space_read(source, t, err));
+    snprintf(in->raw.halving.dir, sizeof in->raw.halving.dir, "rungs"); /* a group's is its own */
     in->base = in->raw;
     tt_job_complete(&in->base, &in->places, in->path);
     if (tt_problems_check(source->problems, NULL) != TT_OK) return TT_OK;

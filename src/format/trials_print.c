@@ -220,8 +220,12 @@ tt_status tt_trials_print_group(tt_trials *t, const int *runs, const char *const
     snprintf(base->run.name, sizeof base->run.name, "%s", alone ? names[0] : group);
     int length = alone ? snprintf(base->run.dir, sizeof base->run.dir, "%s/%s", dir, names[0])
                        : snprintf(base->run.dir, sizeof base->run.dir, "%s", dir);
-    (void)rungs;
+    int n_rungs = 0;
+    if (base->halving.first > 0)
+        n_rungs = snprintf(base->halving.dir, sizeof base->halving.dir, "%s", rungs);
     tt_status status = TT_OK;
+    if (n_rungs < 0 || (size_t)n_rungs >= sizeof base->halving.dir)
+        status = tt_fail(err, TT_ERR_CONFIG, "sweep.dir: %s: path too long", dir);
     if (length < 0 || (size_t)length + TT_NAME_BYTES >= sizeof base->run.dir)
         status = tt_fail(err, TT_ERR_CONFIG, "sweep.dir: %s: path too long", dir);
     if (status == TT_OK) status = print_job(t, runs, names, n, base, out, err);

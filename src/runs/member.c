@@ -182,6 +182,7 @@ static bool has_ended_early(const tt_member *t) {
     const tt_job *job = t->job;
     const tt_checkpoint_state *s = &t->state;
     if (s->step == 0 || s->step >= s->n_steps) return false;
+    if (t->verdict.stop) return true;
     if (job->train.stop_loss > 0 && s->last_loss <= job->train.stop_loss) return true;
     return job->train.patience > 0 && job->eval.every > 0 && s->has_best &&
            s->step / job->eval.every - s->best_step / job->eval.every >= job->train.patience;
@@ -203,5 +204,7 @@ const tt_train_result *tt_member_result(tt_member *t) {
     t->result.last_step = t->state.step;
     t->result.last_loss = t->state.last_loss;
     t->result.ended_early = has_ended_early(t);
+    snprintf(t->result.why, sizeof t->result.why, "%s",
+             t->result.ended_early && t->verdict.stop ? t->verdict.why : "");
     return &t->result;
 }

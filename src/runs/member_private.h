@@ -4,6 +4,7 @@
 
 #include "trimtab/checkpoint.h"
 #include "trimtab/member.h"
+#include "trimtab/rungs.h"
 
 struct tt_member {
     tt_engine *engine;
@@ -21,6 +22,9 @@ struct tt_member {
     float *m, *v;        /* [adapter->n_params] */
     char *resolved_job;
     tt_checkpoint_state state;
+    tt_verdict verdict;  /* of the rung at this step; the same on all ranks */
+    tt_eval_result rung; /* held out, at that rung */
+    bool has_rung;
     int64_t saved_step; /* newest step on disk; -1: none */
     int64_t row_tokens; /* since the last progress row */
     double *row_busy_s; /* [n_ranks] likewise, not waiting for others; NULL: with one rank */

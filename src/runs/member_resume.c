@@ -25,6 +25,7 @@ static void forgive_harmless(tt_job *saved, const tt_job *now) {
     saved->task.max_new_tokens = now->task.max_new_tokens;
     saved->train.stop_loss = now->train.stop_loss; /* when it ends, not what is learned */
     saved->train.patience = now->train.patience;
+    saved->halving = now->halving;
 }
 
 /* "  lr = 0.1;" of a printed job without its indent and semicolon. */
@@ -136,6 +137,17 @@ static tt_status find_and_check(const tt_member *t, bool *found, char path[TT_PA
     return status;
 }
 
+/* What the rung at this step has told the run before, on rank 0 and then everywhere. */
+static tt_status find_verdict(tt_member *t, tt_error *err) {
+    const tt_world *world = t->engine->world;
+    tt_status status = TT_OK;
+    t->verdict = (tt_verdict){0};
+    if (world->rank == 0) status = tt_rungs_look(t->job, t->state.step, &t->verdict, err);
+    status = tt_world_agree(world, status, err);
+    tt_world_bcast(world, &t->verdict, sizeof t->verdict);
+    return status;
+}
+
 tt_status tt_member_resume(tt_member *t, tt_error *err) {
     const tt_world *world = t->engine->world;
     struct {
@@ -153,6 +165,8 @@ tt_status tt_member_resume(tt_member *t, tt_error *err) {
     tt_adapter_refresh(t->adapter, t->engine->weights, t->engine->gemm);
     tt_select_find(world, t->adapter, loaded.n_steps);
     t->state = loaded;
+    t->has_rung = false;
+    TT_TRY(find_verdict(t, err));
     t->saved_step = loaded.step;
     memcpy(t->resumed, chosen.path, sizeof chosen.path);
     memcpy(t->result.checkpoint, chosen.path, sizeof chosen.path);
@@ -172,7 +186,7 @@ static tt_status look(tt_member *t, tt_member_look *out, tt_error *err) {
     tt_status status = check_same_run(t, &state, job, path, err);
     free(job);
     t->state = state;
-    return status;
+    return status == TT_OK ? tt_rungs_look(t->job, t->state.step, &t->verdict, err) : status;
 }
 
 tt_status tt_member_look_at(tt_engine *engine, const tt_job *job, tt_member_look *out,

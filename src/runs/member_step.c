@@ -183,8 +183,24 @@ static void log_step(tt_member *t) {
     if (tt_report_train(t->report, &row, &why) != TT_OK) t->lost_row = why;
 }
 
+/* At a rung the run learns whether it goes on; rank 0 looks. */
+static tt_status meet_rung(tt_member *t, tt_error *err) {
+    const tt_world *world = t->engine->world;
+    bool by_train = t->job->halving.metric == TT_HALVING_TRAIN;
+    if (tt_rungs_at(t->job, t->state.step) < 0 || !(by_train || t->has_rung)) return TT_OK;
+    double loss = by_train ? t->state.last_loss : t->rung.loss;
+    tt_status status = TT_OK;
+    if (world->rank == 0) status = tt_rungs_decide(t->job, t->state.step, loss, &t->verdict, err);
+    TT_TRY(tt_world_agree(world, status, err));
+    tt_world_bcast(world, &t->verdict, sizeof t->verdict);
+    tt_report_note(t->report, "%s: %s", t->verdict.stop ? "ends" : "goes on", t->verdict.why);
+    return TT_OK;
+}
+
 /* Log, evaluation, checkpoint, in this order: a checkpoint then knows whether it is the best. */
 static tt_status after_step(tt_member *t, bool *stop, tt_error *err) {
+    t->verdict = (tt_verdict){0}; /* the last rung is behind it */
+    t->has_rung = false;
     bool is_last = tt_member_is_done(t), is_best = false;
     if (is_last || is_due(t->job->log.every, t->state.step)) log_step(t);
     bool evaluated_later = is_last && t->job->eval.after;
@@ -194,8 +210,12 @@ static tt_status after_step(tt_member *t, bool *stop, tt_error *err) {
         *stop = *stop || status == TT_INTERRUPTED;
         if (status != TT_INTERRUPTED) TT_TRY(status);
         is_best = status == TT_OK && note_best(t, &result);
+        t->rung = result;
+        t->has_rung = status == TT_OK;
         is_last = tt_member_is_done(t);
     }
+    if (!is_last) TT_TRY(meet_rung(t, err));
+    is_last = tt_member_is_done(t);
     if (is_last || *stop || is_best || is_due(t->job->checkpoint.every, t->state.step))
         TT_TRY(save(t, is_best, err));
     return TT_OK;
@@ -332,8 +352,22 @@ tt_status tt_member_begin(tt_member *t, tt_frozen *frozen, tt_error *err) {
     return TT_OK;
 }
 
+/* One that a rung has ended is measured by what it was ended for; answers are not generated. */
+static tt_status evaluate_ended(tt_member *t, tt_error *err) {
+    const char what[] = "adapted model";
+    if (!t->has_rung)
+        TT_TRY(evaluate(t, what, t->adapter, false, &t->result.after, err));
+    else
+        TT_TRY(tt_world_agree(t->engine->world,
+                              tt_report_eval(t->report, t->state.step, what, &t->rung, err), err));
+    if (t->has_rung) t->result.after = t->rung;
+    t->result.has_after = true;
+    return TT_OK;
+}
+
 tt_status tt_member_end(tt_member *t, tt_error *err) {
     if (!t->engine->eval || !t->job->eval.after) return TT_OK;
+    if (t->verdict.stop && t->state.step < t->state.n_steps) return evaluate_ended(t, err);
     TT_TRY(evaluate_fully(t, "adapted model", t->adapter, &t->result.after, err));
     t->result.has_after = true;
     if (t->job->eval.every > 0 && note_best(t, &t->result.after)) TT_TRY(save(t, true, err));

@@ -335,6 +335,12 @@ const int *tt_sweep_group_runs(const tt_sweep *sweep, int g, int *n) {
     return sweep->inside->groups[g].runs;
 }
 
+const char *tt_sweep_class(const tt_sweep *sweep, int g) {
+    int first = sweep->inside->groups[g].runs[0];
+    const char *name = json_string_value(json_object_get(sweep->inside->lines[first], "class"));
+    return name && tt_sweep_is_name(name) ? name : "all";
+}
+
 bool tt_sweep_is_alone(const tt_sweep *sweep, int g) {
     int first = sweep->inside->groups[g].runs[0];
     return json_is_true(json_object_get(sweep->inside->lines[first], "alone"));

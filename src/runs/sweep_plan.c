@@ -180,11 +180,13 @@ static tt_status write_groups(const layout *l, tt_error *err) {
 static json_t *line_of(const layout *l, int i) {
     const entry *e = &l->entries[i];
     const tt_sweep_forecast *f = &l->forecasts[e->trial];
-    char group[TT_SWEEP_NAME_BYTES], dir[TT_SWEEP_DIR_BYTES], id[TT_TRIAL_ID_BYTES];
+    char group[TT_SWEEP_NAME_BYTES], dir[TT_SWEEP_DIR_BYTES], id[TT_TRIAL_ID_BYTES],
+        class_id[TT_TRIAL_ID_BYTES];
     json_t *line = json_object(), *settings = json_object();
     tt_sweep_group_name(e->group, group);
     snprintf(dir, sizeof dir, "groups/%s/%s", group, e->name);
     tt_trials_id(l->trials, e->trial, id);
+    tt_trials_class_id(l->trials, e->trial, class_id);
     for (int a = 0; a < tt_trials_n_axes(l->trials); a++) {
         const char *value = tt_trials_value(l->trials, e->trial, a);
         if (value) json_object_set_new(settings, tt_trials_axis(l->trials, a), json_string(value));
@@ -199,6 +201,7 @@ static json_t *line_of(const layout *l, int i) {
     if (isfinite(f->hours)) json_object_set_new(line, "predicted_hours", json_real(f->hours));
     if (tt_trials_is_alone(l->trials, e->trial)) json_object_set_new(line, "alone", json_true());
     json_object_set_new(line, "id", json_string(id));
+    json_object_set_new(line, "class", json_string(class_id));
     return line;
 }
 
@@ -260,6 +263,23 @@ static void set_settings(json_t *head, const tt_trials *t) {
     json_object_set_new(head, "resident", json_integer(t->resident));
 }
 
+/* Of the first run's job; null: none. */
+static json_t *halving_of(tt_trials *t) {
+    tt_job *job = malloc(sizeof *job);
+    if (!job) return NULL;
+    tt_trials_job(t, 0, job);
+    json_t *halving = job->halving.first > 0 ? json_object() : json_null();
+    if (job->halving.first > 0) {
+        json_object_set_new(halving, "first", json_integer(job->halving.first));
+        json_object_set_new(halving, "eta", json_real(job->halving.eta));
+        json_object_set_new(halving, "metric",
+                            json_string(job->halving.metric == TT_HALVING_HELD_OUT ? "held_out_loss"
+                                                                                   : "train_loss"));
+    }
+    free(job);
+    return halving;
+}
+
 static tt_status write_head(const layout *l, tt_error *err) {
     const tt_trials *t = l->trials;
     json_t *head = json_object();
@@ -268,7 +288,7 @@ static tt_status write_head(const layout *l, tt_error *err) {
     json_object_set_new(head, "n_runs", json_integer(l->n));
     json_object_set_new(head, "n_groups", json_integer(l->n_groups));
     json_object_set_new(head, "search", json_string(t->is_random ? "random" : "grid"));
-    json_object_set_new(head, "halving", json_null());
+    json_object_set_new(head, "halving", halving_of(l->trials));
     json_object_set_new(head, "axes", axes_of(t));
     char *text = json_dumps(head, JSON_INDENT(1) | JSON_REAL_PRECISION(12));
     json_decref(head);

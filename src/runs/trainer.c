@@ -158,7 +158,9 @@ static tt_status finish(tt_trainer *t, tt_slot *slot, tt_error *err) {
         give_up(t, slot->i, slot, status, err);
     } else {
         TT_TRY(status);
-        bool early = tt_member_result(slot->member)->ended_early;
+        const tt_train_result *result = tt_member_result(slot->member);
+        bool early = result->ended_early;
+        if (early && result->why[0]) tt_roster_blame(&t->roster, slot->i, result->why);
         tt_slot_note(t, slot, early ? TT_MEMBER_ENDED_EARLY : TT_MEMBER_FINISHED);
         leave(t, slot);
     }

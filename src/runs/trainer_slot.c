@@ -45,7 +45,9 @@ static tt_status look_at_all(tt_trainer *t, tt_job *job, tt_error *err) {
         if (status != TT_OK) tt_error_prefix(err, "member %s", job->run.name);
         TT_TRY(status);
         settle_row(t, &look, &t->roster.rows[i]);
-        if (t->roster.rows[i].status != TT_MEMBER_DIVERGED) tt_roster_blame(&t->roster, i, NULL);
+        tt_member_status now = t->roster.rows[i].status;
+        if (now != TT_MEMBER_DIVERGED && now != TT_MEMBER_ENDED_EARLY)
+            tt_roster_blame(&t->roster, i, NULL);
         any = any || look.found || t->roster.rows[i].status == TT_MEMBER_DIVERGED;
     }
     if (resume == TT_RESUME_LATEST && !any)

@@ -1,0 +1,42 @@
+/* rungs: successive halving among runs that know of each other only through a directory.
+ *
+ * At rung k, step first * eta^k (to the nearest evaluation), a run records its loss, looks at what
+ * others have recorded there so far, and ends unless it is among the best 1/eta of them (rounded
+ * up: the first to come always goes on). Nobody waits. Source: the stopping rule of ASHA, L. Li et
+ * al., "A system for massively parallel hyperparameter tuning", MLSys 2020.
+ *
+ *     DIR/step-0000000300/r00017=3ffe666666666666.metric    empty: the name says all, so that a
+ *                                                           listing is a comparison
+ *     DIR/step-0000000300/r00017.kept, r00017.stopped       what was decided, in words
+ *
+ * What is recorded and decided stays: a run that comes there again, resumed from before the rung,
+ * finds what it was told. Not collective. */
+#ifndef TRIMTAB_RUNGS_H
+#define TRIMTAB_RUNGS_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "trimtab/job.h"
+#include "trimtab/status.h"
+
+enum { TT_RUNG_WHY_BYTES = 160 };
+
+typedef struct tt_verdict {
+    bool known, stop;
+    char why[TT_RUNG_WHY_BYTES]; /* "rung 2 at step 300: held-out loss 1.9, place 7 of 9" */
+} tt_verdict;
+
+/* The number of the rung at that step; -1: none is there, or the job has no rungs. Pure. */
+int tt_rungs_at(const tt_job *job, int64_t step);
+
+/* What was decided of run.name at that step's rung; not known: nothing yet. Errors: ERR_IO. */
+tt_status tt_rungs_look(const tt_job *job, int64_t step, tt_verdict *out,
+                        tt_error *err) TT_MUST_CHECK;
+
+/* Records the loss (not finite: worse than all others) and decides, unless that was done. Errors:
+ * ERR_IO, ERR_MEMORY. */
+tt_status tt_rungs_decide(const tt_job *job, int64_t step, double loss, tt_verdict *out,
+                          tt_error *err) TT_MUST_CHECK;
+
+#endif
