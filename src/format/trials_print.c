@@ -60,15 +60,23 @@ static void print_quoted(const char *text, FILE *stream) {
     fputc('"', stream);
 }
 
+/* As a value of the key would be spelled. */
+static void print_end(const tt_space_axis *axis, const char *name, double x, FILE *stream) {
+    char text[40];
+    if (axis->key->type == TT_KEY_DOUBLE)
+        fprintf(stream, " %s = %s;", name, tt_cfg_double(x, text, sizeof text));
+    else
+        fprintf(stream, " %s = %.0f%s;", name, x, x > INT32_MAX ? "L" : "");
+}
+
 static void print_values(const struct tt_trials_inside *in, const tt_space_axis *axis,
                          FILE *stream) {
     char text[VALUE_BYTES];
     tt_job job;
     if (axis->is_range) {
-        char to[64];
-        fprintf(stream, " from = %s; to = %s; scale = \"%s\";",
-                tt_cfg_double(axis->from, text, sizeof text),
-                tt_cfg_double(axis->to, to, sizeof to), axis->is_log ? "log" : "linear");
+        print_end(axis, "from", axis->from, stream);
+        print_end(axis, "to", axis->to, stream);
+        fprintf(stream, " scale = \"%s\";", axis->is_log ? "log" : "linear");
         return;
     }
     fprintf(stream, axis->key ? " values = (" : " choices = (");
