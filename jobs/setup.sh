@@ -1,13 +1,23 @@
 #!/usr/bin/env bash
 # Installs what building and running trimtab needs from Debian's or Ubuntu's packages, if anything
 # is missing: as root, or through sudo where that asks no password. Otherwise says what to install.
-# Usage: jobs/setup.sh [tests]      "tests" adds what the test suite needs.
+# Usage: jobs/setup.sh [tests|builds]      "tests" adds what the test suite needs, "builds" also what
+# tests/packaging/*.sh do: other compilers, MPIs and BLAS, packages and fresh roots to try them in.
 set -euo pipefail
 
 packages=(gcc libc6-dev make cmake pkg-config git openmpi-bin libopenmpi-dev libblis-openmp-dev
     liblapack-dev libscalapack-openmpi-dev libconfig-dev libjansson-dev libpcre2-dev libicu-dev
     libxxhash-dev)
-if [ "${1:-}" = tests ]; then packages+=(libcmocka-dev python3 python3-venv iproute2); fi
+case ${1:-} in
+tests | builds)
+    packages+=(libcmocka-dev python3 python3-venv iproute2)
+    packages+=(mandoc zsh fish environment-modules) # man pages, completions and modules are tried
+    ;;
+esac
+if [ "${1:-}" = builds ]; then
+    packages+=(clang libomp-dev mpich libmpich-dev libscalapack-mpich-dev libblas-dev dpkg-dev file
+        lintian debootstrap rpm)
+fi
 
 have() { [ "$(dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null)" = installed ]; }
 
@@ -48,7 +58,7 @@ missing=()
 for package in "${packages[@]}"; do
     have "$package" || provided "$package" || missing+=("$package")
 done
-if [ "${1:-}" = tests ] && ! fuzzes; then
+if [ -n "${1:-}" ] && ! fuzzes; then
     if version=$(clang -dumpversion 2>/dev/null); then
         missing+=("libclang-rt-${version%%.*}-dev")
     else
