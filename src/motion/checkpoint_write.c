@@ -16,22 +16,32 @@
 
 enum { WRITE_CHUNK_BYTES = 1 << 26 };
 
-static tt_status fail_mpi(const char *path, const char *what, int rc, tt_error *err) {
-    char text[MPI_MAX_ERROR_STRING] = "";
-    int n;
-    MPI_Error_string(rc, text, &n);
-    return tt_fail(err, TT_ERR_IO, "%s: cannot %s: %s", path, what, text);
+/* "; its file system has 0 bytes left", where the system tells. */
+static const char *space_left(const char *path, char out[64]) {
+    struct statvfs disk;
+    out[0] = 0;
+    if (statvfs(path, &disk) == 0)
+        snprintf(out, 64, "; its file system has %llu bytes left",
+                 (unsigned long long)disk.f_bavail * disk.f_frsize);
+    return out;
 }
 
-/* MPI-IO reports a full disk as fewer bytes than asked for, without a word on why. */
+/* ROMIO's texts have several lines. */
+static tt_status fail_mpi(const char *path, const char *what, int rc, tt_error *err) {
+    char text[MPI_MAX_ERROR_STRING] = "", space[64];
+    int n;
+    MPI_Error_string(rc, text, &n);
+    for (char *c = text; *c; c++)
+        if (*c == '\n') *c = ' ';
+    return tt_fail(err, TT_ERR_IO, "%s: cannot %s: %s%s", path, what, text,
+                   space_left(path, space));
+}
+
+/* Open MPI's reports a full disk as fewer bytes than asked for, without a word on why. */
 static tt_status fail_short(const char *path, int want, int got, size_t offset, tt_error *err) {
-    struct statvfs disk;
-    char space[64] = "";
-    if (statvfs(path, &disk) == 0)
-        snprintf(space, sizeof space, "; its file system has %llu bytes left",
-                 (unsigned long long)disk.f_bavail * disk.f_frsize);
+    char space[64];
     return tt_fail(err, TT_ERR_IO, "%s: wrote %d bytes at %zu, expected %d%s", path, got, offset,
-                   want, space);
+                   want, space_left(path, space));
 }
 
 static tt_status write_piece(MPI_File file, const char *path, size_t offset, const void *data,
