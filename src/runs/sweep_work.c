@@ -294,12 +294,14 @@ tt_status tt_sweep_work_end(tt_sweep_work *work, tt_status ended, const char *wh
 /* --- Once more ---------------------------------------------------------------------------------
  */
 
-static bool is_wanted(const tt_sweep_work *work, int i, const tt_sweep_retry *what,
-                      tt_member_status status) {
+/* given_up: the group is; what its runs have not done then has failed, though it reads as waiting
+ * while the lease is ours. */
+static bool is_wanted(const tt_sweep_work *work, int i, const tt_sweep_retry *what, bool given_up) {
+    tt_member_status status = work->sweep->inside->rows[i].now.status;
+    bool waits = status == TT_MEMBER_WAITING || status == TT_MEMBER_ACTIVE;
     if (what->runs && !what->runs[i]) return false;
-    return (status == TT_MEMBER_FAILED && what->failed) ||
-           (status == TT_MEMBER_DIVERGED && what->diverged) ||
-           (work->sweep->inside->rows[i].recorded.status == TT_MEMBER_FAILED && what->failed);
+    if (status == TT_MEMBER_DIVERGED) return what->diverged;
+    return what->failed && (status == TT_MEMBER_FAILED || (waits && given_up));
 }
 
 /* A roster in which the wanted members wait. */
@@ -340,8 +342,9 @@ static tt_status retry(tt_sweep_work *work, int g, const tt_sweep_retry *what, c
     tt_sweep_group_state state;
     tt_sweep_refresh(work->sweep);
     TT_TRY(tt_sweep_look_at_group(work->sweep, g, &state, err));
+    bool given_up = tt_sweep_is_done(work->sweep, &state) && state.n_through < state.n;
     for (int k = 0; k < n_runs; k++)
-        if (is_wanted(work, runs[k], what, work->sweep->inside->rows[runs[k]].now.status))
+        if (is_wanted(work, runs[k], what, given_up))
             names[(*n)++] = work->sweep->runs[runs[k]].name;
     if (*n == 0) return TT_OK;
     TT_TRY(edit_roster(work, g, names, *n, err));
