@@ -4,7 +4,7 @@
  * of the job's keys: task.file, model.path, method.form where there is no `method`), all others are
  * hyper-parameters. A *cell* is a model, a method and a task. Its *settings* are the combinations
  * of hyper-parameters, each with a run for every seed. A run has a *result* when it went through
- * all its steps (or ended by its own rule, where the sweep does not halve) and its adapted model
+ * all its steps (or ended by its own rule, not by a rung of successive halving) and its adapted model
  * was evaluated.
  *
  * The setting shown for a cell is the one with the best mean of the sweep's metric over seeds,

@@ -56,9 +56,11 @@ static tt_status take_curves(tt_sweep_report_run *run, const tt_history *history
     return status;
 }
 
+/* A run that a rung has ended (its reason says so: rungs.h) did not come as far as those it would be
+ * averaged with. */
 static bool can_have_result(const tt_sweep *sweep, const tt_sweep_state *state) {
-    return state->status == TT_MEMBER_FINISHED ||
-           (state->status == TT_MEMBER_ENDED_EARLY && !sweep->halving.on);
+    if (state->status != TT_MEMBER_ENDED_EARLY) return state->status == TT_MEMBER_FINISHED;
+    return !sweep->halving.on || strncmp(state->why, "rung ", 5) != 0;
 }
 
 static void take_history(const tt_sweep *sweep, tt_sweep_report_run *run,
