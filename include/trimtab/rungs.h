@@ -39,4 +39,16 @@ tt_status tt_rungs_look(const tt_job *job, int64_t step, tt_verdict *out,
 tt_status tt_rungs_decide(const tt_job *job, int64_t step, double loss, tt_verdict *out,
                           tt_error *err) TT_MUST_CHECK;
 
+/* A rung as it stands: how many have come, how many of them were told to go on and to end, and the
+ * smallest loss and the median (the lower of two); NaN: nobody has come. */
+typedef struct tt_rung {
+    int64_t step;
+    int n, n_kept, n_stopped;
+    double best, median;
+} tt_rung;
+
+/* All rungs of those that record in dir (halving.dir), by step: *n of them, to be freed; none when
+ * it is not there. Errors: ERR_IO, ERR_MEMORY. */
+tt_status tt_rungs_list(const char *dir, tt_rung **out, int *n, tt_error *err) TT_MUST_CHECK;
+
 #endif

@@ -4,8 +4,8 @@
  * of the job's keys: task.file, model.path, method.form where there is no `method`), all others are
  * hyper-parameters. A *cell* is a model, a method and a task. Its *settings* are the combinations
  * of hyper-parameters, each with a run for every seed. A run has a *result* when it went through
- * all its steps (or ended by its own rule, not by a rung of successive halving) and its adapted model
- * was evaluated.
+ * all its steps (or ended by its own rule, not by a rung of successive halving) and its adapted
+ * model was evaluated.
  *
  * The setting shown for a cell is the one with the best mean of the sweep's metric over seeds,
  * among those of the cell that have the most results; of equals the first planned. It is chosen on
@@ -88,6 +88,14 @@ typedef struct tt_sweep_cell {
     double frozen_loss, frozen_exact;
 } tt_sweep_cell;
 
+/* A rung of successive halving. */
+typedef struct tt_sweep_rung {
+    const char *class; /* of runs that compete with each other */
+    int64_t step;
+    int n, n_kept, n_stopped; /* came, went on, ended */
+    double best, median;      /* loss that they are compared by; NaN: none */
+} tt_sweep_rung;
+
 typedef struct tt_sweep_report {
     tt_sweep *sweep;
     char made[32];
@@ -99,6 +107,8 @@ typedef struct tt_sweep_report {
     int n_settings;
     tt_sweep_cell *cells; /* [models x methods x tasks] */
     int n_cells;
+    tt_sweep_rung *rungs; /* [n_rungs], by class and step */
+    int n_rungs;
     int ceiling;    /* method; -1: none */
     int n_hyper;    /* axes that are hyper-parameters */
     int n_points;   /* a run's curves have at most */

@@ -9,6 +9,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "rungs_private.h"
 #include "trimtab/file.h"
 
 static const char metric_end[] = ".metric";
@@ -85,9 +86,7 @@ static uint64_t bits_of(double x) {
     return bits;
 }
 
-/* "NAME=3ffe666666666666.metric": the loss, and how long the name in front is; false: another
- * file. */
-static bool parse_metric(const char *file, double *loss, size_t *n_name) {
+bool tt_rungs_parse(const char *file, double *loss, size_t *n_name) {
     size_t n = strlen(file), end = sizeof metric_end - 1;
     if (n < end + HEX_DIGITS + 2 || strcmp(file + n - end, metric_end) != 0) return false;
     const char *hex = file + n - end - HEX_DIGITS;
@@ -122,7 +121,7 @@ static tt_status list(const tt_job *job, const char *dir, standing *s, tt_error 
     while (errno = 0, (entry = readdir(files)) != NULL) {
         double loss;
         size_t n_name;
-        if (!parse_metric(entry->d_name, &loss, &n_name)) continue;
+        if (!tt_rungs_parse(entry->d_name, &loss, &n_name)) continue;
         bool own =
             n_name == strlen(job->run.name) && memcmp(entry->d_name, job->run.name, n_name) == 0;
         if (own && !s->recorded) s->recorded = true, s->own = loss;

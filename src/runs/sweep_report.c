@@ -56,8 +56,8 @@ static tt_status take_curves(tt_sweep_report_run *run, const tt_history *history
     return status;
 }
 
-/* A run that a rung has ended (its reason says so: rungs.h) did not come as far as those it would be
- * averaged with. */
+/* A run that a rung has ended (its reason says so: rungs.h) did not come as far as those it would
+ * be averaged with. */
 static bool can_have_result(const tt_sweep *sweep, const tt_sweep_state *state) {
     if (state->status != TT_MEMBER_ENDED_EARLY) return state->status == TT_MEMBER_FINISHED;
     return !sweep->halving.on || strncmp(state->why, "rung ", 5) != 0;
@@ -193,6 +193,7 @@ static tt_status build(tt_sweep_report *report, const char *dir,
     TT_TRY(find_ceiling(report, options->ceiling, err));
     for (int i = 0; i < report->sweep->n_runs; i++) TT_TRY(read_run(report, i, err));
     TT_TRY(read_hosts(report, err));
+    TT_TRY(tt_sweep_report_read_rungs(report, err));
     return tt_sweep_report_choose(report, err);
 }
 
@@ -227,6 +228,7 @@ void tt_sweep_report_destroy(tt_sweep_report *report) {
     free(report->roles);
     free(report->settings);
     free(report->cells);
+    free(report->rungs);
     tt_sweep_close(report->sweep);
     free(report);
 }

@@ -180,6 +180,23 @@ static json_t *problems_of(const tt_sweep_report *report) {
     return json;
 }
 
+static json_t *rungs_of(const tt_sweep_report *report) {
+    json_t *json = json_array();
+    for (int k = 0; k < report->n_rungs; k++) {
+        const tt_sweep_rung *rung = &report->rungs[k];
+        json_t *row = json_object();
+        set_text(row, "class", rung->class);
+        set_count(row, "step", rung->step);
+        set_count(row, "came", rung->n);
+        set_count(row, "went_on", rung->n_kept);
+        set_count(row, "ended", rung->n_stopped);
+        set_real(row, "best", rung->best);
+        set_real(row, "median", rung->median);
+        json_array_append_new(json, row);
+    }
+    return json;
+}
+
 /* --- Runs --------------------------------------------------------------------------------------
  */
 
@@ -309,6 +326,7 @@ tt_status tt_sweep_report_print_json(const tt_sweep_report *report, const char *
     put("ceiling", json_integer(report->ceiling), ",\n", stream);
     put("rule", text_of(tt_sweep_report_rule(report, rule, sizeof rule)), ",\n", stream);
     put("problems", problems_of(report), ",\n", stream);
+    put("rungs", rungs_of(report), ",\n", stream);
     put("cells", cells_of(report), ",\n", stream);
     put("settings", settings_of(report, selected.settings), ",\n", stream);
     put_runs(report, base, &selected, stream);

@@ -274,6 +274,42 @@ static void put_settings(const writer *w) {
     tt_page_table_end(w->page);
 }
 
+/* --- Rungs -------------------------------------------------------------------------------------
+ */
+
+static void put_number(const writer *w, const char *format, double value) {
+    char text[32] = "–";
+    if (isfinite(value)) snprintf(text, sizeof text, format, value);
+    tt_page_cell(w->page, &(tt_page_cell_of){.text = text});
+}
+
+static void put_rungs(const writer *w) {
+    static const tt_page_column columns[] = {
+        {"competitors", false}, {"rung at step", true}, {"came", true},  {"went on", true},
+        {"ended", true},        {"lowest loss", true},  {"median", true}};
+    tt_page_section(
+        w->page, "rungs", "Successive halving",
+        "At every rung a run goes on when it is among the best of those that came there "
+        "before it; the others end early. The first to come always go on.");
+    if (w->report->n_rungs == 0) {
+        tt_page_text(w->page, "No run has come to a rung yet.");
+        return;
+    }
+    tt_page_table(w->page, "rungs-table", columns, 7, "What became of runs at every rung");
+    for (int k = 0; k < w->report->n_rungs; k++) {
+        const tt_sweep_rung *rung = &w->report->rungs[k];
+        tt_page_row(w->page);
+        tt_page_cell(w->page, &(tt_page_cell_of){.text = rung->class});
+        put_number(w, "%.0f", (double)rung->step);
+        put_number(w, "%.0f", rung->n);
+        put_number(w, "%.0f", rung->n_kept);
+        put_number(w, "%.0f", rung->n_stopped);
+        put_number(w, "%.4g", rung->best);
+        put_number(w, "%.4g", rung->median);
+    }
+    tt_page_table_end(w->page);
+}
+
 /* --- What scripts fill -------------------------------------------------------------------------
  */
 
@@ -291,11 +327,7 @@ static void put_places(const writer *w) {
                     "Up and left is better: more accuracy with fewer parameters. Large points are "
                     "the settings shown above, with their deviation over seeds.");
     tt_page_place(w->page, "budget-place", "the metric against the number of parameters");
-    if (w->report->sweep->halving.on) {
-        tt_page_section(w->page, "rungs", "Successive halving",
-                        "At every rung the better runs go on and the others end early.");
-        tt_page_place(w->page, "rungs-place", "how many runs reached every rung");
-    }
+    if (w->report->sweep->halving.on) put_rungs(w);
     tt_page_section(w->page, "runs", "All runs",
                     "Press a column's name to sort by it. The filter takes words that must all "
                     "occur, such as “lora 1e-3”, and comparisons such as “loss<0.5”.");

@@ -109,12 +109,40 @@ static void a_record_is_made_once(void **state) {
     assert_string_equal(a.why, "rung 3 at step 270: held-out loss 2, place 2 of 2");
 }
 
+/* Among what the tests before have left: 2 and 1 at 270, 1, 2 and 0.5 at 90. */
+static void rungs_can_be_listed(void **state) {
+    (void)state;
+    char path[200];
+    tt_rung *rungs;
+    int n;
+    snprintf(path, sizeof path, "%s/10", dir);
+    assert_int_equal(tt_rungs_list(path, &rungs, &n, NULL), TT_OK);
+    assert_int_equal(n, 4);
+    assert_int_equal(rungs[0].step, 10);
+    assert_int_equal(rungs[0].n, 7);
+    assert_int_equal(rungs[0].n_stopped, 3);
+    assert_int_equal(rungs[0].n_kept, 4);
+    assert_float_equal(rungs[0].median, 4.75, 0); /* the place of NaN is the last */
+    assert_int_equal(rungs[2].step, 90);
+    assert_int_equal(rungs[2].n, 3);
+    assert_float_equal(rungs[2].best, 0.5, 0);
+    assert_float_equal(rungs[2].median, 1, 0);
+    assert_int_equal(rungs[3].n, 2);
+    assert_float_equal(rungs[3].median, 1, 0);
+    free(rungs);
+    snprintf(path, sizeof path, "%s/nowhere", dir);
+    assert_int_equal(tt_rungs_list(path, &rungs, &n, NULL), TT_OK);
+    assert_int_equal(n, 0);
+    free(rungs);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(rungs_are_at_evaluations),
         cmocka_unit_test(the_best_third_goes_on),
         cmocka_unit_test(what_was_decided_stays),
         cmocka_unit_test(a_record_is_made_once),
+        cmocka_unit_test(rungs_can_be_listed),
     };
     return cmocka_run_group_tests(tests, make_dir, remove_dir);
 }

@@ -1,36 +1,9 @@
 "use strict";
-/* One run, chosen by the address (#run=r00017); rungs of successive halving; and links of the tables that
- * were there before scripts ran. */
+/* One run, chosen by the address (#run=r00017); and links of the tables that were there before scripts
+ * ran. */
 (function () {
   var D = Sweep.data, el = Page.el, byName = new Map();
   D.runs.forEach(function (run) { byName.set(run.name, run); });
-
-  /* --- Rungs ---------------------------------------------------------------------------------- */
-
-  (function () {
-    var place = Page.place("rungs-place"), halving = D.sweep.halving;
-    if (!place || !halving) return;
-    var most = D.runs.reduce(function (n, run) { return Math.max(n, run.n_steps || 0); }, 0);
-    var table = el("table", {}, el("caption", {}, "Runs at every rung"), el("thead", {}, el("tr", {},
-      el("th", { scope: "col", class: "n" }, "rung at step"), el("th", { scope: "col", class: "n" }, "reached"),
-      el("th", { scope: "col", class: "n" }, "ended here"), el("th", { scope: "col", class: "n" }, "best held-out loss"),
-      el("th", { scope: "col", class: "n" }, "median"))));
-    var body = el("tbody", {});
-    for (var step = halving.first, next; step > 0 && step < most; step = next) {
-      next = Math.max(step + 1, Math.round(step * halving.eta));
-      var there = D.runs.filter(function (run) { return run.step >= step; });
-      var ended = there.filter(function (run) { return run.state === "ended early" && run.step < next; });
-      var values = there.map(function (run) {
-        var k = run.eval ? run.eval.step.indexOf(step) : -1;
-        return k < 0 ? NaN : run.eval.loss[k];
-      }).filter(Page.isNumber).sort(function (a, b) { return a - b; });
-      body.appendChild(el("tr", {}, el("td", { class: "n" }, step), el("td", { class: "n" }, there.length),
-        el("td", { class: "n" }, ended.length), el("td", { class: "n" }, Page.number(values[0])),
-        el("td", { class: "n" }, Page.number(values[values.length >> 1]))));
-    }
-    table.appendChild(body);
-    place.appendChild(el("div", { class: "scroll", tabindex: 0, role: "group", "aria-label": "Rungs" }, table));
-  })();
 
   /* --- One run -------------------------------------------------------------------------------- */
 
