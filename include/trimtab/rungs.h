@@ -39,6 +39,10 @@ tt_status tt_rungs_look(const tt_job *job, int64_t step, tt_verdict *out,
 tt_status tt_rungs_decide(const tt_job *job, int64_t step, double loss, tt_verdict *out,
                           tt_error *err) TT_MUST_CHECK;
 
+/* The same of run, of those that record in dir (halving.dir), whatever rungs there are. */
+tt_status tt_rungs_told(const char *dir, int64_t step, const char *run, tt_verdict *out,
+                        tt_error *err) TT_MUST_CHECK;
+
 /* A rung as it stands: how many have come, how many of them were told to go on and to end, and the
  * smallest loss and the median (the lower of two); NaN: nobody has come. */
 typedef struct tt_rung {

@@ -64,6 +64,7 @@ typedef struct tt_sweep_report_run {
     int cell, setting;
     bool is_chosen; /* of the setting that its cell shows */
     bool has_result;
+    bool by_rung; /* ended early by successive halving */
     /* Newest held-out evaluation, whether or not it is the result; NaN: none (yet). */
     double held_out, exact;
     double frozen_loss, frozen_exact;

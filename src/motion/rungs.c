@@ -33,27 +33,27 @@ int tt_rungs_at(const tt_job *job, int64_t step) {
     return -1;
 }
 
-static tt_status rung_dir(const tt_job *job, int64_t step, char out[TT_PATH_BYTES], tt_error *err) {
+static tt_status rung_dir(const char *dir, int64_t step, char out[TT_PATH_BYTES], tt_error *err) {
     char name[40];
     snprintf(name, sizeof name, "step-%010lld", (long long)step);
-    return tt_file_join(out, TT_PATH_BYTES, job->halving.dir, name, err);
+    return tt_file_join(out, TT_PATH_BYTES, dir, name, err);
 }
 
-static tt_status own_path(const tt_job *job, const char *dir, const char *suffix,
+static tt_status own_path(const char *run, const char *dir, const char *suffix,
                           char out[TT_PATH_BYTES], tt_error *err) {
     char name[TT_NAME_BYTES + 64];
-    snprintf(name, sizeof name, "%s%s", job->run.name, suffix);
+    snprintf(name, sizeof name, "%s%s", run, suffix);
     return tt_file_join(out, TT_PATH_BYTES, dir, name, err);
 }
 
 /* --- What was decided --------------------------------------------------------------------------
  */
 
-static tt_status read_verdict(const tt_job *job, const char *dir, bool stop, tt_verdict *out,
+static tt_status read_verdict(const char *run, const char *dir, bool stop, tt_verdict *out,
                               tt_error *err) {
     char path[TT_PATH_BYTES], *text;
     size_t n;
-    TT_TRY(own_path(job, dir, stop ? ".stopped" : ".kept", path, err));
+    TT_TRY(own_path(run, dir, stop ? ".stopped" : ".kept", path, err));
     tt_status status = tt_file_read_all(path, 4096, &text, &n, err);
     if (status == TT_ERR_MISSING) {
         if (err) *err = (tt_error){0};
@@ -68,13 +68,19 @@ static tt_status read_verdict(const tt_job *job, const char *dir, bool stop, tt_
     return TT_OK;
 }
 
-tt_status tt_rungs_look(const tt_job *job, int64_t step, tt_verdict *out, tt_error *err) {
+tt_status tt_rungs_told(const char *rungs, int64_t step, const char *run, tt_verdict *out,
+                        tt_error *err) {
     char dir[TT_PATH_BYTES];
     *out = (tt_verdict){0};
+    TT_TRY(rung_dir(rungs, step, dir, err));
+    TT_TRY(read_verdict(run, dir, true, out, err));
+    return out->known ? TT_OK : read_verdict(run, dir, false, out, err);
+}
+
+tt_status tt_rungs_look(const tt_job *job, int64_t step, tt_verdict *out, tt_error *err) {
+    *out = (tt_verdict){0};
     if (tt_rungs_at(job, step) < 0) return TT_OK;
-    TT_TRY(rung_dir(job, step, dir, err));
-    TT_TRY(read_verdict(job, dir, true, out, err));
-    return out->known ? TT_OK : read_verdict(job, dir, false, out, err);
+    return tt_rungs_told(job->halving.dir, step, job->run.name, out, err);
 }
 
 /* --- What was recorded -------------------------------------------------------------------------
@@ -138,7 +144,7 @@ static tt_status list(const tt_job *job, const char *dir, standing *s, tt_error 
 static tt_status record(const tt_job *job, const char *dir, double loss, tt_error *err) {
     char path[TT_PATH_BYTES], suffix[48];
     snprintf(suffix, sizeof suffix, "=%016llx%s", (unsigned long long)bits_of(loss), metric_end);
-    TT_TRY(own_path(job, dir, suffix, path, err));
+    TT_TRY(own_path(job->run.name, dir, suffix, path, err));
     int fd = open(path, O_WRONLY | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0666);
     if (fd < 0 || close(fd) != 0)
         return tt_fail(err, TT_ERR_IO, "%s: cannot create: %s", path, strerror(errno));
@@ -151,7 +157,7 @@ tt_status tt_rungs_decide(const tt_job *job, int64_t step, double loss, tt_verdi
     standing s = {.own = loss};
     TT_TRY(tt_rungs_look(job, step, out, err));
     if (out->known) return TT_OK;
-    TT_TRY(rung_dir(job, step, dir, err));
+    TT_TRY(rung_dir(job->halving.dir, step, dir, err));
     TT_TRY(tt_file_make_dirs(dir, err));
     TT_TRY(list(job, dir, &s, err));
     if (!s.recorded) {
@@ -167,7 +173,7 @@ tt_status tt_rungs_decide(const tt_job *job, int64_t step, double loss, tt_verdi
              job->halving.metric == TT_HALVING_HELD_OUT ? "held-out" : "training", s.own, place,
              s.n);
     int n = snprintf(text, sizeof text, "%s\n", out->why);
-    TT_TRY(own_path(job, dir, out->stop ? ".stopped" : ".kept", path, err));
+    TT_TRY(own_path(job->run.name, dir, out->stop ? ".stopped" : ".kept", path, err));
     return tt_file_write_atomic(path, text, n < (int)sizeof text ? (size_t)n : sizeof text - 1,
                                 err);
 }

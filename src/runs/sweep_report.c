@@ -56,15 +56,13 @@ static tt_status take_curves(tt_sweep_report_run *run, const tt_history *history
     return status;
 }
 
-/* A run that a rung has ended (its reason says so: rungs.h) did not come as far as those it would
- * be averaged with. */
-static bool can_have_result(const tt_sweep *sweep, const tt_sweep_state *state) {
-    if (state->status != TT_MEMBER_ENDED_EARLY) return state->status == TT_MEMBER_FINISHED;
-    return !sweep->halving.on || strncmp(state->why, "rung ", 5) != 0;
+/* A run that a rung has ended did not come as far as those it would be averaged with. */
+static bool can_have_result(const tt_sweep_report_run *run) {
+    return run->state.status == TT_MEMBER_FINISHED ||
+           (run->state.status == TT_MEMBER_ENDED_EARLY && !run->by_rung);
 }
 
-static void take_history(const tt_sweep *sweep, tt_sweep_report_run *run,
-                         const tt_history *history) {
+static void take_history(tt_sweep_report_run *run, const tt_history *history) {
     const tt_history_eval *frozen = tt_history_find(history, TT_HISTORY_FROZEN);
     const tt_history_eval *adapted = tt_history_find(history, TT_HISTORY_ADAPTED);
     const tt_history_eval *newest = history->n_eval ? &history->eval[history->n_eval - 1] : NULL;
@@ -73,7 +71,7 @@ static void take_history(const tt_sweep *sweep, tt_sweep_report_run *run,
         run->frozen_exact = frozen->exact_match;
     }
     if (newest == frozen) newest = NULL;
-    if (adapted && can_have_result(sweep, &run->state)) {
+    if (adapted && can_have_result(run)) {
         newest = adapted;
         run->has_result = true;
     }
@@ -126,10 +124,11 @@ static tt_status read_run(tt_sweep_report *report, int i, tt_error *err) {
     if (status == TT_OK) {
         status = tt_file_join(path, sizeof path, sweep->path, sweep->runs[i].dir, &problem);
         if (status == TT_OK) look_for_files(run, path);
+        if (status == TT_OK) status = tt_sweep_report_look_at_rung(report, i, &problem);
         if (status == TT_OK) status = tt_history_read(path, &history, &problem);
         if (status == TT_ERR_MEMORY) return tt_fail(err, status, "%s", problem.text);
         if (status != TT_OK) return set_why(run, problem.text, err);
-        take_history(sweep, run, &history);
+        take_history(run, &history);
         status = take_curves(run, &history, report->n_points, err);
         tt_history_free(&history);
         TT_TRY(status);

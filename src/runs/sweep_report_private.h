@@ -14,6 +14,9 @@ tt_status tt_sweep_report_label(tt_sweep_report *report, tt_error *err) TT_MUST_
 /* Cells, settings, the best of them, gaps: from what is known of the runs. Errors: ERR_MEMORY. */
 tt_status tt_sweep_report_choose(tt_sweep_report *report, tt_error *err) TT_MUST_CHECK;
 
+/* Did a rung end run i? Then its why says so too. Errors: ERR_IO, ERR_MEMORY. */
+tt_status tt_sweep_report_look_at_rung(tt_sweep_report *report, int i, tt_error *err) TT_MUST_CHECK;
+
 /* Rungs of all classes. Errors: ERR_IO, ERR_MEMORY. */
 tt_status tt_sweep_report_read_rungs(tt_sweep_report *report, tt_error *err) TT_MUST_CHECK;
 

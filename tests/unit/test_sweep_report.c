@@ -16,6 +16,7 @@
 #include "trimtab/sweep_report.h"
 
 static char dir[64];
+static const char *halving = "null";
 
 static void write_file(const char *name, const char *text) {
     char path[256];
@@ -106,8 +107,8 @@ static void write_sweep(const char *metric) {
              "{\"name\":\"method\",\"values\":[]},{\"name\":\"task\",\"values\":[]},"
              "{\"name\":\"train.lr\",\"values\":[\"1e-3\",\"1e-2\",\"1e-1\"]},"
              "{\"name\":\"train.seed\",\"values\":[\"1\",\"2\"]}],"
-             "\"metric\":\"%s\",\"search\":\"grid\",\"halving\":null}",
-             N, metric);
+             "\"metric\":\"%s\",\"search\":\"grid\",\"halving\":%s}",
+             N, metric, halving);
     write_file("manifest.jsonl", manifest);
     write_file("groups/g0000/cohort.json", roster);
     write_file("sweep.json", head);
@@ -324,6 +325,36 @@ static void spreads(void **state) {
     assert_float_equal(tt_spread_sd(&spread), sqrt(13), 1e-12);
 }
 
+/* A run that a rung ended has no result; one that ended by its own rule has. */
+static void rungs_take_results_away(void **state) {
+    (void)state;
+    tt_sweep_report *report;
+    tt_sweep_report_options options = {.made = "today"};
+    char name[128];
+    halving = "{\"eta\":2,\"first\":2}";
+    write_sweep("held_out_loss");
+    halving = "null";
+    assert_int_equal(tt_sweep_report_create(dir, &options, &report, NULL), TT_OK);
+    assert_true(report->runs[5].has_result && !report->runs[5].by_rung);
+    assert_int_equal(report->n_rungs, 0);
+    const char *class = tt_sweep_class(report->sweep, 0);
+    snprintf(name, sizeof name, "rungs/%s/step-0000000004/r00005.stopped", class);
+    write_file(name, "rung 1 at step 4: held-out loss 9, place 2 of 2\n");
+    snprintf(name, sizeof name, "rungs/%s/step-0000000004/r00005=4022000000000000.metric", class);
+    write_file(name, "");
+    tt_sweep_report_destroy(report);
+    assert_int_equal(tt_sweep_report_create(dir, &options, &report, NULL), TT_OK);
+    assert_true(report->runs[5].by_rung && !report->runs[5].has_result);
+    assert_true(report->runs[4].has_result);
+    assert_int_equal(report->n_rungs, 1);
+    assert_int_equal(report->rungs[0].n_stopped, 1);
+    assert_float_equal(report->rungs[0].best, 9, 0);
+    char *text = printed(report, 2);
+    has(text, "\"step\":4,\"came\":1,\"went_on\":0,\"ended\":1,\"best\":9.0,\"median\":9.0}");
+    free(text);
+    tt_sweep_report_destroy(report);
+}
+
 /* A group whose files are damaged is told of, and hinders no other. */
 static void damage_is_told(void **state) {
     (void)state;
@@ -395,6 +426,7 @@ int main(void) {
         cmocka_unit_test(axes_can_be_said),
         cmocka_unit_test(curves_keep_ends_and_peaks),
         cmocka_unit_test(spreads),
+        cmocka_unit_test(rungs_take_results_away),
         cmocka_unit_test(damage_is_told),
         cmocka_unit_test(written_where_it_is_wanted),
     };
