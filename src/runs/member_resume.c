@@ -5,6 +5,13 @@
 #include "member_private.h"
 #include "trimtab/select.h"
 
+/* Is what a step learns the same however many follow? Learning rates that fall, warm-up, and the
+ * choice of heads are told by a share of all steps. */
+static bool has_free_length(const tt_job *job) {
+    return job->train.schedule == TT_LR_CONSTANT && job->train.warmup_ratio == 0 &&
+           job->method.form != TT_STEER_LOFIT;
+}
+
 /* Groups that may differ between lives: where and how it runs, not what is learned. */
 static void forgive_harmless(tt_job *saved, const tt_job *now) {
     saved->run = now->run;
@@ -23,6 +30,10 @@ static void forgive_harmless(tt_job *saved, const tt_job *now) {
     memcpy(saved->task.eval, now->task.eval, sizeof saved->task.eval);
     saved->task.limit_eval = now->task.limit_eval;
     saved->task.max_new_tokens = now->task.max_new_tokens;
+    if (has_free_length(saved) && has_free_length(now)) {
+        saved->train.steps = now->train.steps;
+        saved->train.epochs = now->train.epochs;
+    }
     saved->train.stop_loss = now->train.stop_loss; /* when it ends, not what is learned */
     saved->train.patience = now->train.patience;
     saved->halving = now->halving;
@@ -82,8 +93,26 @@ static tt_status compare_jobs(const tt_job *now, const char *now_text, const cha
     return status;
 }
 
+/* How many steps a run has is part of what it learns, but for a constant learning rate. */
+static tt_status check_length(const tt_member *t, const tt_checkpoint_state *loaded,
+                              const char *path, tt_error *err) {
+    long long was = (long long)loaded->n_steps, is = (long long)t->state.n_steps;
+    if (was == is) return TT_OK;
+    if (!has_free_length(t->job))
+        return tt_fail(err, TT_ERR_CONFIG,
+                       "%s: of a run of %lld steps, this job has %lld; only with train.schedule = "
+                       "\"constant\", train.warmup_ratio = 0 and without the choice of heads does "
+                       "what a step learns not depend on the number of all steps; finish it with "
+                       "%lld, or choose another run.dir",
+                       path, was, is, was);
+    if (is >= loaded->step) return TT_OK;
+    return tt_fail(err, TT_ERR_CONFIG, "%s: %lld steps are done, this job has %lld", path,
+                   (long long)loaded->step, is);
+}
+
 static tt_status check_same_run(const tt_member *t, const tt_checkpoint_state *loaded,
                                 const char *saved_job, const char *path, tt_error *err) {
+    TT_TRY(check_length(t, loaded, path, err));
     TT_TRY(compare_jobs(t->job, t->resolved_job, saved_job, path, err));
     if (loaded->model_fingerprint != t->state.model_fingerprint)
         return tt_fail(err, TT_ERR_CONFIG, "%s: trained on another model than %s", path,
@@ -92,9 +121,6 @@ static tt_status check_same_run(const tt_member *t, const tt_checkpoint_state *l
         return tt_fail(err, TT_ERR_CONFIG,
                        "%s: trained on other data (or another template) than %s", path,
                        t->job->task.train);
-    if (loaded->n_steps != t->state.n_steps)
-        return tt_fail(err, TT_ERR_CONFIG, "%s: a run of %lld steps, this job has %lld", path,
-                       (long long)loaded->n_steps, (long long)t->state.n_steps);
     return TT_OK;
 }
 
@@ -163,6 +189,7 @@ tt_status tt_member_resume(tt_member *t, tt_error *err) {
     status = tt_checkpoint_load(world, chosen.path, t->adapter, t->m, t->v, &loaded, NULL, err);
     if (status != TT_OK) return suggest_previous(t, status, err);
     tt_adapter_refresh(t->adapter, t->engine->weights, t->engine->gemm);
+    loaded.n_steps = t->state.n_steps; /* more, perhaps, than it began with */
     tt_select_find(world, t->adapter, loaded.n_steps);
     t->state = loaded;
     t->has_rung = false;
@@ -185,6 +212,7 @@ static tt_status look(tt_member *t, tt_member_look *out, tt_error *err) {
     TT_TRY(tt_checkpoint_read_state(path, &state, &job, err));
     tt_status status = check_same_run(t, &state, job, path, err);
     free(job);
+    state.n_steps = t->state.n_steps;
     t->state = state;
     return status == TT_OK ? tt_rungs_look(t->job, t->state.step, &t->verdict, err) : status;
 }
