@@ -39,8 +39,9 @@ tt_status tt_integrity_open(const tt_engine *engine, tt_report *report, const ch
                             tt_integrity **out, tt_error *err) TT_MUST_CHECK;
 void tt_integrity_close(tt_integrity *integrity);
 
-/* After a step: the next slice, and from time to time the files. NULL does nothing. Not collective.
- * Errors: ERR_IO (which tensor and bytes, found, expected, when it was last good; which file). */
+/* After a step: the next slice, and from time to time the files. NULL does nothing. What was found
+ * once fails these three calls for ever. Not collective. Errors: ERR_IO (which tensor and bytes,
+ * found, expected, when it was last good; which file). */
 tt_status tt_integrity_step(tt_integrity *integrity, int64_t step, tt_error *err) TT_MUST_CHECK;
 
 /* Before a checkpoint: the files. As above. */

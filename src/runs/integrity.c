@@ -22,6 +22,7 @@ struct tt_integrity {
     int64_t n_calls;
     int64_t good_step;  /* all chunks were good after it */
     int64_t began_step; /* the round of slices under way began after it */
+    tt_error failure;   /* the first that was found */
     double looked_s;    /* at the files */
 };
 
@@ -290,25 +291,44 @@ static tt_status judge_file(const tt_integrity *t, int64_t step, const tt_mapped
     return TT_OK;
 }
 
-tt_status tt_integrity_look(tt_integrity *t, int64_t step, tt_error *err) {
+static tt_status look_at_files(tt_integrity *t, int64_t step, tt_error *err) {
     tt_mapped_fact fact;
     size_t at = 0;
-    if (!t) return TT_OK;
     t->looked_s = tt_process_seconds();
     while (tt_mapped_news(&at, &fact)) TT_TRY(judge_file(t, step, &fact, err));
     return TT_OK;
 }
 
-tt_status tt_integrity_step(tt_integrity *t, int64_t step, tt_error *err) {
-    if (!t) return TT_OK;
+static tt_status check_step(tt_integrity *t, int64_t step, tt_error *err) {
     if (t->every > 0) TT_TRY(check_slice(t, step, err));
     if (tt_process_seconds() - t->looked_s < TT_INTEGRITY_SECONDS) return TT_OK;
-    return tt_integrity_look(t, step, err);
+    return look_at_files(t, step, err);
+}
+
+static tt_status check_everything(tt_integrity *t, int64_t step, tt_error *err) {
+    TT_TRY(look_at_files(t, step, err));
+    return t->expected ? check_chunks(t, step, 0, t->pieces.n_chunks, err) : TT_OK;
+}
+
+/* What was found once stays found: every member of a cohort must hear it before it saves. */
+static tt_status watch(tt_integrity *t, int64_t step,
+                       tt_status (*check)(tt_integrity *, int64_t, tt_error *), tt_error *err) {
+    if (!t) return TT_OK;
+    if (t->failure.status == TT_OK && check(t, step, &t->failure) == TT_OK) return TT_OK;
+    if (err) *err = t->failure;
+    return t->failure.status;
+}
+
+tt_status tt_integrity_look(tt_integrity *t, int64_t step, tt_error *err) {
+    return watch(t, step, look_at_files, err);
+}
+
+tt_status tt_integrity_step(tt_integrity *t, int64_t step, tt_error *err) {
+    return watch(t, step, check_step, err);
 }
 
 tt_status tt_integrity_examine(tt_integrity *t, int64_t step, tt_error *err) {
-    TT_TRY(tt_integrity_look(t, step, err));
-    return t && t->expected ? check_chunks(t, step, 0, t->pieces.n_chunks, err) : TT_OK;
+    return watch(t, step, check_everything, err);
 }
 
 /* --- Of a model --------------------------------------------------------------------------------

@@ -137,7 +137,9 @@ static void a_bit_that_flips_is_found_within_the_round(void **state) {
     int found = 0;
     for (int step = 2 * EVERY + 1; step <= 3 * EVERY; step++)
         found += tt_integrity_step(watched, step, &err) == TT_ERR_IO;
-    check_all(found == (mpi_test_rank == culprit));
+    check_all((found > 0) == (mpi_test_rank == culprit));
+    /* Whoever saves must hear of it. */
+    check_all(tt_integrity_look(watched, 99, &err) == (found ? TT_ERR_IO : TT_OK));
     char name[96];
     snprintf(name, sizeof name, "'model.layers.%d.mlp.down_proj.weight' (layer %d)",
              r.engine.weights->first_layer, r.engine.weights->first_layer);
