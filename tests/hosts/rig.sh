@@ -1,5 +1,5 @@
 # Hosts on one machine, for a test to source: every host has its own network, host name, /dev/shm,
-# processes and mounts (Linux namespaces), and a cable to one switch. All of it lives in a process
+# processes, mounts and monotonic clock (Linux namespaces), and a cable to one switch. All of it lives in a process
 # namespace of its own, whose first process is the test's shell: when that ends, however it ends, the
 # kernel ends everything in it and takes namespaces, interfaces and mounts away. Only an empty
 # directory may be left, which the next run removes.
@@ -74,8 +74,9 @@ host=$1
 shift
 pid=$(cat "$RIG/pids/$host") || exit 1
 [ "$host" = h0 ] || processes=--pid
+[ "$host" = h0 ] || [ ! -e /proc/self/ns/time ] || processes="--pid --time"
 export TMPDIR=$RIG/tmp/$host
-exec nsenter -t "$pid" --net --uts --ipc --mount --wd="$PWD" $processes -- "$@"
+exec nsenter -t "$pid" --net --uts --ipc --mount --wdns="$PWD" $processes -- "$@"
 END
 }
 
@@ -86,6 +87,7 @@ rig_write_agent() {
 #!/bin/bash
 host=$1
 shift
+[ ! -e "$RIG/unplugged/$host" ] || { echo "agent: no route to $host" >&2; exit 255; }
 "$RIG/bin/on" "$host" bash -c "$*"
 status=$?
 while [ -e "$RIG/unplugged/$host" ]; do sleep 0.1; done
@@ -123,6 +125,8 @@ host_up() {
 
 host_start() {
     local i=$1 flags="--pid --fork --kill-child --mount-proc"
+    # Monotonic clocks count from when a machine was started.
+    [ ! -e /proc/self/ns/time ] || flags="$flags --time --monotonic $((i * 1000))"
     [ $i != 0 ] || flags=""
     mkdir -p "tmp/h$i"
     rm -f "tmp/h$i/up"

@@ -35,6 +35,21 @@ train "h0:2 h1:2" $(settings 20 10) $(layout 2x2) --set run.dir=two
 same_run one.2x2 two 20
 tell "2x2: the same bits on 2 hosts"
 
+# Hosts were started at different times, by their clocks 1,000 s and more apart: a trace knows.
+train "$four" $(settings 20 10) $(layout 4x1) --set log.trace=true --set run.dir=traced
+python3 - traced/trace.json <<'END' || fail "a trace of four hosts is not aligned"
+import json, sys
+events = json.load(open(sys.argv[1]))["traceEvents"]
+steps = {}
+for e in events:
+    if e["ph"] == "X" and e["name"] == "step":
+        steps.setdefault(e["args"]["step"], {})[e["tid"]] = e["ts"] * 1e-6
+assert len(steps) == 20, steps.keys()
+for step, began in steps.items():
+    assert len(began) == 4 and max(began.values()) - min(began.values()) < 100, (step, began)
+END
+tell "a trace of four hosts is aligned"
+
 # Every tensor has one owner among the replicas, on a host of its own.
 sed "/^method/d; s/lr = 0.005/lr = 1e-4/" job.cfg >full.cfg
 echo "@include \"$SOURCE/configs/methods/full.cfg\"" >>full.cfg
