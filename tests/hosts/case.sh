@@ -14,7 +14,7 @@ source "$SOURCE/tests/cli/common.sh"
 fail() {
     echo "FAIL: $*"
     for file in "$RIG"/*.err "$RIG"/*.log; do
-        [ -s "$file" ] && echo "--- $file" && tail -n 40 "$file"
+        [ -s "$file" ] && echo "--- $file" && tail -n 25 "$file"
     done
     exit 1
 }

@@ -40,3 +40,26 @@ for host in h2 ${FULL:+h0 h1 h3}; do
 done
 row "link of one of 4 hosts cut for good, keep-alive 3 s + 2 x 1 s" "$([ -z "$FULL" ] && echo 1 || echo 4)" \
     "mpirun ends with an error that names the host; no rank left anywhere, not on the cut-off host either; resumed on the other hosts to the same bits"
+
+[ -n "$FULL" ] || exit 0
+# Without keep-alive, and with a signal on its way to the cut-off host, for which keep-alive does not
+# help (nobody acknowledges it): the ranks themselves find out, on both sides. mpirun ends when the
+# kernel gives that signal up: after 15 minutes and more, here after some 25 s.
+for host in h0 h1 h2 h3; do on $host sysctl -qw net.ipv4.tcp_retries2=6; done
+sets="$sets --set guard.stall=5"
+begin_run stalled
+cable_pull h2
+host_signal USR1 h0 mpirun
+began=$SECONDS
+wait_until 200 all_quiet trimtab h0 h1 h2 h3 || fail "ranks are left"
+gone=$((SECONDS - began))
+tell "link of h2 cut for good, no keep-alive, guard.stall = 5: no rank is left after $gone s, on h2 neither"
+grep -q "rank 2 (host h2" stalled.err || fail "the message does not name h2"
+end_run 300 stalled
+[ $status != 0 ] || fail "exit status 0 without h2"
+tell "mpirun ended with $status $took s later"
+all_whole stalled
+resume_on "h0:2 h1:1 h3:1" stalled
+tell "resumed on the hosts that remain: the same bits"
+row "the same without keep-alive, a signal on its way to the host; guard.stall = 5, net.ipv4.tcp_retries2 = 6" 1 \
+    "all ranks end by themselves after $gone s, on the cut-off host too; mpirun follows with $status after $took s more; resumed on the other hosts to the same bits"
