@@ -76,6 +76,14 @@ bool tt_world_pipe_any(const tt_world *world, bool value);
  * reads the output any more) is ignored: the write fails, the run goes on. The flag is this
  * process's; ranks agree on it in the step's reduction. Not collective; needs no MPI. */
 void tt_world_catch_stop_signals(void);
+
+/* From now on the flag is set, too, once there is a file of that name: looked for by the function
+ * below, at most once a second. It stays where it is. path is kept, and must outlive the looking;
+ * NULL: no more. One rank of each replica is enough. Not collective. */
+void tt_world_watch_stop_file(const char *path);
 bool tt_world_stop_signalled(void);
+
+/* Was it the file? */
+bool tt_world_stop_file_seen(void);
 
 #endif

@@ -158,8 +158,7 @@ tt_status cli_real(const cli_given *given, const char *name, double low, double 
     return TT_OK;
 }
 
-/* Turns the job options into --set texts. Owns nothing; texts point into given or constants. */
-static int collect_sets(const cli_given *given, const char **sets) {
+tt_status cli_read_sets(const cli_given *given, const char **sets, int *n_sets, tt_error *err) {
     int n = 0;
     for (int i = 0; i < given->n_options; i++) {
         const char *name = given->options[i].name, *value = given->options[i].value;
@@ -173,18 +172,18 @@ static int collect_sets(const cli_given *given, const char **sets) {
         else if (strcmp(value, "auto") == 0)
             sets[n++] = "checkpoint.resume=auto";
         else
-            return -1;
+            return tt_fail(err, TT_ERR_USAGE, "--resume=%s, expected latest, previous or auto",
+                           value);
     }
-    return n;
+    *n_sets = n;
+    return TT_OK;
 }
 
 static tt_status read_job(const cli *c, const cli_given *given, const char *model, tt_job *job,
                           tt_cohort **cohort, tt_error *err) {
     const char *sets[CLI_MAX_WORDS];
-    int n_sets = collect_sets(given, sets);
-    if (n_sets < 0)
-        return tt_fail(err, TT_ERR_USAGE, "--resume=%s, expected latest, previous or auto",
-                       cli_value(given, "resume"));
+    int n_sets;
+    TT_TRY(cli_read_sets(given, sets, &n_sets, err));
     if (model && given->n_words > 0)
         return tt_fail(err, TT_ERR_USAGE, "got \"%s\" and --model, expected one of them",
                        given->words[0]);

@@ -89,6 +89,9 @@ tt_status cli_read_job(const cli *c, const cli_given *given, const char *model, 
 /* The same with the members of the job's cohort; *cohort is to be destroyed. */
 tt_status cli_read_cohort(const cli *c, const cli_given *given, tt_job *job, tt_cohort **cohort,
                           tt_error *err);
+/* The texts of --set, --resume and --quiet in their order, as tt_job_read takes them: at most
+ * CLI_MAX_WORDS, borrowed from given. Errors: ERR_USAGE. */
+tt_status cli_read_sets(const cli_given *given, const char **sets, int *n_sets, tt_error *err);
 extern const cli_option cli_job_options[]; /* the options that cli_read_job understands */
 
 /* Trains the job file that was given, with its options, and says so. Collective. */
@@ -152,6 +155,7 @@ extern const cli_command cli_eval;
 extern const cli_command cli_generate;
 extern const cli_command cli_check;
 extern const cli_command cli_plan;
+extern const cli_command cli_layout;
 extern const cli_command cli_doctor;
 extern const cli_command cli_bench;
 extern const cli_command cli_export;

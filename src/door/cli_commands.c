@@ -7,6 +7,7 @@ const cli_command *const cli_commands[] = {
     &cli_generate,
     &cli_check,
     &cli_plan,
+    &cli_layout,
     &cli_doctor,
     &cli_bench,
     &cli_export,

@@ -59,14 +59,30 @@ static void print_result(const tt_engine *engine, const tt_trainer *trainer,
         cli_print_result(engine, result, stdout);
 }
 
-/* A signal that came while the run was being prepared. */
+/* A signal that came while the run was being prepared, or a stop file that is there. */
 static tt_status check_stop(const cli *c, tt_error *err) {
     if (!tt_world_any(c->world, tt_world_stop_signalled())) return TT_OK;
     return tt_fail(err, TT_INTERRUPTED, "stopped on request before this life's first step");
 }
 
+static tt_status load(const cli *c, tt_engine *engine, tt_error *err) {
+    TT_TRY(check_stop(c, err));
+    TT_TRY(tt_engine_load(engine, err));
+    return check_stop(c, err);
+}
+
+/* One rank of each replica looks for it; of a replica's own evaluation it is the only one that can
+ * tell. Until the replicas are made: rank 0. */
+static tt_status watch_stop_file(const cli *c, const tt_job *job, char path[TT_PATH_BYTES],
+                                 tt_error *err) {
+    tt_status status = tt_file_join(path, TT_PATH_BYTES, job->run.dir, "stop", err);
+    if (status == TT_OK && c->world->rank == 0) tt_world_watch_stop_file(path);
+    return tt_world_agree(c->world, status, err);
+}
+
 static tt_status train(const cli *c, const tt_job *job, const tt_cohort *cohort,
-                       tt_watchdog *watchdog, tt_engine *engine, tt_error *err) {
+                       tt_watchdog *watchdog, const char *stop_file, tt_engine *engine,
+                       tt_error *err) {
     tt_engine_options options = {.purpose = TT_PURPOSE_TRAIN,
                                  .cohort = cohort,
                                  .watchdog = watchdog,
@@ -74,19 +90,20 @@ static tt_status train(const cli *c, const tt_job *job, const tt_cohort *cohort,
                                  .argv = c->argv,
                                  .node_bytes = cli_slurm_node_bytes()};
     bool talks = c->world->rank == 0 && !job->log.quiet;
+    TT_TRY(check_stop(c, err));
     tt_status status = tt_engine_prepare(engine, c->world, job, &options, err);
     if (talks) cli_print_audits(engine, stdout);
     TT_TRY(status);
     if (talks) print_plan(engine);
-    TT_TRY(check_stop(c, err));
-    TT_TRY(tt_engine_load(engine, err));
-    TT_TRY(check_stop(c, err));
+    if (c->world->stage == 0) tt_world_watch_stop_file(stop_file);
+    TT_TRY(load(c, engine, err));
     TT_TRY(make_run_dir(c, job, err));
     tt_report *report;
     tt_trainer *trainer = NULL;
     tt_train_result result = {0};
     TT_TRY(open_report(c, engine, &report, err));
     status = tt_trainer_open(engine, report, &trainer, err);
+    if (status == TT_OK) status = check_stop(c, err);
     if (status == TT_OK) {
         status = own_and_run(c, engine, trainer, report, &result, err);
         if (talks) print_result(engine, trainer, &result, status);
@@ -103,8 +120,13 @@ tt_status cli_train_given(const cli *c, const cli_given *given, tt_error *err) {
     if (status == TT_OK) status = tt_products_resolve(c->world, &job, err);
     tt_engine engine = {0};
     tt_watchdog *watchdog = NULL;
+    char stop_file[TT_PATH_BYTES];
+    if (status == TT_OK) status = watch_stop_file(c, &job, stop_file, err);
     if (status == TT_OK) status = cli_watch_over(c, &job, &watchdog, err);
-    if (status == TT_OK) status = train(c, &job, cohort, watchdog, &engine, err);
+    if (status == TT_OK) status = train(c, &job, cohort, watchdog, stop_file, &engine, err);
+    if (status == TT_INTERRUPTED && tt_world_stop_file_seen())
+        tt_error_prefix(err, "%s is there", stop_file);
+    tt_world_watch_stop_file(NULL);
     tt_watchdog_stop(watchdog);
     tt_engine_close(&engine);
     tt_cohort_destroy(cohort);
@@ -129,9 +151,10 @@ const cli_command cli_train = {
     .words = "JOB.cfg",
     .description =
         "Trains the job's method on its frozen model. On SIGTERM, SIGHUP, SIGXCPU, SIGUSR1 or\n"
-        "SIGUSR2 the step is finished, a checkpoint written, and the exit code is 75; --resume\n"
-        "goes on from there. mpirun hands SIGUSR1 and SIGUSR2 on; on SIGTERM and Ctrl-C it kills\n"
-        "its ranks a second later (docs/checkpoints.md).\n",
+        "SIGUSR2, or once there is a file RUN_DIR/stop, the step is finished, a checkpoint written,\n"
+        "and the exit code is 75; --resume goes on from there. The file stays: a run that finds it\n"
+        "does not begin. mpirun hands SIGUSR1 and SIGUSR2 on; on SIGTERM and Ctrl-C it kills its\n"
+        "ranks a second later (docs/checkpoints.md). With SLURM: docs/slurm.md.\n",
     .options = cli_job_options,
     .more = print_keys,
     .more_is_in = "trimtab-job(5)",

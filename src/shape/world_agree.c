@@ -4,6 +4,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
+#include <unistd.h>
 
 #include "world_private.h"
 #include "trimtab/beacon.h"
@@ -229,6 +231,34 @@ void tt_world_catch_stop_signals(void) {
     sigaction(SIGPIPE, &ignore, NULL);
 }
 
+/* Where to look, and when again: with the flag, all that is asked to stop by. */
+static struct {
+    const char *path;
+    struct timespec next;
+    bool seen;
+} stop_file;
+
+void tt_world_watch_stop_file(const char *path) {
+    stop_file.path = path;
+    stop_file.next = (struct timespec){0};
+    stop_file.seen = false;
+}
+
+static void look_for_stop_file(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    if (now.tv_sec < stop_file.next.tv_sec ||
+        (now.tv_sec == stop_file.next.tv_sec && now.tv_nsec < stop_file.next.tv_nsec))
+        return;
+    stop_file.next = (struct timespec){now.tv_sec + 1, now.tv_nsec};
+    stop_file.seen = access(stop_file.path, F_OK) == 0;
+}
+
 bool tt_world_stop_signalled(void) {
-    return stop_signalled != 0;
+    if (stop_file.path && !stop_file.seen) look_for_stop_file();
+    return stop_signalled != 0 || stop_file.seen;
+}
+
+bool tt_world_stop_file_seen(void) {
+    return stop_file.seen;
 }
