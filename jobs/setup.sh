@@ -11,6 +11,7 @@ packages=(gcc libc6-dev make cmake pkg-config git openmpi-bin libopenmpi-dev lib
 case ${1:-} in
 tests | builds)
     packages+=(libcmocka-dev python3 python3-venv iproute2)
+    packages+=(slurm-wlm munge shellcheck) # a cluster to submit to
     packages+=(mandoc zsh fish environment-modules) # man pages, completions and modules are tried
     ;;
 esac

@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Parts of a private Slurm cluster on one machine; sourced by rig.sh (and by tests/hosts, whose nodes
 # have a network namespace each). DIR is the cluster's directory; nothing outside it is written.
 
