@@ -14,7 +14,7 @@ export OMPI_MCA_btl_vader_single_copy_mechanism=none
 export OMPI_MCA_oob_tcp_if_include=lo OMPI_MCA_btl_tcp_if_include=lo
 case ${MPIRUN:-} in
 *mpich* | *hydra*)
-    export FI_TCP_IFACE=lo UCX_NET_DEVICES=lo
+    export FI_TCP_IFACE=lo UCX_NET_DEVICES=lo MPIR_CVAR_POLLS_BEFORE_YIELD=1
     exec "$MPIRUN" -launcher fork -bind-to none -n "$n" "$@"
     ;;
 esac

@@ -29,7 +29,7 @@ failed=0
 for build in "${builds[@]}"; do
     IFS=- read -r compiler mpi blas more <<<"$build"
     dir=build/matrix/$build
-    options=(-DCMAKE_BUILD_TYPE=Release "-DCMAKE_C_FLAGS_RELEASE=-O2 -g1" -DTT_TESTS=ON
+    options=(-DCMAKE_BUILD_TYPE=Release -DCMAKE_C_FLAGS_RELEASE=-O2 -DTT_TESTS=ON
         -DCMAKE_C_COMPILER="$compiler" -DTT_BLAS="$blas")
     unset MPIRUN
     if command -v "mpicc.$mpi" >/dev/null; then # Debian has both side by side
@@ -48,7 +48,9 @@ for build in "${builds[@]}"; do
         continue
     fi
     parts=(-R "$short")
-    [ -z "$full" ] || parts=(-L 'unit|mpi|golden|cli|package')
+    # MPICH's ranks wait by spinning: with more of them than cores a test's time is up first.
+    [ "$mpi" != mpich ] || [ "$(nproc)" -ge 4 ] || parts+=(-E '\.4$')
+    [ -z "$full" ] || parts[0]=-L parts[1]='unit|mpi|golden|cli|package'
     ctest --test-dir "$dir" --output-on-failure -j "$(nproc)" "${parts[@]}" >"$dir/test.log" 2>&1 || failed=1
     echo "$build: $("$dir/trimtab" --version --verbose | sed -n 's/^\(compiler\|MPI\|BLAS\)  *//p' |
         cut -d , -f 1 | paste -sd ';'): $(grep 'tests passed' "$dir/test.log" || tail -n 1 "$dir/test.log")"
