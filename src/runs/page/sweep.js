@@ -182,7 +182,11 @@ var Sweep = (function () {
       var list = runs().filter(function (run) {
         return run[what.curve] && run[what.curve].step.length > 0 && !hidden.has(dim.values.indexOf(dim.of(run)));
       });
-      var shown = list.slice(0, MOST_LINES);
+      /* Of too many some from everywhere: runs that follow each other are of one method. */
+      var shown = list.filter(function (run, i) {
+        return list.length <= MOST_LINES ||
+          Math.floor(i * MOST_LINES / list.length) !== Math.floor((i - 1) * MOST_LINES / list.length);
+      });
       Page.clear(box);
       Chart.lines(box, { label: what.name + " over steps, " + shown.length + " runs", xName: "step",
         yName: what.name, log: state.log && state.kind !== "exact", series: shown.map(function (run) {
@@ -191,7 +195,7 @@ var Sweep = (function () {
         }) });
       Page.clear(note).appendChild(document.createTextNode(
         list.length === 0 ? "No run of these has such a curve yet." :
-        list.length > MOST_LINES ? "The first " + MOST_LINES + " of " + Page.count(list.length) + " runs are drawn: choose fewer." :
+        list.length > MOST_LINES ? Page.count(shown.length) + " of " + Page.count(list.length) + " runs are drawn, taken evenly: choose fewer to see all." :
         Page.count(list.length) + " runs." + (state.smoothing && state.kind === "train" ? " Smoothed." : "")));
     }
     function drawLegend() {
