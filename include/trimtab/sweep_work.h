@@ -39,7 +39,8 @@ typedef enum tt_sweep_next_kind {
 typedef struct tt_sweep_next {
     tt_sweep_next_kind kind;
     int group, attempt;
-    int exit_code; /* DONE: 0, or that of the last attempt */
+    int exit_code; /* DONE: 0, or that of the last attempt; NONE: 0, or of a group that was passed
+                      over because its files are damaged */
     int n_left;    /* NONE: groups that are not done */
     char why[512]; /* DONE: what it failed with; TAKEN: who works on it */
 } tt_sweep_next;

@@ -25,7 +25,7 @@ typedef struct runner {
     bool waits, quiet;
     tt_sweep *sweep;
     tt_sweep_work *work;
-    int n_done, n_failed;
+    int n_done, n_failed, first_group; /* the one that failed first */
     tt_status first_failure;
     char first_why[512];
 } runner;
@@ -103,7 +103,16 @@ static void note_failure(runner *r, int g, tt_status status, const char *why) {
     r->n_failed++;
     if (r->first_failure != TT_OK) return;
     r->first_failure = status;
+    r->first_group = g;
     snprintf(r->first_why, sizeof r->first_why, "%s: %.480s", group, why);
+}
+
+/* A failure that another attempt has made good is none. */
+static void note_done(runner *r, int g) {
+    r->n_done++;
+    if (r->first_failure == TT_OK || r->first_group != g) return;
+    r->n_failed--;
+    r->first_failure = TT_OK;
 }
 
 /* Trains it, and writes down what became of it. */
@@ -124,7 +133,7 @@ static tt_status work_on(runner *r, const tt_sweep_next *next, tt_error *err) {
     if (r->c->world->rank == 0)
         status = tt_sweep_work_end(r->work, ended, why->text, tt_process_seconds() - began, err);
     status = tt_world_follow(r->c->world, status, err);
-    if (ended == TT_OK) r->n_done++;
+    if (ended == TT_OK) note_done(r, next->group);
     if (ended != TT_OK && ended != TT_INTERRUPTED) note_failure(r, next->group, ended, why->text);
     if (status == TT_OK && (ended == TT_INTERRUPTED || r->index >= 0)) {
         status = ended == TT_OK ? TT_OK : tt_fail(err, ended, "%s: %s", group, why->text);
@@ -163,6 +172,8 @@ static tt_status settle(runner *r, const tt_sweep_next *next, tt_error *err) {
     if (talks(r))
         printf("%d groups done here, %d failed; %d that are left are others' work\n", r->n_done,
                r->n_failed, next->n_left);
+    if (r->first_failure == TT_OK && next->exit_code)
+        return tt_fail(err, TT_ERR_FORMAT, "%s", next->why);
     if (r->first_failure == TT_OK) return TT_OK;
     return tt_fail(err, r->first_failure, "%d of the groups tried here failed. %s", r->n_failed,
                    r->first_why);

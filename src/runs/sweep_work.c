@@ -234,19 +234,32 @@ static tt_status next_of_index(tt_sweep_work *work, int g, tt_sweep_next *out, t
     return TT_OK;
 }
 
+/* Others need not wait for a group whose files are damaged: out->group is it then. */
+static tt_status look_if_whole(tt_sweep_work *work, int g, tt_sweep_group_state *state,
+                               tt_sweep_next *out, tt_error *err) {
+    tt_status status = tt_sweep_look_at_group(work->sweep, g, state, err);
+    out->group = -1;
+    if (status != TT_ERR_FORMAT) return status;
+    out->group = g;
+    out->exit_code = tt_status_exit_code(status);
+    snprintf(out->why, sizeof out->why, "%.500s", err ? err->text : "");
+    if (err) *err = (tt_error){0};
+    return TT_OK;
+}
+
 /* One pass over those that are free, from a place of its own so that workers do not meet. */
-static tt_status pass(tt_sweep_work *work, bool failed_ones, bool *got, int *n_left,
+static tt_status pass(tt_sweep_work *work, bool failed_ones, bool *got, tt_sweep_next *out,
                       bool *suspicious, tt_error *err) {
     tt_sweep *sweep = work->sweep;
     int first = (int)((unsigned)getpid() % (unsigned)sweep->n_groups);
-    *n_left = 0;
+    out->n_left = 0;
     for (int k = 0; k < sweep->n_groups && !*got; k++) {
         int g = (first + k) % sweep->n_groups;
         tt_sweep_group_state state;
-        tt_status status;
-        TT_TRY(tt_sweep_look_at_group(sweep, g, &state, err));
-        if (tt_sweep_is_done(sweep, &state)) continue;
-        ++*n_left;
+        tt_status status = look_if_whole(work, g, &state, out, err);
+        TT_TRY(status);
+        if (out->group == g || tt_sweep_is_done(sweep, &state)) continue;
+        out->n_left++;
         if ((state.failures > 0) != failed_ones) continue;
         bool worth = is_worth_a_try(work, g, &state, err, &status);
         TT_TRY(status);
@@ -262,8 +275,8 @@ tt_status tt_sweep_work_next(tt_sweep_work *work, int index, bool wait, tt_sweep
     *out = (tt_sweep_next){.kind = TT_SWEEP_NONE, .group = -1};
     tt_sweep_refresh(work->sweep);
     if (index >= 0) return next_of_index(work, index, out, err);
-    TT_TRY(pass(work, false, &got, &out->n_left, &suspicious, err));
-    if (!got) TT_TRY(pass(work, true, &got, &out->n_left, &suspicious, err));
+    TT_TRY(pass(work, false, &got, out, &suspicious, err));
+    if (!got) TT_TRY(pass(work, true, &got, out, &suspicious, err));
     if (got)
         choose(work, out);
     else if (suspicious || (wait && out->n_left > 0))
