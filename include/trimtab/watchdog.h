@@ -11,16 +11,21 @@
  *
  * After a time of grace the lowest rank that is stuck judges (tt_watchdog_judge):
  *   - ranks that do not write are stopped, dead or cut off: it was them;
- *   - else, when some rank comes on, or does something that is not waiting and uses the processor,
- *     the run is slow, but alive: nobody is given up;
+ *   - else, when some rank comes on, or does something that is not waiting and uses the processor
+ *     (for up to TT_WATCHDOG_PATIENCE times `seconds` without a mark), the run is slow, but alive:
+ *     nobody is given up;
  *   - else ranks that do not wait for others hang (in a disk, say): it was them;
  *   - else all wait for each other: a message was lost.
  * It writes the report, and every rank is told to end, by on_end in its watchdog's thread. Nothing
  * of it uses MPI. Marks that are not waits for others come from all long work, so that loading,
  * evaluating and decomposing may take as long as they like.
  *
- * Before there is a run directory (loading, trimtab eval), ranks cannot ask each other: only one
- * that neither waits nor uses the processor ends.
+ * Before there is a run directory (loading, trimtab eval), ranks cannot ask each other: one that
+ * neither waits nor uses the processor ends at once, any other after TT_WATCHDOG_PATIENCE times
+ * `seconds`, saying what it does and for whom it waits.
+ *
+ * Where the run directory itself does not answer (a file server that is gone), this thread hangs in
+ * it, too: a second one sees that and ends the rank, saying so.
  *
  * When the whole machine slept (a laptop, a virtual machine that is moved), nothing is held against
  * anybody: the thread notices that it slept itself. */
@@ -35,7 +40,9 @@
 #include "trimtab/status.h"
 #include "trimtab/world.h"
 
-/* Told in the watchdog's thread; it must end the process, with the exit code of ERR_STALLED.
+enum { TT_WATCHDOG_PATIENCE = 4 };
+
+/* Told in a thread of the watchdog's; it must end the process, with the exit code of ERR_STALLED.
  * report: what to tell the user; NULL: another rank tells. */
 typedef void (*tt_watchdog_end)(void *context, const char *report);
 
@@ -73,7 +80,9 @@ typedef struct tt_rank_state {
 
 /* What is the matter with these ranks [n]? False: nothing, the run is alive. Else a report for
  * people, malloc'ed (NULL: no memory), whose first line names the culprit. after_s: how long
- * nothing had moved when they were asked. */
-bool tt_watchdog_judge(const tt_rank_state *ranks, int n, double after_s, char **report);
+ * nothing had moved when they were asked. patience_s: so long after its last mark a rank that
+ * computes is alive. */
+bool tt_watchdog_judge(const tt_rank_state *ranks, int n, double after_s, double patience_s,
+                       char **report);
 
 #endif

@@ -2,6 +2,7 @@
 
 #include "cli.h"
 #include "cli_print.h"
+#include "trimtab/beacon.h"
 #include "trimtab/engine.h"
 #include "trimtab/file.h"
 #include "trimtab/products.h"
@@ -34,6 +35,7 @@ static tt_status own_and_run(const cli *c, const tt_engine *engine, tt_trainer *
 
 static tt_status make_run_dir(const cli *c, const tt_job *job, tt_error *err) {
     tt_status status = TT_OK;
+    tt_beacon_does("make the run directory", TT_BEACON_NONE, TT_BEACON_NONE);
     if (c->world->rank == 0) status = tt_file_make_dirs(job->run.dir, err);
     return tt_world_follow(c->world, status, err);
 }

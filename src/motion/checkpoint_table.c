@@ -6,6 +6,7 @@
 #include <xxhash.h>
 
 #include "checkpoint_private.h"
+#include "trimtab/beacon.h"
 #include "trimtab/replicas.h"
 
 const char *const ckpt_file_names[CKPT_N_FILES] = {"adapter.safetensors", "optimizer.safetensors"};
@@ -57,10 +58,12 @@ static tt_status sum_entry(const tt_adapter *adapter, const float *const *vector
 
 /* Views of one owner have one checksum, which every replica must know. Collective over data. */
 static void share_sums(const tt_world *world, const tt_adapter *adapter, ckpt_entry *own) {
+    tt_beacon_mark was = tt_beacon_wait("wait for checksums", TT_BEACON_NONE, TT_BEACON_ALL);
     for (int i = 0; i < adapter->n_views; i++)
         if (adapter->views[i].owner >= 0)
             MPI_Bcast(own[i].xxh3, CKPT_N_VECTORS, MPI_UINT64_T, adapter->views[i].owner,
                       world->data);
+    tt_beacon_resume(&was);
 }
 
 /* This rank's views as entries. */

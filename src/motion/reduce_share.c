@@ -4,6 +4,7 @@
 #include <stdlib.h>
 
 #include "reduce_private.h"
+#include "trimtab/beacon.h"
 #include "trimtab/full.h"
 #include "trimtab/ops.h"
 
@@ -186,12 +187,15 @@ static void add_tied(tt_reduce *r) {
         tt_ops_add(view->n, d_head, d_embed);
         return;
     }
+    tt_beacon_mark was =
+        tt_beacon_wait("wait for the tied head", TT_BEACON_NONE, last_stage(r->world));
     for (size_t first = 0; first < view->n; first += TT_REDUCE_JOIN) {
         int n = join_length(first, view->n);
         MPI_Recv(r->incoming, n, MPI_FLOAT, last_stage(r->world), TAG_MIRROR, r->world->pipe,
                  MPI_STATUS_IGNORE);
         tt_ops_add((size_t)n, r->incoming, d_embed + first);
     }
+    tt_beacon_resume(&was);
 }
 
 void tt_reduce_join_ends(tt_reduce *r, int layer) {
@@ -236,8 +240,10 @@ void tt_reduce_spread(tt_reduce *r) {
     const tt_adapter *a = r->adapter;
     int n = 0;
     if (!a->full) return;
+    tt_beacon_mark was = tt_beacon_wait("wait for new weights", TT_BEACON_NONE, TT_BEACON_ALL);
     for (int i = 0; r->world->n_replicas > 1 && i < a->n_views; i++)
         spread_view(r, &a->views[i], &n);
     MPI_Waitall(r->n_window, r->window, MPI_STATUSES_IGNORE);
     if (has_mirror(r) || has_mirrored(r)) spread_mirror(r);
+    tt_beacon_resume(&was);
 }

@@ -6,6 +6,8 @@
 #include <string.h>
 #include <xxhash.h>
 
+#include "trimtab/beacon.h"
+
 /* Everybody's sums, on each replica of a stage that does not agree. */
 typedef struct ballot {
     const tt_world *world;
@@ -124,8 +126,8 @@ static tt_status share_verdict(const tt_world *world, tt_status status, tt_error
     return (tt_status)spoken;
 }
 
-tt_status tt_replicas_vote(const tt_world *world, size_t n, const uint64_t *sums,
-                           tt_replicas_name name, const void *context, tt_error *err) {
+static tt_status vote(const tt_world *world, size_t n, const uint64_t *sums, tt_replicas_name name,
+                      const void *context, tt_error *err) {
     tt_error local = {0};
     if (world->n_replicas == 1) return TT_OK;
     uint64_t hash = XXH3_64bits(sums, n * sizeof *sums);
@@ -138,6 +140,14 @@ tt_status tt_replicas_vote(const tt_world *world, size_t n, const uint64_t *sums
         status = hold_ballot(world, &b, sums, err);
     }
     return share_verdict(world, status, err);
+}
+
+tt_status tt_replicas_vote(const tt_world *world, size_t n, const uint64_t *sums,
+                           tt_replicas_name name, const void *context, tt_error *err) {
+    tt_beacon_mark was = tt_beacon_wait("wait for all to compare", TT_BEACON_NONE, TT_BEACON_ALL);
+    tt_status status = vote(world, n, sums, name, context, err);
+    tt_beacon_resume(&was);
+    return status;
 }
 
 /* --- Of pieces ---------------------------------------------------------------------------------

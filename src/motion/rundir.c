@@ -8,6 +8,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "trimtab/beacon.h"
 #include "trimtab/file.h"
 #include "trimtab/inside.h"
 
@@ -156,6 +157,7 @@ tt_status tt_rundir_open_below(const tt_world *world, const char *path, size_t n
     tt_error local = {0};
     if (!err) err = &local;
     *out = (tt_rundir){0};
+    tt_beacon_does("open the run directory", TT_BEACON_NONE, TT_BEACON_NONE);
     tt_rundir rundir = {.n_root = n_root};
     tt_status status = TT_OK;
     if (strlen(path) >= sizeof rundir.path)

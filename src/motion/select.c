@@ -3,6 +3,8 @@
 #include <math.h>
 #include <stdlib.h>
 
+#include "trimtab/beacon.h"
+
 static bool chooses(const tt_method *method) {
     return method->form == TT_STEER_LOFIT;
 }
@@ -42,8 +44,10 @@ static void gather_norms(const tt_world *world, const tt_adapter *adapter, doubl
                          size_t n) {
     for (size_t i = 0; i < n; i++) norms[i] = -1;
     tt_adapter_head_norms(adapter, norms);
+    tt_beacon_mark was = tt_beacon_wait("wait for norms of heads", TT_BEACON_NONE, TT_BEACON_ALL);
     if (world->n_stages > 1)
         MPI_Allreduce(MPI_IN_PLACE, norms, (int)n, MPI_DOUBLE, MPI_MAX, world->pipe);
+    tt_beacon_resume(&was);
 }
 
 tt_status tt_select_after_step(const tt_world *world, tt_adapter *adapter, int64_t step,

@@ -1,8 +1,6 @@
 #include "trimtab/watchdog.h"
 
-#include <errno.h>
-#include <math.h>
-#include <signal.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -10,7 +8,6 @@
 #include <unistd.h>
 
 #include "trimtab/file.h"
-#include "trimtab/inside.h"
 #include "trimtab/process.h"
 #include "watchdog_private.h"
 
@@ -57,28 +54,35 @@ static void look_at_all(tt_watchdog *w, double now_s, bool first) {
     }
 }
 
-/* Of one that nobody can ask: whether it does anything itself. */
-static void judge_alone(tt_watchdog *w, double now_s) {
+static void end_alone(tt_watchdog *w, double stuck_s, const char *why) {
     tt_beacon_mark mark = tt_beacon_read();
-    double stuck_s = now_s - w->seen_s;
     tt_rank_state me = {.pid = getpid(),
-                        .is_there = true,
-                        .writes = true,
-                        .processor = (processor_seconds() - w->processor_s) / stuck_s,
                         .stuck_s = stuck_s,
                         .resident_bytes = tt_process_resident_bytes(),
                         .mark = mark};
-    char *report;
-    if (mark.waits) return;
     memcpy(me.host, w->world->host, sizeof me.host);
     snprintf(me.operation, sizeof me.operation, "%s", mark.operation);
-    if (tt_watchdog_judge(&me, 1, stuck_s, &report)) w->on_end(w->context, report ? report : "");
+    char *report = wd_print_lonely(&me, w->world->rank, why);
+    w->on_end(w->context, report ? report : "a rank stopped responding; no memory to say which");
+}
+
+/* Where ranks cannot ask each other. One that waits or computes may be right to. */
+static void judge_alone(tt_watchdog *w, double now_s) {
+    bool waits = tt_beacon_read().waits;
+    double stuck_s = now_s - w->seen_s;
+    bool computes = (processor_seconds() - w->processor_s) / stuck_s >= WD_BUSY_SHARE;
+    if ((waits || computes) && stuck_s < TT_WATCHDOG_PATIENCE * w->seconds) return;
+    end_alone(w, stuck_s,
+              waits ? "a rank that it waits for is stopped, dead, cut off, or hangs: before there "
+                      "is a run directory, ranks cannot ask each other which"
+                    : "it hangs");
 }
 
 static void judge(tt_watchdog *w, double now_s) {
     char *report;
     look_at_all(w, now_s, false);
-    if (!tt_watchdog_judge(w->ranks, w->world->n_ranks, now_s - w->seen_s, &report)) {
+    if (!tt_watchdog_judge(w->ranks, w->world->n_ranks, now_s - w->seen_s,
+                           TT_WATCHDOG_PATIENCE * w->seconds, &report)) {
         w->asked_s = w->looked_s = 0; /* slow, but alive: asked again */
         return;
     }
@@ -144,46 +148,50 @@ static void look(tt_watchdog *w, double now_s) {
         judge_alone(w, now_s);
 }
 
-/* --- The thread ----------------------------------------------------------------------------------
+/* --- The threads ---------------------------------------------------------------------------------
  */
-
-/* Until it is over, or for a pause. Called with the lock. */
-static void pause_a_little(tt_watchdog *w) {
-    struct timespec until;
-    clock_gettime(CLOCK_MONOTONIC, &until);
-    double at = (double)until.tv_nsec * 1e-9 + w->pause_s;
-    until.tv_sec += (time_t)at;
-    until.tv_nsec = (long)((at - floor(at)) * 1e9);
-    while (!w->over && pthread_cond_timedwait(&w->wake, &w->lock, &until) != ETIMEDOUT) {
-    }
-}
 
 static void *watch(void *context) {
     tt_watchdog *w = context;
-    pthread_mutex_lock(&w->lock);
+    pthread_mutex_lock(&w->watch.lock);
     double before_s = tt_process_seconds();
     begin_anew(w, before_s);
-    while (!w->over) {
-        pause_a_little(w);
+    while (!w->watch.over) {
+        wd_pause(&w->watch, w->pause_s);
         double now_s = tt_process_seconds();
+        atomic_store(&w->look_began, now_s);
         if (now_s - before_s > w->pause_s + w->seconds / 2)
             begin_anew(w, now_s); /* the machine slept, not this rank */
-        else if (!w->over)
+        else if (!w->watch.over)
             look(w, now_s);
         before_s = tt_process_seconds();
+        atomic_store(&w->look_began, 0);
     }
-    pthread_mutex_unlock(&w->lock);
+    pthread_mutex_unlock(&w->watch.lock);
     return NULL;
 }
 
-/* Signals are for the thread that computes. */
-static int start_thread(tt_watchdog *w) {
-    sigset_t all, old;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &old);
-    int rc = pthread_create(&w->thread, NULL, watch, w);
-    pthread_sigmask(SIG_SETMASK, &old, NULL);
-    return rc;
+/* A look that takes so long hangs in the run directory; and so does the run, or it comes on without
+ * needing it. Naps of the machine are no part of either. */
+static void *guard(void *context) {
+    tt_watchdog *w = context;
+    uint64_t seen_n = 0;
+    double stuck_s = 0, hung_s = 0, before_s = tt_process_seconds();
+    pthread_mutex_lock(&w->guard.lock);
+    while (!w->guard.over) {
+        wd_pause(&w->guard, w->pause_s);
+        double now_s = tt_process_seconds(), passed_s = now_s - before_s;
+        if (passed_s > w->pause_s + w->seconds / 2) passed_s = 0;
+        uint64_t n = tt_beacon_read().n;
+        stuck_s = n == seen_n ? stuck_s + passed_s : 0;
+        hung_s = atomic_load(&w->look_began) != 0 ? hung_s + passed_s : 0;
+        seen_n = n;
+        before_s = now_s;
+        if (!w->guard.over && stuck_s >= w->seconds && hung_s >= 2 * w->grace_s)
+            end_alone(w, stuck_s, "its run directory does not answer");
+    }
+    pthread_mutex_unlock(&w->guard.lock);
+    return NULL;
 }
 
 tt_status tt_watchdog_start(const tt_world *world, double seconds, tt_watchdog_end on_end,
@@ -198,13 +206,11 @@ tt_status tt_watchdog_start(const tt_world *world, double seconds, tt_watchdog_e
     w->grace_s = within(seconds / 2, 2, 120);
     w->on_end = on_end;
     w->context = context;
-    pthread_condattr_t monotonic;
-    pthread_condattr_init(&monotonic);
-    pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
-    pthread_cond_init(&w->wake, &monotonic);
-    pthread_condattr_destroy(&monotonic);
-    pthread_mutex_init(&w->lock, NULL);
-    int rc = start_thread(w);
+    int rc = wd_start(&w->watch, watch, w);
+    if (rc == 0) {
+        rc = wd_start(&w->guard, guard, w);
+        if (rc != 0) wd_stop(&w->watch);
+    }
     if (rc != 0) {
         free(w);
         return tt_fail(err, TT_ERR_INTERNAL, "no thread for the watchdog: %s", strerror(rc));
@@ -215,15 +221,10 @@ tt_status tt_watchdog_start(const tt_world *world, double seconds, tt_watchdog_e
 
 void tt_watchdog_stop(tt_watchdog *w) {
     if (!w) return;
-    pthread_mutex_lock(&w->lock);
-    w->over = true;
-    pthread_cond_signal(&w->wake);
-    pthread_mutex_unlock(&w->lock);
-    pthread_join(w->thread, NULL);
+    wd_stop(&w->watch); /* while the other still sees whether it hangs */
+    wd_stop(&w->guard);
     if (w->wrote_stuck) wd_remove_state(w, WD_STUCK);
     if (w->wrote_runs) wd_remove_state(w, WD_RUNS);
-    pthread_cond_destroy(&w->wake);
-    pthread_mutex_destroy(&w->lock);
     free(w->places);
     free(w->ranks);
     free(w->answers);
@@ -258,10 +259,10 @@ tt_status tt_watchdog_share(tt_watchdog *w, const tt_rundir *rundir, tt_error *e
     size_t n_bytes;
     TT_TRY(tt_world_gather(world, &mine, sizeof mine, &places, &n_bytes, err));
     TT_TRY(tt_world_bcast_alloc(world, &places, &n_bytes, err));
-    pthread_mutex_lock(&w->lock);
+    pthread_mutex_lock(&w->watch.lock);
     w->places = places;
     memcpy(w->dir, dir, sizeof w->dir);
     w->n_root = strlen(rundir->path);
-    pthread_mutex_unlock(&w->lock);
+    pthread_mutex_unlock(&w->watch.lock);
     return TT_OK;
 }

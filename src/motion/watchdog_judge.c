@@ -3,10 +3,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#include "trimtab/watchdog.h"
+#include "watchdog_private.h"
 
-/* Less of a core than this is not computing: a thread that polls a disk, the watchdog itself. */
-static const double busy_share = 0.1;
 enum { MOST_SHOWN = 64 };
 
 static void print_place(FILE *stream, const tt_rank_state *r, int rank) {
@@ -47,8 +45,14 @@ static bool is_silent(const tt_rank_state *r) {
     return !r->writes;
 }
 
-static bool is_alive(const tt_rank_state *r) {
-    return r->comes_on || (!r->mark.waits && r->processor >= busy_share);
+static int count_alive(const tt_rank_state *ranks, int n, double patience_s) {
+    int found = 0;
+    for (int i = 0; i < n; i++) {
+        const tt_rank_state *r = &ranks[i];
+        bool computes = !r->mark.waits && r->processor >= WD_BUSY_SHARE && r->stuck_s < patience_s;
+        found += r->comes_on || computes;
+    }
+    return found;
 }
 
 static bool hangs(const tt_rank_state *r) {
@@ -80,11 +84,12 @@ static void print_culprits(FILE *stream, const tt_rank_state *ranks, int n,
     }
 }
 
-bool tt_watchdog_judge(const tt_rank_state *ranks, int n, double after_s, char **report) {
+bool tt_watchdog_judge(const tt_rank_state *ranks, int n, double after_s, double patience_s,
+                       char **report) {
     size_t n_bytes;
     *report = NULL;
     bool silent = count(ranks, n, is_silent) > 0, stuck = count(ranks, n, hangs) > 0;
-    if (!silent && count(ranks, n, is_alive) > 0) return false;
+    if (!silent && count_alive(ranks, n, patience_s) > 0) return false;
     FILE *stream = open_memstream(report, &n_bytes);
     if (!stream) return true;
     fprintf(stream, "nothing has moved for %.0f s: ", after_s);
@@ -99,4 +104,19 @@ bool tt_watchdog_judge(const tt_rank_state *ranks, int n, double after_s, char *
         *report = NULL;
     }
     return true;
+}
+
+char *wd_print_lonely(const tt_rank_state *me, int rank, const char *why) {
+    char *text = NULL;
+    size_t n_bytes;
+    FILE *stream = open_memstream(&text, &n_bytes);
+    if (!stream) return NULL;
+    fprintf(stream,
+            "nothing has moved for %.0f s in rank %d (host %s, process %lld): ", me->stuck_s, rank,
+            me->host, (long long)me->pid);
+    print_doing(stream, me);
+    fprintf(stream, "; %s\n", why);
+    if (fclose(stream) == 0) return text;
+    free(text);
+    return NULL;
 }

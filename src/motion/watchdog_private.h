@@ -19,15 +19,25 @@ typedef struct wd_known {
     double processor_s;
 } wd_known;
 
+/* Less of a core than this is not computing: a thread that polls a disk, the watchdog itself. */
+#define WD_BUSY_SHARE 0.1
+
+/* A thread that looks from time to time. */
+typedef struct wd_thread {
+    pthread_t thread;
+    pthread_mutex_t lock;
+    pthread_cond_t wake;
+    bool over;
+} wd_thread;
+
 struct tt_watchdog {
     const tt_world *world;
     double seconds, pause_s, grace_s;
     tt_watchdog_end on_end;
     void *context;
-    pthread_t thread;
-    pthread_mutex_t lock; /* of what follows to places */
-    pthread_cond_t wake;
-    bool over;
+    wd_thread watch, guard;     /* guard: sees when the other hangs */
+    _Atomic(double) look_began; /* 0: no look is under way */
+    /* locked by watch.lock, to places: */
     char dir[TT_PATH_BYTES]; /* RUN_DIR/stalls/gLIFE; "": not known yet */
     size_t n_root;           /* bytes of dir that name RUN_DIR */
     wd_place *places;        /* [n_ranks] */
@@ -42,6 +52,15 @@ struct tt_watchdog {
     wd_known *answers;    /* [n_ranks] likewise */
     int64_t n_writes;     /* of this rank's state */
 };
+
+/* Signals are for the thread that computes: they are blocked in this one. 0, or an error number. */
+int wd_start(wd_thread *t, void *(*watch)(void *), tt_watchdog *w);
+void wd_stop(wd_thread *t);
+/* For so long, or until it is over. Called with the lock. */
+void wd_pause(wd_thread *t, double pause_s);
+
+/* What to tell of a rank that cannot ask others; malloc'ed, or NULL. */
+char *wd_print_lonely(const tt_rank_state *me, int rank, const char *why);
 
 typedef enum wd_answer { WD_STUCK, WD_RUNS } wd_answer;
 

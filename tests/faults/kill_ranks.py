@@ -8,11 +8,10 @@ import argparse
 import os
 import re
 import signal
-import subprocess
 import sys
 import time
 
-from ranks import HANGS_S, LAYOUTS, SOURCE, Failure, Lab, Table, expect, send, wait_until
+from ranks import HANGS_S, LAYOUTS, SOURCE, Failure, Lab, Shim, Table, expect, send, wait_until
 
 NAMED = r"process rank (\d+) with PID \d+ on node (\S+) exited on signal 9"
 
@@ -24,6 +23,7 @@ class Tally:
     def __init__(self):
         self.kills, self.slowest, self.when = 0, 0.0, {}
         self.hung = 0  # mpirun
+        self.named = 0
 
     def add(self, seconds, when):
         self.kills += 1
@@ -46,14 +46,15 @@ def moment(lab):
     return "elsewhere"
 
 
-def check_named(lab, layout, life, rank):
-    """By the launcher. It does not name a rank that had left MPI already: the run is through then."""
+def check_named(life, rank, tally):
+    """By the launcher, which seldom (1 of 100) only says that some process ended."""
     named = re.search(NAMED, life.said())
     if named:
         expect(int(named[1]) == rank, f"rank {named[1]} is named, not {rank}")
+        tally.named += 1
     else:
-        expect(lab.adapters() == lab.references[layout],
-               f"nobody names rank {rank}, {moment(lab)}:\n{life.said()}")
+        expect("1 process returned\na non-zero exit code" in life.said(),
+               f"nobody says that a rank died:\n{life.said()}")
 
 
 def kill_one(lab, life, what, after_s):
@@ -109,7 +110,7 @@ def kill_at_random(lab, layout, what, kills, tally):
         hit_here += 1
         tally.add(seconds, moment(lab))
         if what == "rank":
-            check_named(lab, layout, life, hit)
+            check_named(life, hit, tally)
         lab.check_goes_on(committed)
         lab.check_whole()
     committed = lab.committed()
@@ -118,49 +119,18 @@ def kill_at_random(lab, layout, what, kills, tally):
     lab.check_same(layout)
 
 
-class Shim:
-    """shim.c, which kills a rank before its n-th call that changes something below the run's
-    directory."""
-
-    def __init__(self, lab):
-        self.library, self.log = lab.work / "shim.so", lab.work / "shim.log"
-        self.directory = lab.work / "run"
-        self.n_calls = {}
-        subprocess.run(["cc", "-shared", "-fPIC", "-O1", "-o", self.library,
-                        SOURCE / "tests/faults/shim.c", "-ldl"], check=True)
-
-    def environment(self, rank, kind, at):
-        return dict(LD_PRELOAD=str(self.library), SHIM_DIR=str(self.directory),
-                    SHIM_LOG=str(self.log), SHIM_CLASS=kind, SHIM_KIND="kill", SHIM_RANK=str(rank),
-                    SHIM_AT=str(at), ASAN_OPTIONS="detect_leaks=0:verify_asan_link_order=0")
-
-    def lines(self, word):
-        found = self.log.read_text().splitlines() if self.log.exists() else []
-        return [line.split() for line in found if line.startswith(word)]
-
-    def count(self, lab, layout, rank, kind):
-        """Calls of a whole run."""
-        if (layout, rank, kind) not in self.n_calls:
-            lab.clear()
-            self.log.unlink(missing_ok=True)
-            lab.finish(layout, env=self.environment(rank, kind, 0))
-            lab.clear()
-            self.n_calls[layout, rank, kind] = int(self.lines("count")[0][2])
-        return self.n_calls[layout, rank, kind]
-
-
 def kill_at_calls(lab, layout, shim, kinds, kills, tally):
     """As at random moments, but where it hurts: mostly rank 0, which commits."""
     lab.reference(layout)
     places = [(0, kind) for kind in kinds] + [(1, "write")]
-    n_calls = {place: shim.count(lab, layout, *place) for place in places}
+    n_calls = {place: shim.count(layout, *place) for place in places}
     hit_here = 0
     while hit_here < kills:
         rank, kind = place = lab.random.choice([p for p in places if n_calls[p]])
         committed = lab.committed()
         shim.log.unlink(missing_ok=True)
         life = lab.begin(layout, "--resume=auto", env=shim.environment(
-            rank, kind, lab.random.randint(1, n_calls[place])))
+            "kill", kind, lab.random.randint(1, n_calls[place]), rank))
         came = wait_until(HANGS_S, lambda: shim.lines("hit") or life.is_over())
         expect(came, f"neither comes to the call nor ends\n{life.said()}")
         if not shim.lines("hit"):  # a life with fewer calls has come to the end
@@ -172,7 +142,7 @@ def kill_at_calls(lab, layout, shim, kinds, kills, tally):
         hit_here += 1
         _, _, _, function, path = shim.lines("hit")[0]
         tally.add(seconds, f"{function} of {kind_of(path)}")
-        check_named(lab, layout, life, rank)
+        check_named(life, rank, tally)
         lab.check_goes_on(committed)
         lab.check_whole()
     lab.finish(layout, "--resume=auto")
@@ -218,10 +188,14 @@ def main():
             except Failure as why:
                 table.fail(fault, f"{layout}, kill {tally.kills}: {why}")
                 continue
-            if tally.kills:
+            names = what in ("rank", "call")
+            if names and tally.named < 0.95 * tally.kills:
+                table.fail(fault, f"the dead rank was named {tally.named} times of {tally.kills}")
+            elif tally.kills:
+                named = "each time" if tally.named == tally.kills else f"{tally.named} times"
                 table.row(f"{fault} ({', '.join(l for l, _ in layouts)})", tally.kills,
                           f"every other process gone ({tally.told()})"
-                          + ("; the dead rank named each time" if what in ("rank", "call") else "")
+                          + (f"; the dead rank named {named}" if names else "")
                           + "; every checkpoint whole; `--resume=auto` ends with the same bits")
     return 1 if table.failed else 0
 

@@ -69,9 +69,9 @@ class Lab:
         (self.work / "job.cfg").write_text(job)
         (self.work / "cohort.cfg").write_text(job + COHORT)
 
-    def data(self):
+    def data(self, held_out="eval.jsonl", n=4):
         subprocess.run([self.trimtab, "data", "listops", "--train", "train.jsonl", "--n-train", "24",
-                        "--eval", "eval.jsonl", "--n-eval", "4", "--max-depth", "2", "--max-args",
+                        "--eval", held_out, "--n-eval", str(n), "--max-depth", "2", "--max-args",
                         "3", "--max-length", "16", "--seed", "7"], cwd=self.work, check=True,
                        stdout=subprocess.DEVNULL)
 
@@ -86,9 +86,9 @@ class Lab:
     def clear(self):
         shutil.rmtree(self.work / "run", ignore_errors=True)
 
-    def begin(self, layout, *more, sets=(), env=None, launcher=None):
+    def begin(self, layout, *more, sets=(), env=None, launcher=None, what="train"):
         self.lives = [life for life in self.lives if life.all_processes()]
-        self.lives.append(Life(self, layout, more, sets, env or {}, launcher))
+        self.lives.append(Life(self, layout, more, sets, env or {}, launcher, what))
         return self.lives[-1]
 
     def finish(self, layout, *more, **options):
@@ -152,13 +152,13 @@ class Lab:
 class Life:
     """mpirun and its ranks, found by a word of their own in the environment."""
 
-    def __init__(self, lab, layout, more, sets, env, launcher):
+    def __init__(self, lab, layout, more, sets, env, launcher, what):
         self.ranks, job, settings = LAYOUTS[layout]
         self.word = f"TT_FAULTS={os.getpid()}.{random.SystemRandom().getrandbits(48)}"
         self.log = lab.work / "life.out"
         name, value = self.word.split("=")
         command = launcher or [str(SOURCE / "tests/mpirun.sh"), str(self.ranks)]
-        command = command + [lab.trimtab, "train", job, *more]
+        command = command + [lab.trimtab, what, job, *more]
         for one in (*settings, *sets):
             command += ["--set", one]
         with open(self.log, "wb") as out:
@@ -230,6 +230,40 @@ class Life:
                 break
             time.sleep(0.1)
         self.process.wait()
+
+
+class Shim:
+    """shim.c: something becomes of a rank at its n-th call that changes the run's directory."""
+
+    def __init__(self, lab):
+        self.lab, self.n_calls = lab, {}
+        self.library, self.log = lab.work / "shim.so", lab.work / "shim.log"
+        subprocess.run(["cc", "-shared", "-fPIC", "-O1", "-o", self.library,
+                        SOURCE / "tests/faults/shim.c", "-ldl"], check=True)
+
+    def environment(self, fate, kind, at, rank=None, from_then_on=False):
+        found = dict(LD_PRELOAD=str(self.library), SHIM_DIR=str(self.lab.work / "run"),
+                     SHIM_LOG=str(self.log), SHIM_CLASS=kind, SHIM_KIND=fate, SHIM_AT=str(at),
+                     ASAN_OPTIONS="detect_leaks=0:verify_asan_link_order=0")
+        if rank is not None:
+            found["SHIM_RANK"] = str(rank)
+        if from_then_on:
+            found["SHIM_FROM"] = "1"
+        return found
+
+    def lines(self, word):
+        found = self.log.read_text().splitlines() if self.log.exists() else []
+        return [line.split() for line in found if line.startswith(word)]
+
+    def count(self, layout, rank, kind):
+        """Calls of a whole run."""
+        if (layout, rank, kind) not in self.n_calls:
+            self.lab.clear()
+            self.log.unlink(missing_ok=True)
+            self.lab.finish(layout, env=self.environment("kill", kind, 0, rank))
+            self.lab.clear()
+            self.n_calls[layout, rank, kind] = int(self.lines("count")[0][2])
+        return self.n_calls[layout, rank, kind]
 
 
 def send(pid, number):

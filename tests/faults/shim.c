@@ -17,7 +17,8 @@
  * SHIM_CLOCK=SECONDS makes the clocks that tell the time of day jump by that much back or forth
  * every few calls.
  *
- * Kind "kill" ends the process with SIGKILL just before the call. */
+ * Kind "kill" ends the process with SIGKILL just before the call; "hang" never comes
+ * back from it (the main thread; with SHIM_FROM all threads). */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
@@ -144,6 +145,8 @@ static bool counts(int class, const char *function, const char *path) {
     pthread_mutex_unlock(&lock);
     if (first) say("hit %s %d %s %s\n", shim.rank, class, function, path);
     if (first && strcmp(shim.kind, "kill") == 0) kill(getpid(), SIGKILL);
+    bool is_main = syscall(SYS_gettid) == getpid();
+    while (hit && (is_main || shim.from) && strcmp(shim.kind, "hang") == 0) pause();
     return hit;
 }
 

@@ -11,7 +11,8 @@ import signal
 import sys
 import time
 
-from ranks import LAYOUTS, SOURCE, STALLED, Failure, Lab, Table, expect, send, train_rows, wait_until
+from ranks import (LAYOUTS, SOURCE, STALLED, Failure, Lab, Shim, Table, expect, send, train_rows,
+                   wait_until)
 
 STALL_S = 3
 GIVEN_UP_S = 150  # guard.stall, the time of grace, and a machine with other work
@@ -80,6 +81,88 @@ def stays_stopped(lab, layout, rank, step):
     return took
 
 
+# --- What else stands still ------------------------------------------------------------------------
+
+
+def ends_with(life, pattern, seconds=GIVEN_UP_S):
+    """All are gone, and this was said, whatever else was."""
+    status = life.wait(seconds)
+    life.wait_gone()
+    expect(status == STALLED, f"exit status {status}, expected {STALLED}\n{life.said()}")
+    expect(re.search(pattern, life.said()), f"nobody says {pattern}\n{life.said()}")
+
+
+def goes_on(lab, layout):
+    lab.finish(layout, "--resume=auto")
+    lab.check_same(layout)
+
+
+def stops_early(lab, layout, what, after, *more):
+    """Rank 1, once this is said: perhaps before there is a run directory, so that nobody can be asked;
+    the wait has an end all the same."""
+    lab.clear()
+    life = lab.begin(layout, sets=SETS + more, what=what)
+    there = wait_until(60, lambda: life.is_over() or after in life.said())
+    expect(there and not life.is_over() and stop(life, [1]), f"does not begin\n{life.said()}")
+    ends_with(life, r"error: nothing has moved for \d+ s in rank 0 .*: wait for .*; a rank that it waits "
+              r"for is stopped, dead, cut off, or hangs|rank 1 \(.*stopped, dead or cut off")
+
+
+def hangs_in_a_call(lab, layout, shim, kind, rank):
+    """A disk that does not come back, for one call: the others' state and its own can be written."""
+    at = lab.random.randint(1, shim.count(layout, rank, kind))
+    lab.clear()
+    ends_with(lab.begin(layout, sets=SETS, env=shim.environment("hang", kind, at, rank)),
+              rf"error: nothing has moved for \d+ s: rank {rank} \(.*: hangs in: ")
+    lab.check_whole()
+    goes_on(lab, layout)
+
+
+def directory_hangs(lab, layout, shim, rank):
+    """For all calls from one on: of one rank, or of all (rank None)."""
+    at = lab.random.randint(1, shim.count(layout, 0, "write"))
+    lab.clear()
+    ends_with(lab.begin(layout, sets=SETS,
+                        env=shim.environment("hang", "all", at, rank, from_then_on=True)),
+              r"error: nothing has moved for \d+ s in rank \d+ .*(its run directory does not answer|it hangs)"
+              rf"|error: nothing has moved for \d+ s: rank {rank} \(")
+    lab.check_whole()
+    goes_on(lab, layout)
+
+
+def others(lab, table, full):
+    shim = Shim(lab)
+    lab.data("many.jsonl", 1000)
+    n = 3 if full else 1
+    for layout in ["2x1", "1x2", "cohort 2x1"] if full else ["2x1"]:
+        lab.reference(layout)
+        tries = [
+            (f"a rank is stopped for good while the run starts, {layout}", "all end with 79 and say "
+             "for whom they wait", lambda: stops_early(lab, layout, "train", "held-out data")),
+            (f"a write, sync or rename of rank 0 never returns, {layout}", "all end with 79; the "
+             "report names rank and operation; resumed to the same bits",
+             lambda: hangs_in_a_call(lab, layout, shim, lab.random.choice(["write", "sync", "name"]),
+                                     0)),
+            (f"the run directory stops to answer, for one rank, {layout}", "all end with 79, naming "
+             "the rank or the directory; resumed to the same bits",
+             lambda: directory_hangs(lab, layout, shim, 0)),
+            (f"the run directory stops to answer, for all, {layout}", "all end with 79, naming the "
+             "directory; resumed to the same bits", lambda: directory_hangs(lab, layout, shim, None)),
+        ]
+        if not layout.startswith("cohort"):
+            tries.append((f"a rank of `trimtab eval` is stopped for good, {layout}", "all end with 79 "
+                          "and say for whom they wait",
+                          lambda: stops_early(lab, layout, "eval", "held-out data",
+                                              "task.eval=many.jsonl", "eval.generate=true")))
+        for fault, what, attempt in tries if full else tries[1:3]:
+            try:
+                for _ in range(n):
+                    attempt()
+                table.row(fault, n, what)
+            except Failure as why:
+                table.fail(fault, why)
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--full", action="store_true")
@@ -111,6 +194,8 @@ def main():
                           "goes on to the same bits: a machine that slept is held against nobody")
             except Failure as why:
                 table.fail(fault, why)
+    with Lab(asked.trimtab, asked.seed) as lab:
+        others(lab, table, asked.full)
     return 1 if table.failed else 0
 
 

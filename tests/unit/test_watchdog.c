@@ -12,6 +12,8 @@
 
 #include "trimtab/process.h"
 
+enum { PATIENCE_S = 60 };
+
 /* Waits for the stage below, has written again, uses a core for polling. */
 static tt_rank_state waiting(int rank) {
     tt_rank_state r = {.pid = 100 + rank,
@@ -47,7 +49,7 @@ static tt_rank_state silent(int rank) {
 
 static void expect_report(const tt_rank_state *ranks, int n, const char *const *texts) {
     char *report;
-    assert_true(tt_watchdog_judge(ranks, n, 30, &report));
+    assert_true(tt_watchdog_judge(ranks, n, 30, PATIENCE_S, &report));
     assert_non_null(report);
     assert_int_equal(strncmp(report, "nothing has moved for 30 s: ", 28), 0);
     for (; *texts; texts++)
@@ -97,14 +99,23 @@ static void the_slow_are_left_alone(void **state) {
     char *report;
     (void)state;
     tt_rank_state ranks[] = {waiting(0), computing(1, 0.5), waiting(2)};
-    assert_false(tt_watchdog_judge(ranks, 3, 30, &report)); /* computes */
+    assert_false(tt_watchdog_judge(ranks, 3, 30, PATIENCE_S, &report)); /* computes */
     assert_null(report);
     ranks[1] = computing(1, 0);
     ranks[1].comes_on = true; /* reads from a slow disk */
-    assert_false(tt_watchdog_judge(ranks, 3, 30, &report));
+    assert_false(tt_watchdog_judge(ranks, 3, 30, PATIENCE_S, &report));
     ranks[1] = waiting(1);
     ranks[1].comes_on = true;
-    assert_false(tt_watchdog_judge(ranks, 3, 30, &report));
+    assert_false(tt_watchdog_judge(ranks, 3, 30, PATIENCE_S, &report));
+}
+
+static void computing_without_an_end_is_hanging(void **state) {
+    (void)state;
+    tt_rank_state ranks[] = {waiting(0), computing(1, 0.9), waiting(2)};
+    ranks[1].stuck_s = PATIENCE_S;
+    expect_report(ranks, 3,
+                  (const char *[]){"s: rank 1 (host c12", ": hangs in: forward layer 7",
+                                   "for 60 s; 90 % of a core", NULL});
 }
 
 static void beacons_tell_marks_and_waits(void **state) {
@@ -136,9 +147,11 @@ static void beacons_tell_marks_and_waits(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(beacons_tell_marks_and_waits), cmocka_unit_test(silent_ranks_are_to_blame),
-        cmocka_unit_test(who_waits_for_nobody_hangs), cmocka_unit_test(all_may_wait_for_each_other),
-        cmocka_unit_test(the_slow_are_left_alone)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(beacons_tell_marks_and_waits),
+                                       cmocka_unit_test(silent_ranks_are_to_blame),
+                                       cmocka_unit_test(who_waits_for_nobody_hangs),
+                                       cmocka_unit_test(all_may_wait_for_each_other),
+                                       cmocka_unit_test(the_slow_are_left_alone),
+                                       cmocka_unit_test(computing_without_an_end_is_hanging)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
