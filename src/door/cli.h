@@ -61,6 +61,9 @@ void cli_look_at_terminals(cli *c);
  * the work? */
 bool cli_is_first(void);
 
+/* From now on this process ends when the launcher that started it does. Before MPI is initialised. */
+void cli_heed_launcher(void);
+
 /* Bytes that SLURM allows the ranks on this node together; 0: it does not say. */
 size_t cli_slurm_node_bytes(void);
 

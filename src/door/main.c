@@ -52,6 +52,7 @@ static void choose_mpi_parts(void) {
 static tt_status run_with_mpi(const request *asked, cli *c, tt_error *err) {
     int provided;
     choose_mpi_parts();
+    cli_heed_launcher();
     if (asked->command->stops) tt_world_catch_stop_signals(); /* the start may be long, too */
     MPI_Init_thread(&c->argc, &c->argv, MPI_THREAD_FUNNELED, &provided);
     tt_status status = tt_world_create(MPI_COMM_WORLD, &c->world, err);

@@ -157,6 +157,20 @@ def kind_of(path):
     return "checkpoints" if "checkpoints" in path else "the rest"
 
 
+def lose_launcher(lab):
+    """A launcher that dies, of a rank that does not hear of it from MPI (alone it joins nobody)."""
+    lab.clear()
+    life = lab.begin("1x1", sets=["train.steps=100000000"], env={"PMI_RANK": "0"},
+                     launcher=["sh", "-c", '"$@" & wait', "launcher"])
+    began = wait_until(HANGS_S, lambda: (lab.work / "run/metrics.jsonl").exists() or life.is_over())
+    expect(began and not life.is_over(), f"does not begin\n{life.said()}")
+    send(life.process.pid, signal.SIGKILL)
+    seconds = life.wait_gone()
+    expect("rank 0: the launcher (process " in life.said(), life.said())
+    lab.check_whole()
+    return seconds
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--full", action="store_true")
@@ -197,6 +211,13 @@ def main():
                           f"every other process gone ({tally.told()})"
                           + (f"; the dead rank named {named}" if names else "")
                           + "; every checkpoint whole; `--resume=auto` ends with the same bits")
+        if asked.only is None:
+            fault = "kill -9 of a launcher whose rank MPI does not tell"
+            try:
+                seconds = lose_launcher(lab)
+                table.row(fault, 1, f"the rank says so and is gone after {seconds:.0f} s")
+            except Failure as why:
+                table.fail(fault, why)
     return 1 if table.failed else 0
 
 
