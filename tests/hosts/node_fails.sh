@@ -15,6 +15,12 @@ for l in 1x2 2x1; do
         --set run.dir=whole.$l 2>whole.err || fail "the run on one host"
 done
 
+if [ -f "$SOURCE/slurm/site.conf" ]; then
+    cp "$SOURCE/slurm/site.conf" site.conf
+    printf 'TRIMTAB=%q\n' "$TRIMTAB" >>site.conf
+    export TRIMTAB_SITE=$RIG/site.conf
+fi
+
 all_of() { # all there is of a run but the metrics, where rows tell their life
     (cd "$1" && find . -path ./metrics.jsonl -prune -o -type f -print0 | sort -z |
         xargs -0 sha256sum && find . -type d | sort)

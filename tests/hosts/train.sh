@@ -25,7 +25,7 @@ same_run() { # same_run A B STEP: adapter and optimizer
     cmp "$(dirname "$(adapter "$1" "$3")")/optimizer.safetensors" \
         "$(dirname "$(adapter "$2" "$3")")/optimizer.safetensors" || fail "moments of $1 and $2 differ"
 }
-for l in 4x1 1x4 2x2; do
+for l in ${FULL:+1x4} 4x1 2x2; do
     train h0:4 $(settings 20 10) $(layout $l) --set run.dir=one.$l
     train "$four" $(settings 20 10) $(layout $l) --set run.dir=four.$l
     for step in 10 20; do same_run one.$l four.$l $step; done
@@ -78,5 +78,5 @@ host_mpirun "h2:1 h3:1" -n 2 "$TRIMTAB" train job.cfg $(settings 200 100000) $(l
     --set run.dir=stopped2 --resume 2>train.err || fail "resume with two ranks"
 same_run whole stopped2 200
 tell "stopped with 4 ranks, went on with 2: the same bits"
-row "training on 4 hosts (4x1, 1x4, 2x2; 2 hosts x 2 ranks; every weight trained)" "12 runs" \
+row "training on 4 hosts (${FULL:+1x4, }4x1, 2x2; 2 hosts x 2 ranks; every weight trained)" "$([ -z "$FULL" ] && echo 10 || echo 12) runs" \
     "adapter and moments are those of one host, byte for byte; stopped on 4 hosts, the run went on on 2 hosts to the same bytes"
