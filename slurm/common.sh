@@ -236,6 +236,17 @@ count_lives_without_progress() {
     echo $n
 }
 
+# Is this the life that Slurm knows of? A script on a node that was cut off lives on while Slurm has
+# begun the next life of the same job, which it must not queue again.
+is_newest_life() {
+    local job
+    job=$(scontrol show job "$SLURM_JOB_ID" 2>/dev/null) ||
+        { say "Slurm does not answer: not queued again by this life"; return 1; }
+    case $job in *" Restarts=${SLURM_RESTART_COUNT:-0} "*) return 0 ;; esac
+    say "Slurm has begun another life of job $SLURM_JOB_ID: leaving it alone"
+    return 1
+}
+
 # Ends this life; the job is queued again, unless that has been done too often for nothing.
 requeue() { # requeue EXIT_CODE WHY
     local n
@@ -243,6 +254,7 @@ requeue() { # requeue EXIT_CODE WHY
         say "$2; submit the same line again to go on"
         exit "$1"
     fi
+    is_newest_life || exit "$1"
     n=$(count_lives_without_progress)
     if [ "$n" -ge "$REQUEUE_LIMIT" ]; then
         say "$2; not queued again: $n lives in a row without a new checkpoint"
@@ -288,7 +300,7 @@ wait_for_slurm() {
 # Runs trimtab with these words, and ends the script.
 trimtab_live() {
     local status=0
-    MARK=$RUN_DIR/slurm.started.$SLURM_JOB_ID
+    MARK=$RUN_DIR/slurm.started.$SLURM_JOB_ID.${SLURM_RESTART_COUNT:-0}
     mkdir -p "$RUN_DIR" || exit 74
     trimtab_launcher
     say "life ${SLURM_RESTART_COUNT:-0} of job $SLURM_JOB_ID on ${SLURM_JOB_NODELIST:-?}: $RANKS ranks by ${LAUNCH[0]}, $TASKS_PER_NODE a node of $CPUS_PER_RANK CPUs, bound to: $BOUND"
