@@ -19,19 +19,25 @@ trimtab_site() {
             module load "$module" || { say "module load $module failed"; exit 78; }
         done
     fi
+    # Beside these scripts as built, or as installed (PREFIX/share/trimtab/slurm), or anywhere.
     if [ -z "$TRIMTAB" ]; then
-        TRIMTAB=$TRIMTAB_SLURM_DIR/../build/release/trimtab
-        [ -x "$TRIMTAB" ] || TRIMTAB=$(command -v trimtab) ||
-            { say "no trimtab: build it, or set TRIMTAB in site.conf"; exit 78; }
+        for TRIMTAB in "$TRIMTAB_SLURM_DIR"/../build/release/trimtab \
+            "$TRIMTAB_SLURM_DIR"/../../../bin/trimtab "$(command -v trimtab)"; do
+            [ ! -x "$TRIMTAB" ] || break
+        done
     fi
+    [ -x "$TRIMTAB" ] || { say "no program \"$TRIMTAB\": build it, or set TRIMTAB in site.conf"; exit 78; }
     [ -z "$SCRATCH" ] || export TMPDIR=$SCRATCH
     [ -n "$REQUEUE" ] || REQUEUE=${TRIMTAB_REQUEUE:-no}
     # Without keep-alive a dead link hangs mpirun and its daemons silently; and what is told to end
     # kills its ranks after a second, before they can write a checkpoint.
-    export OMPI_MCA_oob_tcp_keepalive_time=$KEEPALIVE_SECONDS
-    export OMPI_MCA_oob_tcp_keepalive_intvl=$KEEPALIVE_INTERVAL
-    export OMPI_MCA_oob_tcp_keepalive_probes=3
-    export OMPI_MCA_odls_base_sigkill_timeout=$TERM_SECONDS
+    local of
+    for of in OMPI_MCA PRTE_MCA; do # Open MPI 4; 5
+        export "${of}_oob_tcp_keepalive_time=$KEEPALIVE_SECONDS"
+        export "${of}_oob_tcp_keepalive_intvl=$KEEPALIVE_INTERVAL"
+        export "${of}_oob_tcp_keepalive_probes=3"
+        export "${of}_odls_base_sigkill_timeout=$TERM_SECONDS"
+    done
 }
 
 # --- Where ranks go -------------------------------------------------------------------------------

@@ -239,6 +239,26 @@ static void stop_signals_set_a_flag(void **state) {
     check_all(tt_world_stop_signalled());
 }
 
+/* Before the signals: their flag is for good. */
+static void stop_file_sets_a_flag(void **state) {
+    (void)state;
+    char path[64];
+    snprintf(path, sizeof path, "/tmp/tt_world_stop_%ld", (long)getpid());
+    tt_world_watch_stop_file(path);
+    check_all(!tt_world_stop_signalled() && !tt_world_stop_file_seen());
+    bool mine = mpi_test_rank == mpi_test_size - 1;
+    FILE *file = mine ? fopen(path, "w") : NULL;
+    if (file) fclose(file);
+    bool seen = false; /* within a second or so; the alarm ends a test that waits for ever */
+    while (mine && !seen) seen = tt_world_stop_signalled();
+    check_all(seen == mine && tt_world_stop_file_seen() == mine);
+    check_all(tt_world_any(world, tt_world_stop_signalled()));
+    if (mine) unlink(path);
+    check_all(tt_world_stop_signalled() == mine); /* asked once is asked */
+    tt_world_watch_stop_file(NULL);
+    check_all(!tt_world_stop_signalled());
+}
+
 int main(int argc, char **argv) {
     mpi_test_begin(&argc, &argv, 60);
     const struct CMUnitTest tests[] = {
@@ -255,6 +275,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(bcast_alloc_fails_everywhere_when_one_cannot),
         cmocka_unit_test(gather_joins_bytes_in_rank_order),
         cmocka_unit_test(small_reductions_are_the_same_everywhere),
+        cmocka_unit_test(stop_file_sets_a_flag),
         cmocka_unit_test(stop_signals_set_a_flag),
     };
     tt_error err = {0};

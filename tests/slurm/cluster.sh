@@ -83,6 +83,7 @@ END
 cluster_start() {
     local dir=$1 n=$2 i
     export SLURM_CONF=$dir/slurm.conf
+    export OMPI_MCA_mpi_yield_when_idle=1 # more ranks than cores
     export PATH=$PATH:/usr/sbin:/sbin OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
     munged --socket="$dir/munge/sock" --key-file="$dir/munge/key" --pid-file="$dir/munge/pid" \
         --log-file="$dir/munge/log" --seed-file="$dir/munge/seed" --num-threads=2
