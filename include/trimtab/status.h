@@ -40,9 +40,14 @@ typedef enum tt_status {
 
 enum { TT_ERROR_TEXT_BYTES = 4096 };
 
-/* What went wrong, for a person. Owned by the caller; `text` is always terminated, and control bytes
- * in it other than line ends are question marks, whatever file they came from. Long enough for a
- * list of problems (one a line), since a job file reports all of its problems at once. */
+/* Bytes of the control character that text begins with: 1 (C0, DEL), 2 (C1 in UTF-8: U+0080 to
+ * U+009F), or 0. Printed, it could command the terminal. */
+int tt_control_bytes(const char *text);
+
+/* What went wrong, for a person. Owned by the caller; `text` is always terminated, and control
+ * characters in it other than line ends are question marks, whatever file they came from. Long
+ * enough for a list of problems (one a line), since a job file reports all of its problems at once.
+ */
 typedef struct tt_error {
     tt_status status;
     const char *origin_file; /* source file that reported it (static string) */

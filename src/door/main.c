@@ -87,8 +87,18 @@ static int run_command(const request *asked, int argc, char **argv) {
     return tt_status_exit_code(status);
 }
 
+/* One line; what was typed, or pasted, must not command the terminal. */
+static int refuse_command(const char *got) {
+    static tt_error err;
+    tt_fail_at(&err, TT_ERR_USAGE, __FILE__, __LINE__, "no command \"%s\"", got);
+    fprintf(stderr, "trimtab: error: %s; see trimtab --help\n", err.text);
+    return tt_status_exit_code(TT_ERR_USAGE);
+}
+
 static int refuse_sub(const cli_command *command, const char *got) {
-    fprintf(stderr, "trimtab: error: got \"%s\", expected ", got);
+    static tt_error err;
+    tt_fail_at(&err, TT_ERR_USAGE, __FILE__, __LINE__, "got \"%s\"", got);
+    fprintf(stderr, "trimtab: error: %s, expected ", err.text);
     for (const cli_command *sub = command->subs; sub->name; sub++)
         fprintf(stderr, "%s%s", sub->name, !sub[1].name ? "" : !sub[2].name ? " or " : ", ");
     fprintf(stderr, "; see trimtab %s --help\n", command->name);
@@ -98,10 +108,7 @@ static int refuse_sub(const cli_command *command, const char *got) {
 /* A command line whose word at is the command's name. */
 static int obey(int argc, char **argv, int at, bool asks_help) {
     request asked = {.command = cli_find_command(NULL, argv[at]), .first = at + 1};
-    if (!asked.command) {
-        fprintf(stderr, "trimtab: error: no command \"%s\"; see trimtab --help\n", argv[at]);
-        return tt_status_exit_code(TT_ERR_USAGE);
-    }
+    if (!asked.command) return refuse_command(argv[at]);
     if (asked.command->subs) {
         const char *word = asked.first < argc ? argv[asked.first] : "";
         const cli_command *sub = cli_find_command(asked.command->subs, word);

@@ -39,8 +39,7 @@ static bool is_name(const char *name) {
     size_t n = strlen(name);
     if (n == 0 || n >= TT_NAME_BYTES || name[0] == '.' || name[0] == '-') return false;
     for (size_t i = 0; i < n; i++) {
-        unsigned char c = (unsigned char)name[i];
-        if (c <= 0x20 || c == 0x7f || strchr("/\\\"", c)) return false;
+        if (tt_control_bytes(name + i) || strchr("/\\\" ", name[i])) return false;
     }
     return true;
 }

@@ -37,7 +37,7 @@ static bool set_text(const tt_key *key, char *at, const char *text) {
     size_t n = strlen(text);
     if (n >= key->size) return false;
     for (size_t i = 0; i < n; i++)
-        if ((unsigned char)text[i] < 0x20 || text[i] == 0x7f) return false;
+        if (tt_control_bytes(text + i)) return false;
     memset(at, 0, key->size);
     memcpy(at, text, n);
     return true;

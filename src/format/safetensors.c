@@ -85,10 +85,11 @@ static tt_status check_name(const char *path, const char *name, tt_error *err) {
         return tt_fail(err, TT_ERR_FORMAT,
                        "%s: tensor '%s...': name of %zu bytes, expected at most %d", path,
                        tt_json_shown(name, shown), strlen(name), MAX_NAME_BYTES);
-    for (const unsigned char *p = (const unsigned char *)name; *p; p++)
-        if (*p < 0x20 || *p == 0x7F)
+    for (const char *p = name; *p; p++)
+        if (tt_control_bytes(p))
             return tt_fail(err, TT_ERR_FORMAT, "%s: tensor '%s': control byte 0x%02x in its name",
-                           path, tt_json_shown(name, shown), *p);
+                           path, tt_json_shown(name, shown),
+                           (unsigned char)p[tt_control_bytes(p) - 1]);
     return TT_OK;
 }
 

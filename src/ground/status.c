@@ -4,10 +4,18 @@
 #include <stdio.h>
 #include <string.h>
 
+int tt_control_bytes(const char *text) {
+    const unsigned char *p = (const unsigned char *)text;
+    if (p[0] == 0xc2 && p[1] >= 0x80 && p[1] <= 0x9f) return 2;
+    return (p[0] != 0 && p[0] < ' ') || p[0] == 0x7f;
+}
+
 /* Foreign bytes in a message must not command the terminal that shows it. */
 static void disarm(char *text) {
-    for (; *text; text++)
-        if (((unsigned char)*text < ' ' && *text != '\n') || *text == 0x7f) *text = '?';
+    for (int n; *text; text += n ? n : 1) {
+        n = *text == '\n' ? 0 : tt_control_bytes(text);
+        memset(text, '?', (size_t)n);
+    }
 }
 
 void tt_fail_at(tt_error *err, tt_status status, const char *file, int line, const char *format,

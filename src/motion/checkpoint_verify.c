@@ -34,7 +34,7 @@ static tt_status check_length(const char *path, uint64_t found, uint64_t expecte
 }
 
 static tt_status open_reader(const char *path, uint64_t n_bytes, reader *out, tt_error *err) {
-    *out = (reader){path, open(path, O_RDONLY | O_CLOEXEC), NULL};
+    *out = (reader){path, open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK), NULL};
     if (out->fd < 0)
         return tt_fail(err, errno == ENOENT ? TT_ERR_MISSING : TT_ERR_IO, "%s: cannot open: %s",
                        path, strerror(errno));

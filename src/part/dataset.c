@@ -202,8 +202,8 @@ static tt_status add_example(tt_reading *r, const tt_example *example) {
 
 static tt_status add_record(tt_reading *r, const char *json, size_t n) {
     if (n > MAX_LINE_BYTES)
-        return tt_fail(r->err, TT_ERR_FORMAT, "found a line of %zu bytes, allowed: at most %d", n,
-                       MAX_LINE_BYTES);
+        return tt_fail(r->err, TT_ERR_FORMAT,
+                       "found a line of %zu bytes or more, allowed: at most %d", n, MAX_LINE_BYTES);
     if (memchr(json, 0, n)) return tt_fail(r->err, TT_ERR_FORMAT, "found a NUL byte");
     tt_example example;
     TT_TRY(tt_task_render(r->task, json, n, &example, r->err));
@@ -236,14 +236,27 @@ static bool is_blank(const char *text, size_t n) {
     return true;
 }
 
+/* The line's end, or NULL. What is too long is not looked through to the end (which may be
+ * terabytes away) unless there is something to go on with behind it. */
+static const char *find_end(const tt_reading *r, const char *text, size_t n, size_t *length) {
+    size_t near = n <= MAX_LINE_BYTES ? n : (size_t)MAX_LINE_BYTES + 1;
+    const char *newline = memchr(text, '\n', near);
+    if (!newline && near < n && r->options->skip_bad) {
+        newline = memchr(text + near, '\n', n - near);
+        near = n;
+    }
+    *length = newline ? (size_t)(newline - text) : near;
+    return newline;
+}
+
 static tt_status read_lines(tt_reading *r, const char *text, size_t n) {
     if (n >= 3 && memcmp(text, "\xEF\xBB\xBF", 3) == 0) text += 3, n -= 3;
     while (n > 0) {
-        const char *newline = memchr(text, '\n', n);
-        size_t length = newline ? (size_t)(newline - text) : n;
+        size_t length;
+        const char *newline = find_end(r, text, n, &length);
         size_t used = newline ? length + 1 : length;
         r->line++;
-        if (!is_blank(text, length)) {
+        if (length > MAX_LINE_BYTES || !is_blank(text, length)) {
             if (r->options->limit > 0 && r->audit->n_records == r->options->limit) return TT_OK;
             TT_TRY(read_record(r, text, length));
         }

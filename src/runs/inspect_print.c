@@ -9,13 +9,14 @@ enum { VALUE_BYTES = 2048, MAX_COLUMNS = 16, MOST_WIDTH = 60, MOST_CELL = 120 };
 /* Control characters as \n, \x07: foreign text must not steer a terminal. Cut to n bytes. */
 static void escape(const char *text, char *out, size_t n) {
     size_t at = 0;
-    for (const unsigned char *p = (const unsigned char *)text; *p && at + 5 < n; p++) {
+    for (const char *p = text; *p && at + 5 < n; p++) {
+        int control = tt_control_bytes(p);
         if (*p == '\n' || *p == '\t')
             at += (size_t)snprintf(out + at, n - at, *p == '\n' ? "\\n" : "\\t");
-        else if (*p < 32 || *p == 127)
-            at += (size_t)snprintf(out + at, n - at, "\\x%02x", *p);
+        else if (control)
+            at += (size_t)snprintf(out + at, n - at, "\\x%02x", (unsigned char)*(p += control - 1));
         else
-            out[at++] = (char)*p;
+            out[at++] = *p;
     }
     out[at] = 0;
 }

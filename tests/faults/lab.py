@@ -48,6 +48,7 @@ class Lab:
         self.env = dict(os.environ, OMP_NUM_THREADS="1", LC_ALL="C")
         self.shim = self.work / "shim.so"
         self.references = {}
+        self.disk = None  # a small one, mounted below work
         subprocess.run(["cc", "-shared", "-fPIC", "-O1", "-o", self.shim,
                         SOURCE / "tests/faults/shim.c", "-ldl"], check=True)
         self.make(self.work)
@@ -63,15 +64,32 @@ class Lab:
         (work / "cohort.cfg").write_text(job + COHORT.format())
 
     def close(self):
+        if self.disk:
+            subprocess.run(["umount", self.disk], stderr=subprocess.DEVNULL)
         shutil.rmtree(self.work, ignore_errors=True)
 
     def clear(self):
-        for path in self.work.glob("run*"):
-            if path.is_symlink():
+        for path in [*self.work.glob("run*"), *(self.disk.iterdir() if self.disk else [])]:
+            if path.is_symlink() or path.is_file():
                 path.unlink()
             else:
                 shutil.rmtree(path)
         self.log.unlink(missing_ok=True)
+
+    def kept_run(self):
+        """A finished run in the usual place."""
+        self.clear()
+        status, _, err = self.run(1, "train", "job.cfg")
+        if status != OK:
+            raise Failure(f"a plain run ends with {status}: {err}")
+        return self.run_dir
+
+    def move_run(self, run_dir):
+        """From now on runs are there."""
+        self.run_dir = run_dir
+        below = run_dir.relative_to(self.work)
+        text = (self.work / "job.cfg").read_text()
+        (self.work / "job.cfg").write_text(text.replace('dir = "run"', f'dir = "{below}"'))
 
     def start(self, ranks, *arguments, shim=None, env=None, cwd=None):
         everything = dict(self.env, **(env or {}))
@@ -141,6 +159,7 @@ class Lab:
         """The last good checkpoint is whole, and goes on to the bit-identical final adapter."""
         expected = self.reference_or_fail(ranks, job)
         step = {d: newest_step(d.parent) for d in self.run_dir.glob("**/checkpoints")}
+        life = {d: newest_life(d.parent) for d in step}
         status, _, err = self.run(ranks, "train", job, "--resume=auto")
         if status != OK:
             raise Failure(f"resuming ends with {status}: {err}")
@@ -148,7 +167,8 @@ class Lab:
             raise Failure("resuming does not end with the same adapter")
         for directory, at in step.items():
             first = first_step_of_last_life(directory.parent)
-            if first is not None and first != at + 1:
+            is_new = newest_life(directory.parent) > life[directory]
+            if is_new and first is not None and first != at + 1:
                 raise Failure(f"{directory.parent.name}: resumed at {first}, found a checkpoint of {at}")
 
     def reference_or_fail(self, ranks, job):
@@ -184,12 +204,15 @@ def rows_of(run):
     return rows
 
 
+def newest_life(run):
+    return max((int(p.name) for p in (run / "generations").glob("*") if p.name.isdigit()), default=0)
+
+
 def first_step_of_last_life(run):
-    rows = [r for r in rows_of(run) if r.get("kind") == "train"]
-    life = max((r["life"] for r in rows), default=None)
-    # nothing was left to do when the last life trained no step
-    newest = max((int(p.name) for p in (run / "generations").glob("*") if p.name.isdigit()), default=0)
-    return min(r["step"] for r in rows if r["life"] == life) if life == newest else None
+    """None: it trained no step, there being nothing left to do."""
+    steps = [r["step"] for r in rows_of(run)
+             if r.get("kind") == "train" and r["life"] == newest_life(run)]
+    return min(steps, default=None)
 
 
 class Table:

@@ -4,7 +4,8 @@
  * asked for); the SHIM_AT-th one of the class SHIM_CLASS does what SHIM_KIND says:
  *
  *     class   open | write | sync | close | name (rename, mkdir, unlink) | all
- *     kind    an error: EIO ENOSPC EDQUOT ESTALE EACCES EROFS EINTR
+ *     kind    an error: EIO ENOSPC EDQUOT ESTALE EACCES EROFS EMFILE EINTR
+ *             none      nothing, but SHIM_WAIT (the path of a file) is waited for
  *             short     a write takes half of what it is given, and says so
  *             lost      a write reports success; sync and close of the file fail with ENOSPC, as
  * NFS does zero      a write stores zeros and reports success, as a disk that loses a block away
@@ -58,7 +59,7 @@ static const struct {
 } words[] = {{"open", OPEN},     {"write", WRITE},   {"sync", SYNC},     {"close", CLOSE},
              {"name", NAME},     {"all", ALL},       {"EIO", EIO},       {"ENOSPC", ENOSPC},
              {"EDQUOT", EDQUOT}, {"ESTALE", ESTALE}, {"EACCES", EACCES}, {"EROFS", EROFS},
-             {"EINTR", EINTR}};
+             {"EINTR", EINTR},   {"EMFILE", EMFILE}};
 
 static int word(const char *name) {
     for (size_t i = 0; name && i < sizeof words / sizeof words[0]; i++)
@@ -128,6 +129,9 @@ static bool is_below(const char *path) {
 
 static void move_directory(void) {
     char away[PATH_MAX + 8];
+    const char *awaited = getenv("SHIM_WAIT");
+    while (awaited && access(awaited, F_OK) != 0) usleep(10000);
+    if (strcmp(shim.kind, "none") == 0) return;
     snprintf(away, sizeof away, "%s.away", shim.dir);
     (void)!rename(shim.dir, away);
     if (strcmp(shim.kind, "replaced") == 0) (void)!mkdir(shim.dir, 0777);
