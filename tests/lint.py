@@ -28,6 +28,9 @@ for path in sorted((root / "src").glob("*/*.[ch]")) + sorted((root / "include/tr
     code = re.sub(r"/\*.*?\*/", "", text, flags=re.S)
     if str(where) != "src/door/main.c" and re.search(r"\bMPI_COMM_WORLD\b", code):
         problems.append(f"{where}: names MPI_COMM_WORLD, which is the door's")
+    # docs/security.md: no name can reach a shell, no file's name be guessed
+    for call in re.findall(r"\b(system|popen|exec[lv][pe]*|v?fork|posix_spawnp?|tmpnam|tempnam|mktemp|gets)\s*\(", code):
+        problems.append(f"{where}: calls {call}, which nothing here does")
     if inside != "door":
         for call in re.findall(r"\b(printf|puts|putchar|exit|abort|MPI_Abort|getenv)\s*\(", code):
             if (call, path.name) != ("getenv", "gemm.c"):  # BLIS_ARCH_TYPE: see gemm.h

@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include "cli_sweep.h"
+#include "trimtab/inside.h"
 #include "trimtab/process.h"
 #include "trimtab/sweep.h"
 #include "trimtab/sweep_work.h"
@@ -88,6 +89,10 @@ static tt_status train_group(const runner *r, int g, tt_error *err) {
     int n_rungs = snprintf(rungs, sizeof rungs, "halving.dir=%s/rungs/%s", r->dir, facts.competes);
     if (n_rungs >= (int)sizeof rungs || n_job >= (int)sizeof job || n_dir >= (int)sizeof run_dir)
         return tt_fail(err, TT_ERR_CONFIG, "%s: path too long", r->dir);
+    tt_status status = TT_OK; /* a group's directory may be no link, as what is below it */
+    if (r->c->world->rank == 0)
+        status = tt_inside_make_dirs(run_dir + strlen("run.dir="), strlen(r->dir), err);
+    TT_TRY(tt_world_follow(r->c->world, status, err));
     cli_given given = {.n_words = 1, .words = {job}, .n_options = 3};
     given.options[0].name = "set", given.options[0].value = run_dir;
     given.options[1].name = "resume", given.options[1].value = "auto";

@@ -7,6 +7,7 @@
 
 #include "sweep_private.h"
 #include "trimtab/file.h"
+#include "trimtab/inside.h"
 
 /* A run of the plan: one that the directory has already, or a new one. */
 typedef struct entry {
@@ -133,7 +134,7 @@ static tt_status write_text(const layout *l, const char *name, const char *text,
                             tt_error *err) {
     char path[TT_PATH_BYTES];
     TT_TRY(tt_file_join(path, sizeof path, l->dir, name, err));
-    return tt_file_write_atomic(path, text, n, err);
+    return tt_inside_write(path, strlen(l->dir), text, n, err);
 }
 
 static tt_status write_group(const layout *l, const int *members, int n, int g, tt_error *err) {
@@ -301,9 +302,10 @@ static tt_status write_head(const layout *l, tt_error *err) {
 static tt_status make_dirs(const layout *l, tt_error *err) {
     static const char *const names[] = {"groups", "leases", "rungs"};
     char path[TT_PATH_BYTES];
+    TT_TRY(tt_file_make_dirs(l->dir, err));
     for (int i = 0; i < 3; i++) {
         TT_TRY(tt_file_join(path, sizeof path, l->dir, names[i], err));
-        TT_TRY(tt_file_make_dirs(path, err));
+        TT_TRY(tt_inside_make_dirs(path, strlen(l->dir), err));
     }
     return TT_OK;
 }

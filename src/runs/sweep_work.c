@@ -9,6 +9,7 @@
 
 #include "sweep_private.h"
 #include "trimtab/file.h"
+#include "trimtab/inside.h"
 #include "trimtab/lease.h"
 #include "trimtab/process.h"
 
@@ -30,9 +31,21 @@ struct tt_sweep_work {
     int group, attempt, failures; /* that it is of */
 };
 
+/* Also against links that lead out of the sweep's directory. */
+static tt_status check_dirs(const tt_sweep *sweep, tt_error *err) {
+    static const char *const names[] = {"groups", "leases", "rungs"};
+    char path[TT_PATH_BYTES];
+    for (int i = 0; i < 3; i++) {
+        TT_TRY(tt_file_join(path, sizeof path, sweep->path, names[i], err));
+        TT_TRY(tt_inside_make_dirs(path, strlen(sweep->path), err));
+    }
+    return TT_OK;
+}
+
 tt_status tt_sweep_work_open(tt_sweep *sweep, const char *who, const char *host, int expiry_s,
                              tt_sweep_work **out, tt_error *err) {
     *out = NULL;
+    TT_TRY(check_dirs(sweep, err));
     tt_sweep_work *work = calloc(1, sizeof *work);
     seen *all = calloc((unsigned)sweep->n_groups, sizeof *all);
     if (!work || !all) {
@@ -73,9 +86,9 @@ typedef struct outcome {
 } outcome;
 
 /* A line at the end; one that a crash cut short is ended first. */
-static tt_status append_line(const char *path, const char *text, tt_error *err) {
-    int fd = open(path, O_RDWR | O_APPEND | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0666);
-    if (fd < 0) return tt_fail(err, TT_ERR_IO, "%s: cannot append: %s", path, strerror(errno));
+static tt_status append_line(const char *path, size_t n_root, const char *text, tt_error *err) {
+    int fd;
+    TT_TRY(tt_inside_open(path, n_root, O_RDWR | O_APPEND | O_CREAT, &fd, err));
     off_t end = lseek(fd, 0, SEEK_END);
     char last = '\n';
     if (end > 0 && pread(fd, &last, 1, end - 1) != 1) last = '\n';
@@ -109,10 +122,11 @@ static tt_status write_outcome(const tt_sweep_work *work, int g, const outcome *
     if (!text) return tt_fail(err, TT_ERR_MEMORY, "no memory for an outcome");
     tt_status status = group_path(work->sweep, "groups", g, ".history.jsonl", path, err);
     size_t n = strlen(text);
-    if (status == TT_OK) status = append_line(path, text, err);
+    if (status == TT_OK) status = append_line(path, strlen(work->sweep->path), text, err);
     if (status == TT_OK) status = group_path(work->sweep, "groups", g, ".outcome.json", path, err);
     text[n] = '\n'; /* where its end was: JSON's */
-    if (status == TT_OK) status = tt_file_write_atomic(path, text, n + 1, err);
+    if (status == TT_OK)
+        status = tt_inside_write(path, strlen(work->sweep->path), text, n + 1, err);
     free(text);
     return status;
 }
@@ -343,7 +357,7 @@ static tt_status edit_roster(const tt_sweep_work *work, int g, const char *const
     text = json_dumps(all, JSON_INDENT(1) | JSON_REAL_PRECISION(12));
     json_decref(all);
     if (!text) return tt_fail(err, TT_ERR_MEMORY, "%s: no memory to write it", path);
-    tt_status status = tt_file_write_atomic(path, text, strlen(text), err);
+    tt_status status = tt_inside_write(path, strlen(work->sweep->path), text, strlen(text), err);
     free(text);
     return status;
 }

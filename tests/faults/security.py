@@ -9,6 +9,7 @@ import argparse
 import json
 import os
 import pathlib
+import re
 import shutil
 import socket
 import stat
@@ -200,6 +201,88 @@ def links(lab, table):
     cases += [("above", above), ("claimed", claimed), ("unfinished", unfinished)]
     tried(table, "links that lead out of the run's or a member's directory", lab, cases,
           "exit 74, the link named; nothing outside changes; run.dir itself may be one")
+
+
+# --- Sweeps ------------------------------------------------------------------------------------------
+
+def sweeps(lab, table):
+    watch = Watch(lab)
+    job = (lab.work / "job.cfg").read_text().replace('run: { dir = "run"; };', "")
+    axes = 'sweep = {{ {}axes = ({{ name = {}; choices = ({{ name = {}; train = {{ seed = 1; }}; }}, ' \
+           '{{ name = "two"; train = {{ seed = 2; }}; }}); }}); }};\n'
+
+    def plan(name, axis="seed", choice="one", out="run/sweep"):
+        lab.clear()
+        lab.run_dir.mkdir()
+        (lab.work / "sweep.cfg").write_text(job + axes.format(
+            f"name = {quoted(name)}; " if name is not None else "", quoted(axis), quoted(choice)))
+        status, text, err = lab.run(1, "sweep", "plan", "sweep.cfg", "--out", out, "--rate", "1")
+        check_clear(status, err, CLEAR | {OK})
+        if any(c in text for c in "\x1b\x07\x9b"):
+            raise Failure("commands a terminal")
+        watch.look("a sweep")
+        return status, text
+
+    def name_of(text, **where):
+        status, _ = plan(text if not where else None, **where)
+        if status != OK:
+            return
+        for command in (["run", "run/sweep", "--index", "0", "--quiet"], ["status", "run/sweep"],
+                        ["report", "run/sweep"]):
+            status, out, err = lab.run(1, "sweep", *command)
+            check_clear(status, err, CLEAR | {OK})
+            if any(c in out for c in "\x1b\x07\x9b"):
+                raise Failure(f"sweep {command[0]} commands a terminal")
+            watch.look(f"sweep {command[0]}")
+        page = lab.run_dir / "sweep/report/report.html"
+        if text.startswith("<") and page.exists() and text in page.read_text():
+            raise Failure("the page runs it")
+
+    def array_line(out):
+        """The line to copy is what a shell takes as it is meant."""
+        status, text = plan("x", out=out)
+        line = next((l for l in text.splitlines() if "sbatch" in l), None)
+        if status != OK or line is None:
+            raise Failure(f"no line to submit: {status} {text[:300]}")
+        (lab.work / "sbatch").write_text('#!/bin/sh\nfor a; do last=$a; done\nprintf %s "$last" >run/got\n')
+        (lab.work / "sbatch").chmod(0o755)
+        subprocess.run(["sh", "-c", line[line.index("sbatch"):]], cwd=lab.work, timeout=60,
+                       env=dict(os.environ, PATH=f"{lab.work}:{os.environ['PATH']}"),
+                       stdin=subprocess.DEVNULL, capture_output=True)
+        watch.look("the line to submit")
+        got = (lab.run_dir / "got").read_text() if (lab.run_dir / "got").exists() else None
+        if got != out:
+            raise Failure(f"a shell takes {line!r} as {got!r}")
+
+    def link(name, target):
+        plan(None)
+        path = lab.run_dir / "sweep" / name
+        if path.is_dir():
+            shutil.move(path, lab.run_dir / "moved")
+        elif path.exists():
+            path.unlink()
+        path.symlink_to(target)
+        status, _, err = lab.run(1, "sweep", "run", "run/sweep", "--index", "0", "--quiet")
+        watch.look(name)
+        check_clear(status, err, {IO})
+        if "symbolic link" not in err:
+            raise Failure(f"does not name the link: {err}")
+
+    few = ["$(touch hacked)", "; touch hacked", "a'b\"c", "-rf", "../up", "a\nb", "a\x1b]0;hacked\x07b",
+           "a\x9b31mb", "<script>touch</script>", "x" * 300]
+    tried(table, "names of sweeps, axes and values that a shell, a page or a terminal would take as more",
+          lab, [(say(n), lambda n=n: name_of(n)) for n in few] +
+          [(f"axis {say(n)}", lambda n=n: name_of(n, axis=n)) for n in few[:8:2]] +
+          [(f"value {say(n)}", lambda n=n: name_of(n, choice=n)) for n in few],
+          "a name, or exit 78; nothing runs")
+    tried(table, "the line to submit, for directories with such names", lab,
+          [(say(n), lambda n=n: array_line(n)) for n in
+           ["run/s", "run/a b", "run/$(touch hacked)", "run/;touch hacked", "run/a'b"]],
+          "quoted: a shell takes it as it is")
+    tried(table, "links that lead out of a sweep's directory", lab,
+          [(n, lambda n=n, t=t: link(n, t)) for n, t in [
+              ("groups", watch.outside), ("leases", watch.outside), ("rungs", watch.outside),
+              ("groups/g0000", watch.outside)]], "exit 74, the link named")
 
 
 # --- Modes -------------------------------------------------------------------------------------------
@@ -397,8 +480,24 @@ def terminal(lab, table, escapes):
            ("command line", words)], "no control byte reaches it")
 
 
-PARTS = {"names": names, "links": links, "modes": modes, "confined": confined, "strange": strange,
-         "terminals": terminals}
+# --- Scripts -------------------------------------------------------------------------------------------
+
+def scripts(lab, table):
+    """What users' names pass through on the way to the program."""
+    title = "scripts that take a name for a command"
+    paths = [p for d in ("slurm", "jobs") for p in sorted((SOURCE / d).rglob("*"))
+             if p.suffix in (".sh", ".sbatch", ".conf")]
+    for path in paths:
+        for number, line in enumerate(path.read_text().splitlines(), 1):
+            code = line.split("#")[0] if line.lstrip().startswith("#") else line
+            if re.search(r"(^|[;&|(]\s*|\bdo\s+|\bthen\s+)eval\s", code) or re.search(
+                    r"\b(ba)?sh -c [\"$]", code):
+                table.fail(title, f"{path.relative_to(SOURCE)}:{number}: {line.strip()}")
+    table.row(title, f"{len(paths)} scripts", "none uses eval, or a shell on a made-up text")
+
+
+PARTS = {"names": names, "links": links, "sweeps": sweeps, "modes": modes, "confined": confined, "strange": strange,
+         "terminals": terminals, "scripts": scripts}
 
 
 def main():
