@@ -27,7 +27,7 @@ static bool is_elements(const config_setting_t *setting) {
 static bool is_label(const char *text, size_t most) {
     size_t n = strlen(text);
     for (size_t i = 0; i < n; i++)
-        if ((unsigned char)text[i] < 0x20 || text[i] == 0x7f) return false;
+        if (tt_control_bytes(text + i)) return false;
     return n > 0 && n < most;
 }
 

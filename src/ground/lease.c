@@ -70,8 +70,7 @@ void tt_lease_parse(const char *text, tt_lease_look *out) {
     out->beat = beat;
     out->expiry_s = expiry;
     snprintf(out->holder, sizeof out->holder, "%.*s", (int)strcspn(text + at, "\n"), text + at);
-    for (char *p = out->holder; *p; p++)
-        if ((unsigned char)*p < 0x20 || *p == 0x7f) *p = '?';
+    for (char *p = out->holder; *p; p++) memset(p, '?', (size_t)tt_control_bytes(p));
 }
 
 tt_status tt_lease_look_at(const char *dir, tt_lease_look *out, tt_error *err) {

@@ -22,7 +22,7 @@ bool tt_sweep_is_name(const char *name) {
 char *tt_sweep_clean(const char *text) {
     char *copy = strdup(text);
     for (char *p = copy; p && *p; p++)
-        if (((unsigned char)*p < 0x20 && *p != '\n') || *p == 0x7f) *p = '?';
+        if (*p != '\n') memset(p, '?', (size_t)tt_control_bytes(p));
     return copy;
 }
 
