@@ -47,7 +47,7 @@ class Lab:
         self.log = self.work / "shim.log"
         self.env = dict(os.environ, OMP_NUM_THREADS="1", LC_ALL="C")
         self.shim = self.work / "shim.so"
-        self.references = {}
+        self.references, self.counts = {}, {}
         self.disk = None  # a small one, mounted below work
         subprocess.run(["cc", "-shared", "-fPIC", "-O1", "-o", self.shim,
                         SOURCE / "tests/faults/shim.c", "-ldl"], check=True)

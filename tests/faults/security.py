@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""People who mean harm: tests/faults/security.py [--seed N] [--only PART] [TRIMTAB]
+"""People who mean harm: tests/faults/security.py [--full] [--seed N] [--only PART] [TRIMTAB]
 
 What docs/security.md promises, tried on the whole program: names that a shell would run, links that
 lead out of a run's directory, files that are no files, terminals that are commanded. One line a
@@ -61,7 +61,9 @@ class Watch:
 
 
 def tried(table, title, lab, cases, what):
-    n = 0
+    n, some = 0, 6
+    if not lab.full and len(cases) > some:
+        cases = [cases[i] for i in sorted(lab.random.sample(range(len(cases)), some))]
     for name, case in cases:
         try:
             case()
@@ -403,7 +405,7 @@ def strange(lab, table):
                 path.unlink()
             aside.rename(path)
 
-    for kind, make in kinds.items():
+    for kind, make in kinds.items() if lab.full else lab.random.sample(list(kinds.items()), 4):
         tried(table, f"{kind} in place of a job, task, data, model or checkpoint file", lab,
               [(str(n), lambda n=n, c=c: one(n, c, make)) for n, c in files],
               "no waiting; an error that names it")
@@ -502,16 +504,17 @@ PARTS = {"names": names, "links": links, "sweeps": sweeps, "modes": modes, "conf
 
 def main():
     parser = argparse.ArgumentParser()
-    parser.add_argument("--full", action="store_true", help="the same: it is whole")
+    parser.add_argument("--full", action="store_true", help="all names and files, not some of them")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--only", choices=sorted(PARTS))
     parser.add_argument("trimtab", nargs="?", default=SOURCE / "build/release/trimtab")
     asked = parser.parse_args()
-    table = Table("tests/faults/security.py")
+    table = Table("tests/faults/security.py" + (" --full" if asked.full else f" --seed {asked.seed}"))
     for name, part in PARTS.items():
         if asked.only not in (None, name):
             continue
         lab = Lab(asked.trimtab, asked.seed)
+        lab.full = asked.full
         try:
             part(lab, table)
         except Failure as why:
