@@ -10,11 +10,6 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 cd "$work" || exit 1
 
-# What ends a job in an orderly way when mpirun gets it: Open MPI's hands SIGUSR1 on, and kills on
-# SIGTERM; MPICH's hands both on, and forgets the exit code on SIGUSR1.
-export STOP_SIGNAL=USR1
-case ${MPIRUN:-} in *mpich*) STOP_SIGNAL=TERM ;; esac
-
 mpi() {
     local n=$1
     shift
