@@ -9,6 +9,8 @@ export TRIMTAB
 FULL=${FULL:-}
 source "$here/rig.sh"
 source "$SOURCE/tests/cli/common.sh"
+! ldd "$TRIMTAB" 2>/dev/null | grep -q libmpich ||
+    rig_skip "trimtab was built with MPICH, hosts are reached through Open MPI's mpirun"
 
 # fail TEXT ...: with what the programs said.
 fail() {

@@ -39,6 +39,8 @@ rig_enter() {
     for tool in ip tc nsenter unshare flock mpirun; do
         command -v $tool >/dev/null || rig_skip "no $tool here (jobs/setup.sh tests installs it)"
     done
+    mpirun --version 2>/dev/null | grep -q "Open MPI" ||
+        rig_skip "mpirun is not Open MPI's, whose options these tests need"
     unshare --net --uts --ipc --pid --mount --fork true 2>/dev/null ||
         rig_skip "no right to make namespaces"
     rig_sweep
