@@ -27,6 +27,7 @@ tt_status cli_sweep_report(const cli *c, tt_error *err) {
     const char *dir;
     TT_TRY(cli_parse(c, cli_sweep_report_options, &given, err));
     TT_TRY(cli_sweep_dir(&given, &dir, err));
+    if (!cli_is_first()) return TT_OK;
     const char *out = cli_value(&given, "out");
     tt_sweep_report_options wanted = {.ceiling = cli_value(&given, "ceiling"),
                                       .axes = {[TT_AXIS_MODEL] = cli_value(&given, "model"),
