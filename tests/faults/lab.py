@@ -38,6 +38,9 @@ class Failure(Exception):
     pass
 
 
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # cleans up, as after Ctrl-C
+
+
 class Lab:
     def __init__(self, trimtab, seed):
         self.trimtab = str(pathlib.Path(trimtab).resolve())
