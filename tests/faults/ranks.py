@@ -9,6 +9,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 
@@ -56,13 +57,24 @@ def expect(holds, what):
         raise Failure(what)
 
 
+def sweep():
+    """What tests left that were killed."""
+    for path in pathlib.Path(tempfile.gettempdir()).glob("tt_ranks_*_*"):
+        owner = path.name.split("_")[2]
+        if owner.isdigit() and not os.path.exists(f"/proc/{owner}"):
+            shutil.rmtree(path, ignore_errors=True)
+
+
 class Lab:
     """A directory of its own, gone with the lab."""
 
     def __init__(self, trimtab, seed, steps=16):
         self.trimtab = str(pathlib.Path(trimtab).resolve())
         self.random = random.Random(seed)
-        self.work = pathlib.Path(tempfile.mkdtemp(prefix="tt_ranks_"))
+        sweep()
+        self.work = pathlib.Path(tempfile.mkdtemp(prefix=f"tt_ranks_{os.getpid()}_"))
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, lambda *_: sys.exit(1))  # by way of __exit__
         self.references, self.seconds, self.lives = {}, {}, []
         self.data()
         job = JOB.format(source=SOURCE, model=SOURCE / "jobs/quickstart/model", steps=steps)

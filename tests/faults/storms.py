@@ -74,10 +74,14 @@ def check_kept(lab):
                f"{path.parent.name}: made step {made}, kept {newest}")
 
 
+# Seconds of steps: a signal must find the run at work.
+LONG = ("train.steps=400", "checkpoint.every=100", "eval.every=0")
+
+
 def alone(lab, signals, status):
     """One process without mpirun."""
     lab.clear()
-    life = lab.begin("1x1", launcher=["env"])
+    life = lab.begin("1x1", launcher=["env"], sets=LONG)
     there = wait_until(60, lambda: (lab.work / "run/metrics.jsonl").exists() or life.is_over())
     expect(there and not life.is_over(), f"does not begin\n{life.said()}")
     for number in signals:
@@ -85,7 +89,7 @@ def alone(lab, signals, status):
         time.sleep(0.05)
     ended = life.wait()
     expect(ended == status, f"exit status {ended}, expected {status}\n{life.said()}")
-    lab.finish("1x1", "--resume=auto", launcher=["env"])
+    lab.finish("1x1", "--resume=auto", launcher=["env"], sets=LONG)
     lab.check_same("1x1")
 
 
@@ -93,7 +97,8 @@ def unread(lab):
     """Whoever read the output goes away, while the run is told to speak of every step."""
     lab.clear()
     reader = subprocess.Popen(["head", "-n", "1"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
-    process = subprocess.Popen([lab.trimtab, "train", "job.cfg"], cwd=lab.work, stdout=reader.stdin,
+    sets = [word for one in LONG for word in ("--set", one)]
+    process = subprocess.Popen([lab.trimtab, "train", "job.cfg", *sets], cwd=lab.work, stdout=reader.stdin,
                                stderr=subprocess.PIPE, text=True)
     reader.stdin.close()
     _, told = process.communicate(timeout=300)
@@ -124,7 +129,7 @@ def main():
             table.fail(fault, f"{layout}: {why}")
         for fault, (signals, status) in ALONE.items():
             try:
-                lab.reference("1x1", launcher=["env"])
+                lab.reference("1x1", launcher=["env"], sets=LONG)
                 alone(lab, signals, status)
                 end = "ends by it" if status < 0 else f"ends with {status}"
                 table.row(f"{fault} to a run without mpirun", 1,
