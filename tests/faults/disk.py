@@ -163,7 +163,7 @@ def small_disk(lab, table, full):
     shutil.copytree(lab.kept_run(), lab.work / "trained")
     lab.move_run(lab.disk / "run")
     title = "a disk fills up under a run, at every page of what it writes"
-    ended, pages = {}, sample(lab, full, range(0, 100), 4)
+    ended, pages = {}, sample(lab, full, range(0, 100), 2)
     for free in pages:
         try:
             status = fill_under_run(lab, ranks, free)
@@ -271,7 +271,7 @@ FILES = ["adapter.safetensors", "optimizer.safetensors", "state.json"]
 
 def damage(lab, table, full):
     lab.clear()
-    n_checkpoints, n_flips = 40, 1000 if full else 160
+    n_checkpoints, n_flips = 40, 1000 if full else 80
     status, _, err = lab.run(1, "train", "job.cfg", "--set", f"train.steps={n_checkpoints}", "--set",
                              "checkpoint.every=1", "--set", "checkpoint.keep=100")
     if status != OK:

@@ -183,7 +183,7 @@ def main():
         several = [name for name in LAYOUTS if name != "1x1"]
         plan = [(what, name, n) for what, n in KILLS.items() for name in several]
     else:
-        plan = [("rank", "2x1", 2), ("rank", "1x2", 2), ("mpirun", "1x2", 1), ("call", "2x1", 4)]
+        plan = [("rank", "2x1", 2), ("rank", "1x2", 2), ("mpirun", "1x2", 1), ("call", "2x1", 2)]
     with Lab(asked.trimtab, asked.seed) as lab:
         shim = Shim(lab)
         for what in [asked.only] if asked.only else KILLS:

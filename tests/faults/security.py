@@ -61,7 +61,7 @@ class Watch:
 
 
 def tried(table, title, lab, cases, what):
-    n, some = 0, 6
+    n, some = 0, 3
     if not lab.full and len(cases) > some:
         cases = [cases[i] for i in sorted(lab.random.sample(range(len(cases)), some))]
     for name, case in cases:

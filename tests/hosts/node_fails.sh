@@ -22,7 +22,7 @@ if [ -f "$SOURCE/slurm/site.conf" ]; then
 fi
 
 all_of() { # all there is of a run but the metrics, where rows tell their life
-    (cd "$1" && find . -path ./metrics.jsonl -prune -o -type f -print0 | sort -z |
+    (cd "$1" && find . -path ./metrics.jsonl -prune -o -path "./slurm.started.*" -prune -o -type f -print0 | sort -z |
         xargs -0 sha256sum && find . -type d | sort)
 }
 submit() { # submit NAME LAYOUT SBATCH OPTIONS ...: $job is its number
