@@ -32,7 +32,7 @@
 
 #include "trimtab/status.h"
 
-/* A file of src/.../page, as cmake/embed.cmake made it. */
+/* A file of src/.../page, as src/cmake/embed.cmake made it. */
 typedef struct tt_page_asset {
     const char *bytes;
     size_t n_bytes;

@@ -49,7 +49,7 @@ install(FILES LICENSE RENAME copyright DESTINATION share/doc/libtrimtab-dev COMP
   EXCLUDE_FROM_ALL)
 install(FILES ${PROJECT_BINARY_DIR}/debian/overrides RENAME trimtab
   DESTINATION share/lintian/overrides COMPONENT program EXCLUDE_FROM_ALL)
-set(CPACK_PRE_BUILD_SCRIPTS ${PROJECT_SOURCE_DIR}/cmake/compress.cmake)
+set(CPACK_PRE_BUILD_SCRIPTS ${PROJECT_SOURCE_DIR}/src/cmake/compress.cmake)
 
 # A package runs on other machines than the one that made it.
 file(WRITE ${PROJECT_BINARY_DIR}/cmake/cpack_project.cmake

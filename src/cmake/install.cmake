@@ -52,14 +52,14 @@ install(DIRECTORY include/trimtab DESTINATION ${CMAKE_INSTALL_INCLUDEDIR} COMPON
 # --- For other builds --------------------------------------------------------------------------
 set(package_dir ${CMAKE_INSTALL_LIBDIR}/cmake/trimtab)
 set(TT_SHARE_DIR ${share})
-configure_package_config_file(cmake/trimtabConfig.cmake.in
+configure_package_config_file(src/cmake/trimtabConfig.cmake.in
   ${PROJECT_BINARY_DIR}/cmake/trimtabConfig.cmake INSTALL_DESTINATION ${package_dir}
   PATH_VARS TT_SHARE_DIR)
 # 0.x: a minor version may change anything.
 write_basic_package_version_file(${PROJECT_BINARY_DIR}/cmake/trimtabConfigVersion.cmake
   COMPATIBILITY SameMinorVersion)
 install(FILES ${PROJECT_BINARY_DIR}/cmake/trimtabConfig.cmake
-  ${PROJECT_BINARY_DIR}/cmake/trimtabConfigVersion.cmake cmake/TrimtabLibraries.cmake
+  ${PROJECT_BINARY_DIR}/cmake/trimtabConfigVersion.cmake src/cmake/TrimtabLibraries.cmake
   DESTINATION ${package_dir} COMPONENT devel)
 install(EXPORT trimtabTargets NAMESPACE trimtab:: DESTINATION ${package_dir} COMPONENT devel)
 
@@ -97,7 +97,7 @@ else() # there is only the archive: whoever links it needs all of them
 endif()
 file(RELATIVE_PATH TT_PREFIX_FROM_PC /${CMAKE_INSTALL_LIBDIR}/pkgconfig /)
 string(REGEX REPLACE "/$" "" TT_PREFIX_FROM_PC "${TT_PREFIX_FROM_PC}")
-configure_file(cmake/trimtab.pc.in ${PROJECT_BINARY_DIR}/trimtab.pc @ONLY)
+configure_file(src/cmake/trimtab.pc.in ${PROJECT_BINARY_DIR}/trimtab.pc @ONLY)
 install(FILES ${PROJECT_BINARY_DIR}/trimtab.pc DESTINATION ${CMAKE_INSTALL_LIBDIR}/pkgconfig
   COMPONENT devel)
 
@@ -113,4 +113,4 @@ install(FILES docs/install/modulefiles/trimtab.tcl RENAME ${PROJECT_VERSION}
   DESTINATION ${CMAKE_INSTALL_DATADIR}/modulefiles/trimtab COMPONENT program)
 install(FILES docs/install/modulefiles/trimtab.lua RENAME ${PROJECT_VERSION}.lua
   DESTINATION ${CMAKE_INSTALL_DATADIR}/modulefiles/trimtab COMPONENT program)
-include(cmake/package.cmake)
+include(src/cmake/package.cmake)
