@@ -14,9 +14,8 @@ const cli_option cli_job_options[] = {
     {"quiet", NULL, "no progress, no tables: errors and files only"},
     {NULL, NULL, NULL}};
 
-/* The rank as a launcher tells it: Open MPI's mpirun, PMIx (srun --mpi=pmix), PMI (MPICH's mpirun,
- * srun --mpi=pmi2); NULL: started alone. */
-static const char *rank_told(void) {
+/* Open MPI's mpirun, PMIx (srun --mpi=pmix), PMI (MPICH's mpirun, srun --mpi=pmi2). */
+const char *cli_rank_told(void) {
     static const char *const names[] = {"OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK"};
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
         const char *rank = getenv(names[i]);
@@ -28,13 +27,13 @@ static const char *rank_told(void) {
 /* mpirun gives rank 0 a pseudo-terminal whatever its own output goes to, so isatty says nothing
  * there: under a launcher every line is a line. */
 void cli_look_at_terminals(cli *c) {
-    bool is_launched = rank_told() != NULL;
+    bool is_launched = cli_rank_told() != NULL;
     c->out_is_terminal = !is_launched && isatty(STDOUT_FILENO);
     c->err_is_terminal = !is_launched && isatty(STDERR_FILENO);
 }
 
 bool cli_is_first(void) {
-    const char *rank = rank_told();
+    const char *rank = cli_rank_told();
     return !rank || strcmp(rank, "0") == 0;
 }
 

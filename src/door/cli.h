@@ -57,6 +57,9 @@ tt_status cli_real(const cli_given *given, const char *name, double low, double 
  * looks like one under a launcher. */
 void cli_look_at_terminals(cli *c);
 
+/* The rank as a launcher tells it in the environment; NULL: started alone. */
+const char *cli_rank_told(void);
+
 /* For commands that do without MPI, started by mpirun all the same: is this the process that does
  * the work? */
 bool cli_is_first(void);

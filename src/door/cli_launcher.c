@@ -4,21 +4,12 @@
 #include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <time.h>
 #include <unistd.h>
 
 #include "cli.h"
 
 enum { LOOK_S = 1, GRACE_S = 10 };
-
-/* Launchers tell a rank its number. A process that nobody launched may outlive who started it. */
-static const char *rank_told(void) {
-    static const char *const names[] = {"OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK"};
-    const char *rank = NULL;
-    for (size_t i = 0; !rank && i < sizeof names / sizeof names[0]; i++) rank = getenv(names[i]);
-    return rank;
-}
 
 typedef struct origin {
     const char *rank;
@@ -46,8 +37,8 @@ void cli_heed_launcher(void) {
     static origin from;
     sigset_t all, old;
     pthread_t thread;
-    from = (origin){rank_told(), getppid()};
-    if (!from.rank) return;
+    from = (origin){cli_rank_told(), getppid()};
+    if (!from.rank) return; /* a process that nobody launched may outlive who started it */
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &old);
     if (pthread_create(&thread, NULL, look, &from) == 0) pthread_detach(thread);
