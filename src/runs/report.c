@@ -8,6 +8,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "json_numbers.h"
 #include "trimtab/inside.h"
 #include "trimtab/process.h"
 #include "trimtab/tensorboard.h"
@@ -125,11 +126,6 @@ static void progress_line(tt_report *report, const char *text) {
     fflush(report->talk);
 }
 
-/* JSON has no NaN or infinity: they become null. */
-static void set_real(json_t *row, const char *key, double value) {
-    json_object_set_new(row, key, isfinite(value) ? json_real(value) : json_null());
-}
-
 static void set_int(json_t *row, const char *key, int64_t value) {
     json_object_set_new(row, key, json_integer(value));
 }
@@ -179,7 +175,7 @@ tt_status tt_report_method(tt_report *report, int64_t step, const tt_method *met
     set_int(json, "weights", (int64_t)counts->weights);
     set_int(json, "active", (int64_t)counts->active);
     set_int(json, "model_parameters", (int64_t)counts->model);
-    set_real(json, "percent", 100 * (double)n / (double)counts->model);
+    tt_json_set_real(json, "percent", 100 * (double)n / (double)counts->model);
     return write_row(report, json, err);
 }
 
@@ -229,22 +225,22 @@ tt_status tt_report_train(tt_report *report, const tt_report_step *row, tt_error
     json_object_set_new(json, "kind", json_string("train"));
     set_int(json, "step", row->step);
     set_int(json, "n_steps", row->n_steps);
-    set_real(json, "loss", row->loss);
-    set_real(json, "lr", row->lr);
+    tt_json_set_real(json, "loss", row->loss);
+    tt_json_set_real(json, "lr", row->lr);
     for (int i = 0; i < row->n_rates; i++) {
         char key[32];
         snprintf(key, sizeof key, "lr_%s", row->rates[i].part);
-        set_real(json, key, row->rates[i].lr);
+        tt_json_set_real(json, key, row->rates[i].lr);
     }
-    set_real(json, "grad_norm", row->grad_norm);
+    tt_json_set_real(json, "grad_norm", row->grad_norm);
     set_int(json, "tokens", row->n_tokens);
-    set_real(json, "tokens_per_s", tokens_per_s);
-    set_real(json, "elapsed_s", now - report->began_s);
+    tt_json_set_real(json, "tokens_per_s", tokens_per_s);
+    tt_json_set_real(json, "elapsed_s", now - report->began_s);
     set_int(json, "peak_rss_bytes", peak);
     if (row->slowest_rank >= 0) {
         set_int(json, "slowest_rank", row->slowest_rank);
-        set_real(json, "slowest_busy", row->slowest_busy);
-        set_real(json, "mean_busy", row->mean_busy);
+        tt_json_set_real(json, "slowest_busy", row->slowest_busy);
+        tt_json_set_real(json, "mean_busy", row->mean_busy);
     }
     TT_TRY(write_row(report, json, err));
     return board_train(report, row, tokens_per_s, peak, err);
@@ -276,16 +272,16 @@ tt_status tt_report_eval(tt_report *report, int64_t step, const char *what,
     json_object_set_new(json, "kind", json_string("eval"));
     json_object_set_new(json, "what", json_string(what));
     set_int(json, "step", step);
-    set_real(json, "loss", result->loss);
-    set_real(json, "perplexity", result->perplexity);
-    set_real(json, "token_accuracy", result->token_accuracy);
+    tt_json_set_real(json, "loss", result->loss);
+    tt_json_set_real(json, "perplexity", result->perplexity);
+    tt_json_set_real(json, "token_accuracy", result->token_accuracy);
     set_int(json, "n_examples", result->n_examples);
     set_int(json, "n_targets", result->n_targets);
     if (result->generated) {
         set_int(json, "n_correct", result->n_correct);
-        set_real(json, "exact_match", result->exact_match);
+        tt_json_set_real(json, "exact_match", result->exact_match);
     }
-    set_real(json, "seconds", result->seconds);
+    tt_json_set_real(json, "seconds", result->seconds);
     TT_TRY(write_row(report, json, err));
     TT_TRY(tt_report_sync(report, err));
     return board_eval(report, step, result, err);

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "json_numbers.h"
 #include "trimtab/file.h"
 
 static const char *const names[] = {"waiting",  "active", "finished", "ended early",
@@ -48,10 +49,6 @@ int tt_roster_count(const tt_roster *roster, tt_member_status status) {
 /* --- As JSON -----------------------------------------------------------------------------------
  */
 
-static void set_real(json_t *json, const char *key, double value) {
-    json_object_set_new(json, key, isfinite(value) ? json_real(value) : json_null());
-}
-
 static json_t *json_of(const tt_roster *roster, int i) {
     const tt_roster_row *row = &roster->rows[i];
     json_t *json = json_object();
@@ -59,9 +56,9 @@ static json_t *json_of(const tt_roster *roster, int i) {
     json_object_set_new(json, "status", json_string(names[row->status]));
     json_object_set_new(json, "step", json_integer(row->step));
     json_object_set_new(json, "n_steps", json_integer(row->n_steps));
-    set_real(json, "loss", row->loss);
-    if (row->has_held_out) set_real(json, "held_out_loss", row->held_out);
-    if (row->has_exact) set_real(json, "exact_match", row->exact);
+    tt_json_set_real(json, "loss", row->loss);
+    if (row->has_held_out) tt_json_set_real(json, "held_out_loss", row->held_out);
+    if (row->has_exact) tt_json_set_real(json, "exact_match", row->exact);
     if (roster->why[i]) json_object_set_new(json, "why", json_string(roster->why[i]));
     return json;
 }

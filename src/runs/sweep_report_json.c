@@ -4,12 +4,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "json_numbers.h"
 #include "sweep_report_private.h"
 #include "trimtab/provenance.h"
-
-static void set_real(json_t *object, const char *key, double value) {
-    json_object_set_new(object, key, isfinite(value) ? json_real(value) : json_null());
-}
 
 static void set_count(json_t *object, const char *key, int64_t value) {
     json_object_set_new(object, key, json_integer(value));
@@ -54,7 +51,7 @@ static json_t *sweep_of(const tt_sweep_report *report) {
     json_t *halving = json_null();
     if (sweep->halving.on) {
         halving = json_object();
-        set_real(halving, "eta", sweep->halving.eta);
+        tt_json_set_real(halving, "eta", sweep->halving.eta);
         set_count(halving, "first", sweep->halving.first);
     }
     json_object_set_new(json, "halving", halving);
@@ -105,8 +102,8 @@ static json_t *counts_of(const tt_sweep_report *report) {
 static json_t *spread_of(const tt_spread *spread) {
     json_t *json = json_object();
     set_count(json, "n", spread->n);
-    set_real(json, "mean", tt_spread_mean(spread));
-    set_real(json, "sd", tt_spread_sd(spread));
+    tt_json_set_real(json, "mean", tt_spread_mean(spread));
+    tt_json_set_real(json, "sd", tt_spread_sd(spread));
     return json;
 }
 
@@ -154,10 +151,10 @@ static json_t *cells_of(const tt_sweep_report *report) {
         set_count(row, "n_results", cell->n_results);
         set_count(row, "n_settings", cell->n_settings);
         set_count(row, "best", cell->best);
-        set_real(row, "gap_held_out_loss", cell->gap_loss);
-        set_real(row, "gap_exact_match", cell->gap_exact);
-        set_real(row, "frozen_held_out_loss", cell->frozen_loss);
-        set_real(row, "frozen_exact_match", cell->frozen_exact);
+        tt_json_set_real(row, "gap_held_out_loss", cell->gap_loss);
+        tt_json_set_real(row, "gap_exact_match", cell->gap_exact);
+        tt_json_set_real(row, "frozen_held_out_loss", cell->frozen_loss);
+        tt_json_set_real(row, "frozen_exact_match", cell->frozen_exact);
         json_array_append_new(json, row);
     }
     return json;
@@ -190,8 +187,8 @@ static json_t *rungs_of(const tt_sweep_report *report) {
         set_count(row, "came", rung->n);
         set_count(row, "went_on", rung->n_kept);
         set_count(row, "ended", rung->n_stopped);
-        set_real(row, "best", rung->best);
-        set_real(row, "median", rung->median);
+        tt_json_set_real(row, "best", rung->best);
+        tt_json_set_real(row, "median", rung->median);
         json_array_append_new(json, row);
     }
     return json;
@@ -226,17 +223,17 @@ static void set_curve(json_t *run, const char *key, const tt_curve *curve, bool 
 }
 
 static void set_result(json_t *json, const tt_sweep_report_run *run) {
-    set_real(json, "loss", run->state.loss);
-    set_real(json, "held_out_loss", run->held_out);
-    set_real(json, "exact_match", run->exact);
+    tt_json_set_real(json, "loss", run->state.loss);
+    tt_json_set_real(json, "held_out_loss", run->held_out);
+    tt_json_set_real(json, "exact_match", run->exact);
     json_object_set_new(json, "result", json_boolean(run->has_result));
     json_object_set_new(json, "chosen", json_boolean(run->is_chosen));
     set_count(json, "n_examples", run->n_examples);
     set_count(json, "active_parameters", run->n_active);
     set_count(json, "parameters", run->n_params);
     set_count(json, "model_parameters", run->n_model_params);
-    set_real(json, "percent", tt_sweep_report_percent(run));
-    set_real(json, "hours", run->hours);
+    tt_json_set_real(json, "percent", tt_sweep_report_percent(run));
+    tt_json_set_real(json, "hours", run->hours);
 }
 
 static json_t *run_of(const tt_sweep_report *report, int i, const char *base, bool with_curves) {
@@ -258,7 +255,7 @@ static json_t *run_of(const tt_sweep_report *report, int i, const char *base, bo
     set_count(json, "step", run->state.step);
     set_count(json, "n_steps", run->state.n_steps);
     set_result(json, run);
-    set_real(json, "predicted_hours", planned->predicted_hours);
+    tt_json_set_real(json, "predicted_hours", planned->predicted_hours);
     set_text(json, "host", run->host);
     json_t *files = json_array();
     if (run->has_dir) json_array_append_new(files, json_string("."));

@@ -4,6 +4,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "json_numbers.h"
+
 #include "trimtab/table.h"
 
 /* Points: what counts as close to the ceiling, and what as far from it. */
@@ -128,15 +130,11 @@ void tt_table_print(const tt_table *t, FILE *stream) {
 /* --- JSON lines --------------------------------------------------------------------------------
  */
 
-static void set_real(json_t *row, const char *key, double value) {
-    json_object_set_new(row, key, isfinite(value) ? json_real(value) : json_null());
-}
-
 static void print_row(json_t *row, const tt_table_cell *cell, FILE *stream) {
     json_object_set_new(row, "n", json_integer(cell->n));
-    set_real(row, "mean", cell->mean);
-    set_real(row, "sd", cell->sd);
-    set_real(row, "gap", cell->gap);
+    tt_json_set_real(row, "mean", cell->mean);
+    tt_json_set_real(row, "sd", cell->sd);
+    tt_json_set_real(row, "gap", cell->gap);
     json_dumpf(row, stream, JSON_COMPACT | JSON_REAL_PRECISION(12));
     fputc('\n', stream);
     json_decref(row);
@@ -159,8 +157,8 @@ static void print_json_cell(const tt_table *t, int method, int task, FILE *strea
     json_object_set_new(row, "accuracies", scores);
     json_object_set_new(row, "parameters", json_integer(of_method->n_params));
     json_object_set_new(row, "active", json_integer(of_method->n_active));
-    set_real(row, "percent", percent(of_method));
-    set_real(row, "lr", cell->lr);
+    tt_json_set_real(row, "percent", percent(of_method));
+    tt_json_set_real(row, "lr", cell->lr);
     print_row(row, cell, stream);
 }
 
@@ -172,7 +170,7 @@ void tt_table_print_json(const tt_table *t, FILE *stream) {
             json_object_set_new(row, "method", json_string("frozen model"));
             json_object_set_new(row, "parameters", json_integer(0));
             json_object_set_new(row, "active", json_integer(0));
-            set_real(row, "percent", 0);
+            tt_json_set_real(row, "percent", 0);
             print_row(row, &t->frozen[task], stream);
         }
         for (int method = 0; method < t->n_methods; method++)
