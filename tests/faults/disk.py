@@ -15,8 +15,8 @@ import sys
 import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
-from lab import (CONFIG, FENCED, FORMAT, IO, OK, SOURCE, Failure, Lab, Table, checkpoints_of,
-                 newest_of, newest_step, rows_of)
+from lab import CONFIG, FENCED, FORMAT, IO, OK, Lab, newest_step
+from rundirs import SOURCE, Failure, Table, checkpoints, newest_checkpoint, rows_of
 
 
 def sample(lab, full, items, n):
@@ -276,7 +276,7 @@ def damage(lab, table, full):
                              "checkpoint.every=1", "--set", "checkpoint.keep=100")
     if status != OK:
         raise Failure(err)
-    all_of_them = checkpoints_of(lab.run_dir)
+    all_of_them = checkpoints(lab.run_dir)
     for kind, what, n in [("flip", "a bit of a checkpoint flips", n_flips),
                           ("cut", "a checkpoint's file is cut short", n_flips // 4),
                           ("zeros", "a block of a checkpoint's file reads as zeros", n_flips // 4)]:
@@ -302,7 +302,7 @@ def damage(lab, table, full):
 def refuse_damage(lab, table, n):
     """The commands that would use it."""
     title, newest, older = "resuming from, evaluating, exporting what is damaged", None, None
-    newest, older = checkpoints_of(lab.run_dir)[-1], checkpoints_of(lab.run_dir)[0]
+    newest, older = checkpoints(lab.run_dir)[-1], checkpoints(lab.run_dir)[0]
     same = ["--set", "train.steps=40", "--set", "checkpoint.every=1", "--set", "checkpoint.keep=100"]
     commands = [["train", "job.cfg", "--resume", *same], ["eval", "job.cfg", "--adapter", "run"],
                 ["export", "--adapter", "run", "--model", SOURCE / "jobs/quickstart/model",
@@ -428,7 +428,7 @@ def data_that_changes(lab, table):
     try:
         if process.returncode != OK or lab.digest() != expected:
             raise Failure(f"exit status {process.returncode}, or another adapter: {err}")
-        shutil.rmtree(newest_of(lab.run_dir))
+        shutil.rmtree(newest_checkpoint(lab.run_dir))
         status, _, err = lab.run(2, "train", "job.cfg", "--resume")
         lab.check_end(status, err, {FORMAT, CONFIG}, names=False)
         table.row(title, "1", "the life that reads it ends with the same bits; resuming on other data "

@@ -11,7 +11,8 @@ import signal
 import sys
 import time
 
-from ranks import HANGS_S, LAYOUTS, SOURCE, Failure, Lab, Shim, Table, expect, send, wait_until
+from ranks import HANGS_S, LAYOUTS, Lab, Shim, expect, send, wait_until
+from rundirs import SOURCE, Failure, Table
 
 NAMED = r"process rank (\d+) with PID \d+ on node (\S+) exited on signal 9"
 
@@ -218,7 +219,7 @@ def main():
                 table.row(fault, 1, f"the rank says so and is gone after {seconds:.0f} s")
             except Failure as why:
                 table.fail(fault, why)
-    return 1 if table.failed else 0
+    return 1 if table.failures else 0
 
 
 if __name__ == "__main__":

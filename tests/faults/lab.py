@@ -1,7 +1,6 @@
 """What the disk tests share: a directory of their own with data and a job on the shipped model,
 runs of trimtab with or without the shim, and the verdict on how a run ended."""
 import hashlib
-import json
 import os
 import pathlib
 import random
@@ -11,9 +10,10 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 
-SOURCE = pathlib.Path(__file__).resolve().parents[2]
+from rundirs import (SOURCE, Failure, build_shim, make_data, newest_checkpoint, newest_life, step_of,
+                     train_rows)
+
 OK, FORMAT, IO, FENCED, CONFIG = 0, 65, 74, 77, 78
 HANGS_S = 120  # nothing here takes seconds by itself
 
@@ -34,10 +34,6 @@ cohort: {{ resident = 2; members = ( {{ name = "a"; train: {{ seed = 1; }}; }},
 """
 
 
-class Failure(Exception):
-    pass
-
-
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # cleans up, as after Ctrl-C
 
 
@@ -52,16 +48,12 @@ class Lab:
         self.shim = self.work / "shim.so"
         self.references, self.counts = {}, {}
         self.disk = None  # a small one, mounted below work
-        subprocess.run(["cc", "-shared", "-fPIC", "-O1", "-o", self.shim,
-                        SOURCE / "tests/faults/shim.c", "-ldl"], check=True)
+        build_shim(self.shim)
         self.make(self.work)
 
     def make(self, work):
         """Data and jobs in a directory."""
-        subprocess.run([self.trimtab, "data", "listops", "--train", "train.jsonl", "--n-train", "24",
-                        "--eval", "eval.jsonl", "--n-eval", "4", "--max-depth", "2", "--max-args",
-                        "3", "--max-length", "16", "--seed", "7"], cwd=work, check=True,
-                       stdout=subprocess.DEVNULL)
+        make_data(self.trimtab, work)
         job = JOB.format(run="run", source=SOURCE, model=SOURCE / "jobs/quickstart/model")
         (work / "job.cfg").write_text(job)
         (work / "cohort.cfg").write_text(job + COHORT.format())
@@ -127,7 +119,7 @@ class Lab:
         """Of the newest checkpoint's tensors, of every member."""
         out = []
         for member in sorted((run or self.run_dir).glob("**/checkpoints")):
-            newest = newest_of(member.parent)
+            newest = newest_checkpoint(member.parent)
             if newest:
                 for name in ("adapter.safetensors", "optimizer.safetensors"):
                     out.append((newest.name.split(".")[0], member.parent.name,
@@ -180,54 +172,12 @@ class Lab:
         return self.references[ranks, job]
 
 
-def checkpoints_of(run):
-    found = [(int(m[2]), int(m[1]), p) for p in (run / "checkpoints").glob("step-*")
-             if (m := re.fullmatch(r"step-(\d{10,})\.g(\d{6,})", p.name))]
-    return [p for _, _, p in sorted(found)]
-
-
-def newest_of(run):
-    found = checkpoints_of(run)
-    return found[-1] if found else None
-
-
 def newest_step(run):
-    newest = newest_of(run)
-    return int(newest.name[5:15]) if newest else 0
-
-
-def rows_of(run):
-    rows = []
-    path = run / "metrics.jsonl"
-    for line in path.read_text(errors="replace").splitlines() if path.exists() else []:
-        try:
-            rows.append(json.loads(line))
-        except ValueError:
-            pass  # a torn row
-    return rows
-
-
-def newest_life(run):
-    return max((int(p.name) for p in (run / "generations").glob("*") if p.name.isdigit()), default=0)
+    newest = newest_checkpoint(run)
+    return step_of(newest) if newest else 0
 
 
 def first_step_of_last_life(run):
     """None: it trained no step, there being nothing left to do."""
-    steps = [r["step"] for r in rows_of(run)
-             if r.get("kind") == "train" and r["life"] == newest_life(run)]
+    steps = [r["step"] for r in train_rows(run) if r["life"] == newest_life(run)]
     return min(steps, default=None)
-
-
-class Table:
-    """Prints one row a fault in the form of docs/reliability.md."""
-
-    def __init__(self, command):
-        self.command = command
-        self.failures = 0
-
-    def row(self, fault, tried, what):
-        print(f"| {fault} | {tried} | {what} | `{self.command}` |", flush=True)
-
-    def fail(self, fault, why):
-        self.failures += 1
-        print(f"FAILED: {fault}: {why}", flush=True)

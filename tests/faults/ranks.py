@@ -1,7 +1,6 @@
 """Runs of trimtab under mpirun whose processes tests kill, stop and send signals to: a directory with
 data and jobs on the shipped model, the processes of one run, and what must hold after each."""
 import hashlib
-import json
 import os
 import pathlib
 import random
@@ -13,7 +12,9 @@ import sys
 import tempfile
 import time
 
-SOURCE = pathlib.Path(__file__).resolve().parents[2]
+from rundirs import (SOURCE, Failure, build_shim, checkpoints, make_data, newest_checkpoint, newest_life,
+                     step_of, train_rows)
+
 INTERRUPTED, STALLED = 75, 79
 GONE_S = 30   # within so many seconds after a kill every other process is gone, too
 HANGS_S = 300  # a run that takes longer hangs: it would take a second or two
@@ -48,10 +49,6 @@ LAYOUTS = {
 }
 
 
-class Failure(Exception):
-    pass
-
-
 def expect(holds, what):
     if not holds:
         raise Failure(what)
@@ -82,10 +79,7 @@ class Lab:
         (self.work / "cohort.cfg").write_text(job + COHORT)
 
     def data(self, held_out="eval.jsonl", n=4):
-        subprocess.run([self.trimtab, "data", "listops", "--train", "train.jsonl", "--n-train", "24",
-                        "--eval", held_out, "--n-eval", str(n), "--max-depth", "2", "--max-args",
-                        "3", "--max-length", "16", "--seed", "7"], cwd=self.work, check=True,
-                       stdout=subprocess.DEVNULL)
+        make_data(self.trimtab, self.work, held_out, n)
 
     def __enter__(self):
         return self
@@ -250,8 +244,7 @@ class Shim:
     def __init__(self, lab):
         self.lab, self.n_calls = lab, {}
         self.library, self.log = lab.work / "shim.so", lab.work / "shim.log"
-        subprocess.run(["cc", "-shared", "-fPIC", "-O1", "-o", self.library,
-                        SOURCE / "tests/faults/shim.c", "-ldl"], check=True)
+        build_shim(self.library)
 
     def environment(self, fate, kind, at, rank=None, from_then_on=False):
         found = dict(LD_PRELOAD=str(self.library), SHIM_DIR=str(self.lab.work / "run"),
@@ -303,39 +296,6 @@ def doing(pid):
         return "gone"
 
 
-def checkpoints(run):
-    """Oldest life first, then by step."""
-    found = [(int(m[2]), int(m[1]), p) for p in (run / "checkpoints").glob("step-*")
-             if (m := re.fullmatch(r"step-(\d+)\.g(\d+)", p.name))]
-    return [p for _, _, p in sorted(found)]
-
-
-def newest_checkpoint(run):
-    found = checkpoints(run)
-    return found[-1] if found else None
-
-
-def step_of(checkpoint):
-    return int(checkpoint.name[5:15])
-
-
-def newest_life(run):
-    return max((int(p.name) for p in (run / "generations").glob("*") if p.name.isdigit()), default=0)
-
-
-def train_rows(run):
-    """A kill may have torn the last row, and only that."""
-    rows, path = [], run / "metrics.jsonl"
-    for line in path.read_text(errors="replace").splitlines() if path.exists() else []:
-        try:
-            row = json.loads(line)
-        except ValueError:
-            continue
-        if row.get("kind") == "train":
-            rows.append(row)
-    return rows
-
-
 def wait_until(seconds, holds):
     began = time.monotonic()
     while not holds():
@@ -343,17 +303,3 @@ def wait_until(seconds, holds):
             return False
         time.sleep(0.01)
     return True
-
-
-class Table:
-    """Rows of docs/reliability.md; what fails is told at once."""
-
-    def __init__(self, command):
-        self.command, self.failed = command, False
-
-    def row(self, fault, tried, what):
-        print(f"| {fault} | {tried} | {what} | `{self.command}` |", flush=True)
-
-    def fail(self, fault, why):
-        self.failed = True
-        print(f"FAILED: {fault}: {why}", flush=True)

@@ -17,7 +17,8 @@ import subprocess
 import sys
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
-from lab import CONFIG, FORMAT, IO, OK, SOURCE, Failure, Lab, Table, rows_of
+from lab import CONFIG, FORMAT, IO, OK, Lab
+from rundirs import SOURCE, Failure, Table, rows_of
 
 MODEL = SOURCE / "jobs/quickstart/model"
 CLEAR = {64, FORMAT, 66, 71, IO, CONFIG}  # an error that was told, and no signal

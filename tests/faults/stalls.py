@@ -11,8 +11,8 @@ import signal
 import sys
 import time
 
-from ranks import (LAYOUTS, SOURCE, STALLED, Failure, Lab, Shim, Table, expect, send, train_rows,
-                   wait_until)
+from ranks import LAYOUTS, STALLED, Lab, Shim, expect, send, wait_until
+from rundirs import SOURCE, Failure, Table, train_rows
 
 STALL_S = 3
 GIVEN_UP_S = 150  # guard.stall, the time of grace, and a machine with other work
@@ -196,7 +196,7 @@ def main():
                 table.fail(fault, why)
     with Lab(asked.trimtab, asked.seed) as lab:
         others(lab, table, asked.full)
-    return 1 if table.failed else 0
+    return 1 if table.failures else 0
 
 
 if __name__ == "__main__":

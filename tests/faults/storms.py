@@ -10,8 +10,8 @@ import subprocess
 import sys
 import time
 
-from ranks import (INTERRUPTED, LAYOUTS, SOURCE, Failure, Lab, Table, catches, expect,
-                   newest_checkpoint, send, step_of, train_rows, wait_until)
+from ranks import INTERRUPTED, LAYOUTS, Lab, catches, expect, send, wait_until
+from rundirs import SOURCE, Failure, Table, newest_checkpoint, step_of, train_rows
 
 STOPS = [signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP, signal.SIGXCPU]
 ALONE = {  # beside mpirun: what else may end a run; the status it ends with
@@ -142,7 +142,7 @@ def main():
             table.row(fault, 1, "trains to the end, same bits; ends with 74 and says so")
         except Failure as why:
             table.fail(fault, why)
-    return 1 if table.failed else 0
+    return 1 if table.failures else 0
 
 
 if __name__ == "__main__":

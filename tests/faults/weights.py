@@ -15,8 +15,8 @@ import signal
 import struct
 import sys
 
-from ranks import (LAYOUTS, SOURCE, Failure, Lab, Table, checkpoints, expect, newest_checkpoint, send,
-                   step_of, train_rows, wait_until)
+from ranks import LAYOUTS, Lab, expect, send, wait_until
+from rundirs import SOURCE, Failure, Table, checkpoints, newest_checkpoint, step_of, train_rows
 
 BAD_FILE, INTERNAL, IO, CONFIG = 65, 70, 74, 78
 EVERY, STEPS, KEPT_AT = 5, 400, 200
@@ -294,7 +294,7 @@ def main():
                 lab.mend()
             for life in lab.lives:
                 life.end()
-    sys.exit(table.failed)
+    sys.exit(1 if table.failures else 0)
 
 
 if __name__ == "__main__":
