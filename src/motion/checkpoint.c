@@ -141,6 +141,17 @@ static tt_status finish(const tt_world *world, const saving *save, tt_error *err
     return status;
 }
 
+/* A newer life clears away what an older one, stopped in the middle of a save, was writing: what
+ * fails then is the fence's to tell. Collective; the same status on all ranks. */
+static tt_status blame(const tt_world *world, const saving *save, tt_status failed, tt_error *err) {
+    if (failed != TT_ERR_IO) return failed;
+    tt_error told = {0};
+    tt_status status = world->rank == 0 ? tt_rundir_check_fence(save->rundir, &told) : TT_OK;
+    if (tt_world_follow(world, status, &told) != TT_ERR_FENCED) return failed;
+    *err = told;
+    return TT_ERR_FENCED;
+}
+
 /* Everything up to the commit. Collective; the same status on all ranks. */
 static tt_status save_all(const tt_world *world, saving *save, tt_error *err) {
     TT_TRY(plan_files(world, save, err));
@@ -156,7 +167,7 @@ static tt_status save_all(const tt_world *world, saving *save, tt_error *err) {
      * next save. */
     if (status != TT_OK && world->rank == 0)
         (void)!tt_inside_remove_tree(save->aside, save->rundir->n_root, NULL, NULL);
-    return status;
+    return blame(world, save, status, err);
 }
 
 /* Rank 0. The fence again: a life that just lost it must not judge what a newer one keeps. */

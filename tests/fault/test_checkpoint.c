@@ -246,18 +246,27 @@ static void claim_newer(void) {
     errno = kept;
 }
 
+/* The newer life's first save clears what it finds half written. */
+static void claim_newer_and_clear(void) {
+    int kept = errno;
+    char command[TT_PATH_BYTES + 64];
+    claim_newer();
+    snprintf(command, sizeof command, "rm -rf '%s'/checkpoints/*.tmp", rundir.path);
+    if (system(command) != 0) abort();
+    errno = kept;
+}
+
 /* A newer life takes over at every moment of a save. Before the last look at the claims nothing
  * is committed and nothing of the older life is left; after it, the newer life outranks it. */
-static void a_newer_life_at_any_moment_fences_the_older(void **state) {
-    (void)state;
+static void fence_at_any_moment(const char *series, void (*newer_life)(void)) {
     int n_fenced = 0, n_committed = 0;
     for (int n = 1;; n++) {
         char name[32];
-        snprintf(name, sizeof name, "fence%d", n);
+        snprintf(name, sizeof name, "%s%d", series, n);
         open_run(name);
         tt_error err = {0};
         check_all(save(1, &err) == TT_OK);
-        arm_on(0, FAULT_HOOK, FAULT_IN_FILES, n, claim_newer);
+        arm_on(0, FAULT_HOOK, FAULT_IN_FILES, n, newer_life);
         tt_status status = save(2, &err);
         bool was_hit = disarm();
         int64_t found = newest();
@@ -272,6 +281,16 @@ static void a_newer_life_at_any_moment_fences_the_older(void **state) {
         if (!was_hit) break;
     }
     check_all(n_fenced > 10 && n_committed > 1);
+}
+
+static void a_newer_life_at_any_moment_fences_the_older(void **state) {
+    (void)state;
+    fence_at_any_moment("fence", claim_newer);
+}
+
+static void a_newer_life_that_clears_up_fences_the_older(void **state) {
+    (void)state;
+    fence_at_any_moment("clear", claim_newer_and_clear);
 }
 
 /* The claim itself. */
@@ -309,6 +328,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(a_save_that_stores_other_bytes_is_not_committed),
         cmocka_unit_test(a_file_that_may_not_grow_fails_the_save),
         cmocka_unit_test(a_newer_life_at_any_moment_fences_the_older),
+        cmocka_unit_test(a_newer_life_that_clears_up_fences_the_older),
         cmocka_unit_test(opening_a_run_survives_every_failure),
     };
     int n_failed = cmocka_run_group_tests(tests, NULL, NULL);
