@@ -164,6 +164,7 @@ typedef enum tt_wire_form { TT_WIRE_FP32, TT_WIRE_BF16 } tt_wire_form;
 typedef enum tt_special { TT_SPECIAL_KEEP, TT_SPECIAL_REFUSE } tt_special;
 typedef enum tt_bad_record { TT_BAD_STOP, TT_BAD_SKIP } tt_bad_record;
 typedef enum tt_halving_metric { TT_HALVING_HELD_OUT, TT_HALVING_TRAIN } tt_halving_metric;
+typedef enum tt_counted { TT_COUNT_ALL, TT_COUNT_SUPERVISED } tt_counted;
 typedef enum tt_guard { TT_GUARD_NO, TT_GUARD_LOAD } tt_guard;
 typedef enum tt_resume {
     TT_RESUME_NO,
@@ -260,7 +261,36 @@ typedef struct tt_job {
         tt_halving_metric metric; /* what runs are compared by */
         char dir[TT_PATH_BYTES];  /* where those that compete write it down */
     } halving;
+    struct {
+        char tuned[TT_PATH_BYTES];     /* model directory or adapter that is analysed */
+        char studies[TT_TEXT_BYTES];   /* "all", or names joined by + */
+        int64_t fit_tokens;            /* of task.train; 0: all */
+        int64_t heldout_tokens;        /* of task.eval; 0: all */
+        int64_t sample_tokens;         /* of studies that do much work a token */
+        tt_counted tokens;             /* which tokens count */
+        char ranks[TT_TEXT_BYTES];     /* of linear, nonlinear and projected shifts: "1,2,4" */
+        double ridge;                  /* times the mean eigenvalue of the inputs' moments */
+        int epochs;                    /* of nonlinear fits; 0: none are made */
+        char scales[TT_TEXT_BYTES];    /* of the update, for the first-order check */
+        char strengths[TT_TEXT_BYTES]; /* alphas of the preference-utility curves */
+        char utility[TT_PATH_BYTES];   /* text file; empty: the held-out prompts */
+        bool generate;                 /* exact match too, where accuracies are told */
+        double budget;                 /* share of the model's parameters, for the recommendation */
+    } analyze;
+    struct {
+        int rank;
+        double ridge;   /* as of analyze; 0: chosen on held-out tokens */
+        int64_t tokens; /* of task.train; 0: all */
+        bool bias;
+        int64_t steps; /* training steps from there */
+    } distill;
 } tt_job;
+
+enum { TT_JOB_MAX_NUMBERS = 32 };
+
+/* The numbers of a list such as "1,2,4" (analyze.ranks, .scales, .strengths), at most
+ * TT_JOB_MAX_NUMBERS; how many, or -1: no such list. */
+int tt_job_numbers(const char *text, double numbers[TT_JOB_MAX_NUMBERS]);
 
 /* Reads path, then applies n_sets overrides "group.key=value" (libconfig scalar syntax; bare words
  * are taken as strings). Checks everything that needs no other file, and that named files exist

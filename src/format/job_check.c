@@ -1,6 +1,8 @@
 #include "job_private.h"
 
 #include <ctype.h>
+#include <jansson.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -195,6 +197,43 @@ static void check_halving(const tt_job *job, bool with_task, const tt_job_places
                    tt_job_place(places, "halving", "dir"));
 }
 
+int tt_job_numbers(const char *text, double numbers[TT_JOB_MAX_NUMBERS]) {
+    char list[TT_TEXT_BYTES + 2];
+    if (snprintf(list, sizeof list, "[%s]", text) >= (int)sizeof list) return -1;
+    json_t *root = json_loads(list, 0, NULL); /* decimals in any locale */
+    int n = root && json_array_size(root) <= TT_JOB_MAX_NUMBERS ? (int)json_array_size(root) : -1;
+    for (int i = 0; i < n; i++) {
+        const json_t *number = json_array_get(root, (size_t)i);
+        if (!json_is_number(number)) n = -1;
+        numbers[i] = json_number_value(number);
+    }
+    json_decref(root);
+    return n;
+}
+
+static void check_numbers(const char *key, const char *text, double low, double high, bool whole,
+                          const tt_job_places *places, tt_problems *problems) {
+    double numbers[TT_JOB_MAX_NUMBERS];
+    int n = tt_job_numbers(text, numbers);
+    bool fits = n > 0;
+    for (int i = 0; i < n; i++)
+        fits = fits && numbers[i] >= low && numbers[i] <= high &&
+               (!whole || numbers[i] == floor(numbers[i])) &&
+               (i == 0 || numbers[i] > numbers[i - 1]);
+    if (!fits)
+        tt_problem(problems,
+                   "%s: analyze.%s: found \"%s\", allowed: 1 to %d ascending %snumbers from %g to "
+                   "%g, as \"1,2,4\"",
+                   tt_job_place(places, "analyze", key), key, text, TT_JOB_MAX_NUMBERS,
+                   whole ? "whole " : "", low, high);
+}
+
+static void check_analyze(const tt_job *job, const tt_job_places *places, tt_problems *problems) {
+    check_numbers("ranks", job->analyze.ranks, 1, 65536, true, places, problems);
+    check_numbers("scales", job->analyze.scales, 1e-6, 1, false, places, problems);
+    check_numbers("strengths", job->analyze.strengths, -1e6, 1e6, false, places, problems);
+}
+
 void tt_job_check(const tt_job *job, bool with_task, const tt_job_places *places,
                   tt_problems *problems) {
     check_texts(job, with_task, places, problems);
@@ -208,6 +247,7 @@ void tt_job_check(const tt_job *job, bool with_task, const tt_job_places *places
                    "eval.every above 0",
                    tt_job_place(places, "train", "patience"), job->train.patience);
     check_halving(job, with_task, places, problems);
+    check_analyze(job, places, problems);
     tt_job_check_method(&job->method, places, problems);
 }
 

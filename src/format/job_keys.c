@@ -13,7 +13,8 @@ _Static_assert(sizeof(tt_steer_form) == sizeof(int) && sizeof(tt_activation) == 
                    sizeof(tt_resume) == sizeof(int) && sizeof(tt_special) == sizeof(int) &&
                    sizeof(tt_wire_form) == sizeof(int) && sizeof(tt_memory_policy) == sizeof(int) &&
                    sizeof(tt_saved) == sizeof(int) && sizeof(tt_products) == sizeof(int) &&
-                   sizeof(tt_guard) == sizeof(int) && sizeof(tt_halving_metric) == sizeof(int),
+                   sizeof(tt_guard) == sizeof(int) && sizeof(tt_halving_metric) == sizeof(int) &&
+                   sizeof(tt_counted) == sizeof(int),
                "choices are stored as int");
 
 static const tt_choice forms[] = {
@@ -43,6 +44,8 @@ static const tt_choice products[] = {
     {"fp32", TT_PRODUCTS_FP32}, {"bf16", TT_PRODUCTS_BF16}, {"auto", TT_PRODUCTS_AUTO}, {NULL, 0}};
 static const tt_choice halving_metrics[] = {
     {"held_out_loss", TT_HALVING_HELD_OUT}, {"train_loss", TT_HALVING_TRAIN}, {NULL, 0}};
+static const tt_choice counted[] = {
+    {"all", TT_COUNT_ALL}, {"supervised", TT_COUNT_SUPERVISED}, {NULL, 0}};
 static const tt_choice guards[] = {{"no", TT_GUARD_NO}, {"load", TT_GUARD_LOAD}, {NULL, 0}};
 static const tt_choice resumes[] = {{"no", TT_RESUME_NO},
                                     {"latest", TT_RESUME_LATEST},
@@ -326,6 +329,51 @@ const tt_key tt_job_keys[] = {
              "eval.every) or that of the training step."},
     {"halving", "dir", TT_KEY_TEXT, AT(halving.dir), .fallback = "",
      .help = "Where runs that compete record it; a sweep sets it (docs/sweeps.md)."},
+    {"analyze", "tuned", TT_KEY_TEXT, AT(analyze.tuned), .fallback = "",
+     .help = "What trimtab analyze and distill hold against model.path: a model directory, or an "
+             "adapter (a run directory, a checkpoint, an adapter.safetensors)."},
+    {"analyze", "studies", TT_KEY_TEXT, AT(analyze.studies), .fallback = "all",
+     .help = "Studies that trimtab analyze makes (docs/analyze.md): all, or some of shifts, "
+             "first_order, reach, linear, roles, strength, recommend, joined by +."},
+    {"analyze", "fit_tokens", TT_KEY_LONG, AT(analyze.fit_tokens), .fallback = "100000", COUNT,
+     .help =
+         "First tokens of task.train that shifts are gathered from and maps fitted to; 0: all."},
+    {"analyze", "heldout_tokens", TT_KEY_LONG, AT(analyze.heldout_tokens), .fallback = "20000",
+     COUNT, .help = "First tokens of task.eval that fits and curves are judged by; 0: all."},
+    {"analyze", "sample_tokens", TT_KEY_LONG, AT(analyze.sample_tokens), .fallback = "2048",
+     .min = 1, .max = 9007199254740992.0,
+     .help = "Tokens of task.train for first_order and reach, which do much work a token."},
+    {"analyze", "tokens", CHOICE(counted), AT(analyze.tokens), .fallback = "all",
+     .help = "Which tokens count: all of an example, or those from which a supervised one is "
+             "predicted."},
+    {"analyze", "ranks", TT_KEY_TEXT, AT(analyze.ranks), .fallback = "1,2,4,8,16,32",
+     .help = "Ranks at which linear, nonlinear and projected shifts are compared."},
+    {"analyze", "ridge", TT_KEY_DOUBLE, AT(analyze.ridge), .fallback = "1e-4", .min = 0, .max = 1e6,
+     .help = "Ridge of linear fits, times the mean eigenvalue of their inputs."},
+    {"analyze", "epochs", INT(0, 1 << 20), AT(analyze.epochs), .fallback = "3",
+     .help = "Passes over the fit tokens for nonlinear fits; 0: none are made."},
+    {"analyze", "scales", TT_KEY_TEXT, AT(analyze.scales), .fallback = "0.01,0.03,0.1,0.3,1",
+     .help = "Parts of the weight update at which the first-order prediction is checked."},
+    {"analyze", "strengths", TT_KEY_TEXT, AT(analyze.strengths),
+     .fallback = "-2,-1.5,-1,-0.5,0,0.5,1,1.5,2",
+     .help = "Factors of what was tuned, for preference and utility."},
+    {"analyze", "utility", TT_KEY_TEXT, AT(analyze.utility), .fallback = "",
+     .help = "Text whose loss tells what else the model can do; empty: the held-out prompts."},
+    {"analyze", "generate", TT_KEY_BOOL, AT(analyze.generate), .fallback = "true",
+     .help = "Exact match by generation where accuracies are compared, if the task has labels."},
+    {"analyze", "budget", TT_KEY_DOUBLE, AT(analyze.budget), .fallback = "0.0004", .min = 0,
+     .above_min = true, .max = 1,
+     .help = "Share of the model's parameters that the recommended adapter may have."},
+    {"distill", "rank", INT(1, 65536), AT(distill.rank), .fallback = "8",
+     .help = "Rank of the distilled steering."},
+    {"distill", "ridge", TT_KEY_DOUBLE, AT(distill.ridge), .fallback = "0", .min = 0, .max = 1e6,
+     .help = "Ridge of its fits, as analyze.ridge; 0: chosen on tokens kept apart."},
+    {"distill", "tokens", TT_KEY_LONG, AT(distill.tokens), .fallback = "0", COUNT,
+     .help = "First tokens of task.train that it is fitted to; 0: all."},
+    {"distill", "bias", TT_KEY_BOOL, AT(distill.bias), .fallback = "true",
+     .help = "Fit a constant shift beside the low-rank map."},
+    {"distill", "steps", TT_KEY_LONG, AT(distill.steps), .fallback = "0", COUNT,
+     .help = "Training steps from there; 0: none."},
 };
 
 const int tt_job_n_keys = sizeof tt_job_keys / sizeof tt_job_keys[0];

@@ -214,6 +214,6 @@ void tt_job_unknown(const char *group, const char *name, const char *where, tt_p
         tt_problem(problems,
                    "%s: %.63s: found an unknown group, allowed: run, model, task, method, lora, "
                    "spectral, full, joint, train, parallel, memory, checkpoint, eval, halving, "
-                   "log, cohort",
+                   "log, guard, analyze, distill, cohort",
                    where, group);
 }

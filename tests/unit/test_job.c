@@ -333,6 +333,31 @@ static void positions_and_layers_have_their_forms(void **state) {
     }
 }
 
+static void lists_of_numbers_are_read(void **state) {
+    (void)state;
+    static const struct {
+        const char *set;
+        bool fits;
+    } cases[] = {{"analyze.ranks=8", true},           {"analyze.ranks=1, 2,64", true},
+                 {"analyze.ranks=", false},           {"analyze.ranks=2,1", false},
+                 {"analyze.ranks=1.5", false},        {"analyze.ranks=0", false},
+                 {"analyze.ranks=1],[2", false},      {"analyze.ranks=1,,2", false},
+                 {"analyze.scales=1e-3,0.5,1", true}, {"analyze.scales=2", false},
+                 {"analyze.strengths=-2,0,2", true},  {"analyze.strengths=x", false}};
+    tt_job job;
+    double numbers[TT_JOB_MAX_NUMBERS];
+    const char *path = put("numbers.cfg", MINIMAL);
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        tt_error err = {0};
+        tt_status status = tt_job_read(path, &cases[i].set, 1, false, &job, &err);
+        assert_int_equal(status, cases[i].fits ? TT_OK : TT_ERR_CONFIG);
+        if (!cases[i].fits) assert_non_null(strstr(err.text, "allowed: 1 to 32 ascending"));
+    }
+    assert_int_equal(tt_job_numbers("1e-3,0.5,1", numbers), 3);
+    assert_true(numbers[0] == 1e-3 && numbers[1] == 0.5 && numbers[2] == 1);
+    assert_int_equal(tt_job_numbers("1,true", numbers), -1);
+}
+
 static void layers_expand(void **state) {
     (void)state;
     static const struct {
@@ -504,6 +529,7 @@ int main(void) {
         cmocka_unit_test(named_files_must_exist),
         cmocka_unit_test(positions_and_layers_have_their_forms),
         cmocka_unit_test(layers_expand),
+        cmocka_unit_test(lists_of_numbers_are_read),
         cmocka_unit_test(reference_page_is_current),
         cmocka_unit_test(shipped_pieces_and_jobs_are_read),
         cmocka_unit_test(a_model_alone_makes_a_job),
